@@ -1,0 +1,53 @@
+"""The contract: events, tasks, the prompt, names of streams, artifacts and errors."""
+
+from .artifacts import AdapterManifest, VerifiedAdapter
+from .errors import AbstreamError, AdapterRefused, Malformed, ModelUnusable, TaskInvalid, Unavailable
+from .events import (
+    EVENTS,
+    Abstract,
+    AbstractClassified,
+    AbstractRefused,
+    AbstractSubmitted,
+    AdapterActivated,
+    AdapterRejected,
+    AdapterUpdated,
+    Answer,
+    Event,
+    Identifiers,
+    Prediction,
+    Refusal,
+)
+from .prompt import Prompt
+from .streams import Lane, Streams
+from .task import ONCOLOGY, Condition, Question, Task
+
+__all__ = [
+    "EVENTS",
+    "ONCOLOGY",
+    "Abstract",
+    "AbstractClassified",
+    "AbstractRefused",
+    "AbstractSubmitted",
+    "AbstreamError",
+    "AdapterActivated",
+    "AdapterManifest",
+    "AdapterRefused",
+    "AdapterRejected",
+    "AdapterUpdated",
+    "Answer",
+    "Condition",
+    "Event",
+    "Identifiers",
+    "Lane",
+    "Malformed",
+    "ModelUnusable",
+    "Prediction",
+    "Prompt",
+    "Question",
+    "Refusal",
+    "Streams",
+    "Task",
+    "TaskInvalid",
+    "Unavailable",
+    "VerifiedAdapter",
+]

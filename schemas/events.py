@@ -1,0 +1,379 @@
+"""Every event that flows through abstream: a CloudEvents 1.0 envelope around a typed payload.
+
+A value of these types is valid by construction. Fields that a newer program added are kept and ignored.
+Specification: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from uuid import uuid4
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from .errors import Malformed, RefusalReason
+from .task import Task
+
+PLAIN_SOURCE = "urn:abstream:plain"  # the source of entries typed at redis-cli, which name none
+
+MAX_TITLE_CHARACTERS = 2_000
+MAX_ABSTRACT_CHARACTERS = 50_000
+
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Milliseconds = Annotated[float, Field(ge=0)]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Payload(BaseModel):
+    """What stands in ``data``: immutable, tolerant of fields it does not know."""
+
+    # The names `model` and `model_…` are the contract's, so pydantic's reserved prefix is lifted.
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+
+# --- payloads of abstracts -----------------------------------------------------------------------
+
+
+class Identifiers(Payload):
+    pmid: str | None = None
+    pmcid: str | None = None
+    doi: str | None = None
+
+
+class Abstract(Payload):
+    """What a publisher sends. Title and abstract are read by the model, the rest is echoed or ignored."""
+
+    title: Annotated[str, StringConstraints(max_length=MAX_TITLE_CHARACTERS)] | None = None
+    abstract: Annotated[str, StringConstraints(max_length=MAX_ABSTRACT_CHARACTERS)]
+    identifiers: Identifiers = Identifiers()
+    journal: str | None = None
+    year: int | None = None
+    language: str | None = None
+    publication_types: tuple[str, ...] = ()
+    mesh: tuple[str, ...] = ()
+    metadata: Annotated[dict[str, str], Field(max_length=32)] = {}
+
+    @model_validator(mode="after")
+    def _has_text(self) -> "Abstract":
+        if not self.abstract.strip() and not (self.title or "").strip():
+            raise ValueError("title and abstract are both empty: send at least one of them")
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Abstract":
+        """Build from untrusted values.
+
+        Raises:
+            Malformed: with the reason and what the sender must change.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _malformed(error) from None
+
+
+class Answer(Payload):
+    """One question answered. ``confidence`` is the calibrated probability of ``label``."""
+
+    label: NonEmpty
+    confidence: Probability
+    probabilities: dict[str, Probability]
+
+    @model_validator(mode="after")
+    def _is_a_distribution(self) -> "Answer":
+        if abs(sum(self.probabilities.values()) - 1) > 1e-6:
+            raise ValueError("probabilities must sum to 1")
+        if self.probabilities.get(self.label) != self.confidence:
+            raise ValueError("confidence must be the probability of the label")
+        return self
+
+
+class Review(Payload):
+    required: bool
+    reason: str | None = None
+
+
+class ModelReceipt(Payload):
+    """Exactly which model answered. ``adapter`` is null for the bare base."""
+
+    base: NonEmpty
+    base_revision: NonEmpty
+    adapter: str | None = None
+    adapter_version: str | None = None
+    adapter_digest: Digest | None = None
+    prompt_digest: Digest
+    dtype: NonEmpty
+    engine: NonEmpty
+
+
+class InputReceipt(Payload):
+    """Exactly what was read: ``text_digest`` is of title and abstract as the model was shown them, uncut."""
+
+    entry_id: NonEmpty
+    text_digest: Digest
+    tokens: Annotated[int, Field(ge=1)]
+    truncated: bool
+
+
+class Timing(Payload):
+    """``queued_ms`` from submission to a worker's hands; ``inference_ms`` of the whole batch."""
+
+    queued_ms: Milliseconds
+    inference_ms: Milliseconds
+    total_ms: Milliseconds
+
+
+class Prediction(Payload):
+    answers: dict[str, Answer]
+    review: Review
+    model: ModelReceipt
+    input: InputReceipt
+    timing: Timing
+    worker: NonEmpty
+    attempt: Annotated[int, Field(ge=1)]
+    identifiers: Identifiers = Identifiers()
+    metadata: dict[str, str] = {}
+
+
+class OriginalEntry(Payload):
+    """The refused entry, whole. Values are base64 where one of them is not UTF-8."""
+
+    stream: NonEmpty
+    entry_id: NonEmpty
+    fields: dict[str, str]
+    encoding: Literal["utf8", "base64"]
+
+
+class Refusal(Payload):
+    reason: RefusalReason
+    message: NonEmpty
+    deliveries: Annotated[int, Field(ge=1)]
+    consumers: tuple[str, ...]
+    retryable: bool
+    original: OriginalEntry
+    replay_of: str | None = None
+
+
+# --- payloads of adapters ------------------------------------------------------------------------
+
+
+def _stays_inside(path: str) -> str:
+    if path.startswith("/") or "\\" in path or "\0" in path or {"", ".", ".."} & set(path.split("/")):
+        raise ValueError("must be a relative path that stays inside the adapter")
+    return path
+
+
+class ArtifactFile(Payload):
+    path: Annotated[NonEmpty, AfterValidator(_stays_inside)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class BaseModelRef(Payload):
+    id: NonEmpty
+    revision: NonEmpty
+
+
+class LoraShape(Payload):
+    r: Annotated[int, Field(ge=1)]
+    alpha: Annotated[float, Field(gt=0)]
+    target_modules: tuple[str, ...]
+
+
+class Metrics(Payload):
+    dataset: NonEmpty
+    n: Annotated[int, Field(ge=0)]
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+class Gate(Payload):
+    passed: bool
+    rules: tuple[str, ...]
+
+
+class AdapterUpdate(Payload):
+    """A new adapter, or an older one named again. Its identity is ``digest``, never ``name``."""
+
+    name: NonEmpty
+    version: NonEmpty
+    digest: Digest
+    uri: NonEmpty
+    files: tuple[ArtifactFile, ...]
+    base_model: BaseModelRef
+    task: Task
+    prompt_digest: Digest
+    lora: LoraShape
+    calibration: dict[str, Annotated[float, Field(gt=0)]] = {}
+    thresholds: dict[str, Probability] = {}
+    metrics: Metrics | None = None
+    gate: Gate | None = None
+    action: Literal["activate", "shadow", "rollback"]
+    signature: str | None = None
+
+
+class Probes(Payload):
+    n: Annotated[int, Field(ge=0)]
+    max_abs_diff: Annotated[float, Field(ge=0)]
+
+
+class AdapterAnswer(Payload):
+    """What one worker did with an adapter update."""
+
+    worker: NonEmpty
+    name: NonEmpty
+    version: NonEmpty
+    digest: Digest
+    previous_digest: Digest | None = None
+    load_ms: Milliseconds
+    switch_ms: Milliseconds
+    probes: Probes | None = None
+    reason: str | None = None
+
+
+# --- the envelope --------------------------------------------------------------------------------
+
+
+class Event(BaseModel):
+    """A CloudEvents envelope. ``source`` + ``id`` is the identity of an event."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    specversion: Literal["1.0"] = "1.0"
+    id: NonEmpty = Field(default_factory=lambda: str(uuid4()))
+    source: NonEmpty
+    type: str
+    subject: NonEmpty | None = None
+    time: AwareDatetime | None = Field(default_factory=lambda: datetime.now(timezone.utc))
+    datacontenttype: str | None = "application/json"
+    dataschema: NonEmpty | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    causationid: NonEmpty | None = None
+    causationsource: NonEmpty | None = None
+    correlationid: NonEmpty | None = None
+    sequence: NonEmpty | None = None
+    data: Any
+
+    _OPTIONAL: ClassVar[tuple[str, ...]] = (
+        "subject", "time", "datacontenttype", "dataschema", "traceparent", "tracestate",
+        "causationid", "causationsource", "correlationid", "sequence",
+    )  # fmt: skip
+
+    def to_json(self) -> bytes:
+        """Structured-mode JSON. An absent attribute is left out, as the specification asks; nulls in data stay."""
+        absent = {name for name in self._OPTIONAL if getattr(self, name) is None}
+        return self.model_dump_json(exclude=absent).encode()
+
+
+class AbstractSubmitted(Event):
+    type: Literal["abstream.abstract.submitted.v1"] = "abstream.abstract.submitted.v1"
+    data: Abstract
+
+
+class AbstractClassified(Event):
+    """``causationid`` is the submitted event's id, ``sequence`` its stream entry."""
+
+    type: Literal["abstream.abstract.classified.v1"] = "abstream.abstract.classified.v1"
+    data: Prediction
+
+
+class AbstractRefused(Event):
+    type: Literal["abstream.abstract.refused.v1"] = "abstream.abstract.refused.v1"
+    data: Refusal
+
+
+class AdapterUpdated(Event):
+    type: Literal["abstream.adapter.updated.v1"] = "abstream.adapter.updated.v1"
+    data: AdapterUpdate
+
+
+class AdapterActivated(Event):
+    type: Literal["abstream.adapter.activated.v1"] = "abstream.adapter.activated.v1"
+    data: AdapterAnswer
+
+
+class AdapterRejected(Event):
+    type: Literal["abstream.adapter.rejected.v1"] = "abstream.adapter.rejected.v1"
+    data: AdapterAnswer
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.model_fields["type"].default: cls
+    for cls in (
+        AbstractSubmitted,
+        AbstractClassified,
+        AbstractRefused,
+        AdapterUpdated,
+        AdapterActivated,
+        AdapterRejected,
+    )
+}
+"""Every event type of the contract."""
+
+
+class _Type(BaseModel):
+    type: str
+
+
+def parse_event(body: bytes) -> Event:
+    """The event in a JSON body, by its ``type``.
+
+    Raises:
+        Malformed: not UTF-8, not JSON, an unknown type, or a field missing or wrong.
+    """
+    named = _validate(_Type, body).type
+    if named not in EVENTS:
+        raise Malformed("invalid", f"unknown event type {named[:80]!r}; known: {', '.join(EVENTS)}")
+    return _validate(EVENTS[named], body)
+
+
+def parse_submitted(body: bytes) -> AbstractSubmitted:
+    """The submitted abstract in a JSON body; other event types are refused, since only these can be answered.
+
+    Raises:
+        Malformed: as ``parse_event``.
+    """
+    return _validate(AbstractSubmitted, body)
+
+
+def _validate(model: type[Model], body: bytes) -> Model:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        try:
+            body.decode()
+        except UnicodeDecodeError as decoding:
+            raise Malformed(
+                "undecodable", f"the event is not UTF-8 at byte {decoding.start}: send UTF-8 JSON"
+            ) from None
+        raise _malformed(error) from None
+
+
+def _malformed(error: ValidationError) -> Malformed:
+    """One refusal for all that is wrong: which fields and why, never their values."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    kinds = {problem["type"] for problem in problems}
+    said = "; ".join(_say(problem) for problem in problems[:5])
+    if "json_invalid" in kinds:
+        return Malformed("undecodable", said)
+    return Malformed("too_large" if "string_too_long" in kinds else "invalid", said)
+
+
+def _say(problem: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    what = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

@@ -1,0 +1,108 @@
+"""Names of streams, groups and fields, and how an event becomes a stream entry. Spelled nowhere else."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .errors import Malformed
+from .events import PLAIN_SOURCE, Abstract, AbstractSubmitted, Event, parse_event, parse_submitted
+
+GROUP = "classifiers"
+EVENT_FIELD = "event"
+PLAIN_FIELDS = ("title", "abstract", "id", "pmid")
+
+# The contract's largest abstract is 50 000 characters, at most 300 kB as escaped JSON; the rest is metadata.
+MAX_EVENT_BYTES = 1 << 20
+
+# A submission seen again within this window is the same abstract. Kept as one set per window, of which
+# the current and the one before are consulted, so an identity is remembered for one to two windows.
+DEDUPE_WINDOW_SECONDS = 24 * 3600
+
+Lane = Literal["interactive", "bulk"]
+LANES: tuple[Lane, ...] = get_args(Lane)
+Output = Literal["predictions", "refusals", "adapters", "fleet"]
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The keys of one namespace. One hash tag, so that one script can touch them all in a cluster."""
+
+    namespace: str = "abstream"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", self.namespace):
+            raise ValueError(f"namespace {self.namespace!r}: use 1 to 64 of A-Z a-z 0-9 . _ : -")
+
+    def _key(self, name: str) -> str:
+        return f"{{{self.namespace}}}:{name}"
+
+    def lane(self, lane: Lane) -> str:
+        """The stream of submitted abstracts of a lane."""
+        return self._key("abstracts" if lane == "interactive" else "abstracts:bulk")
+
+    def output(self, output: Output) -> str:
+        """The stream of predictions, refusals, adapter updates or the fleet's answers."""
+        return self._key(output)
+
+    @property
+    def predictions(self) -> str:
+        return self._key("predictions")
+
+    @property
+    def refusals(self) -> str:
+        return self._key("refusals")
+
+    def seen(self, epoch_seconds: float) -> tuple[str, str]:
+        """The sets of identities answered in the current dedupe window and in the one before."""
+        window = int(epoch_seconds // DEDUPE_WINDOW_SECONDS)
+        return self._key(f"seen:{window}"), self._key(f"seen:{window - 1}")
+
+
+def to_fields(event: Event) -> dict[str, bytes]:
+    """The fields of the stream entry that carries ``event``."""
+    return {EVENT_FIELD: event.to_json()}
+
+
+def from_fields(fields: Mapping[bytes, bytes]) -> Event:
+    """The event in an entry of an output stream.
+
+    Raises:
+        Malformed: the entry holds no event of a known type.
+    """
+    return parse_event(fields[EVENT_FIELD.encode()]) if EVENT_FIELD.encode() in fields else _no_event()
+
+
+def submitted_from_fields(entry_id: str, fields: Mapping[bytes, bytes]) -> AbstractSubmitted:
+    """The submitted abstract in an entry of an input stream, as an event or as plain fields.
+
+    Raises:
+        Malformed: with the reason and what the sender must change.
+    """
+    size = sum(len(name) + len(value) for name, value in fields.items())
+    if size > MAX_EVENT_BYTES:
+        raise Malformed(
+            "too_large", f"the entry has {size} bytes, more than {MAX_EVENT_BYTES}: send a shorter abstract"
+        )
+    if (body := fields.get(EVENT_FIELD.encode())) is not None:
+        return parse_submitted(body)
+    plain = {name: _utf8(name, value) for name in PLAIN_FIELDS if (value := fields.get(name.encode())) is not None}
+    if "title" not in plain and "abstract" not in plain:
+        _no_event()
+    identifiers = {"pmid": plain["pmid"]} if "pmid" in plain else {}
+    data = Abstract.parse(
+        {"title": plain.get("title"), "abstract": plain.get("abstract", ""), "identifiers": identifiers}
+    )
+    return AbstractSubmitted(id=plain.get("id") or entry_id, source=PLAIN_SOURCE, data=data)
+
+
+def _utf8(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed("undecodable", f"field {name!r} is not UTF-8 at byte {error.start}: send UTF-8") from error
+
+
+def _no_event() -> Event:
+    raise Malformed("invalid", "the entry has neither a field 'event' nor plain fields 'title' or 'abstract'")
