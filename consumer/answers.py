@@ -1,0 +1,98 @@
+"""What is published for a delivery: a prediction, or a refusal with its whole original. Pure."""
+
+import base64
+import hashlib
+import time
+from typing import Any
+
+from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Malformed, Prediction, Prompt, Streams
+from ..schemas.events import InputReceipt, OriginalEntry, Refusal, Timing
+from .engine import LabelLogits, ServedModel
+from .engine.scoring import answer
+from .stages import Answered, Delivery, Job
+
+# The entry itself may be sound: sent again, it may be answered.
+_RETRYABLE = frozenset({"max_deliveries", "inference_error"})
+
+
+def prediction(job: Job, model: ServedModel, logits: LabelLogits, inference_seconds: float, worker: str) -> Answered:
+    """The answers to one abstract, with the receipt of the model that gave them.
+
+    Raises:
+        ArithmeticError: a logit is not a finite number.
+    """
+    delivery, event = job.delivery, job.event
+    answers, review = answer(model, logits)
+    text = Prompt.body(event.data)
+    data = Prediction(
+        answers=answers,
+        review=review,
+        model=model.receipt,
+        input=InputReceipt(
+            entry_id=delivery.entry_id,
+            text_digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
+            tokens=len(job.tokens.ids),
+            truncated=job.tokens.truncated,
+        ),
+        timing=Timing(
+            queued_ms=_since_submission(delivery, delivery.read_ms),
+            inference_ms=inference_seconds * 1000,
+            total_ms=_since_submission(delivery, time.time() * 1000),
+        ),
+        worker=worker,
+        attempt=delivery.attempt,
+        identifiers=event.data.identifiers,
+        metadata=event.data.metadata,
+    )
+    return Answered(delivery, AbstractClassified(data=data, **_follows(delivery, event, worker)), identity(event))
+
+
+def refusal(
+    delivery: Delivery, problem: Malformed, streams: Streams, worker: str, event: AbstractSubmitted | None = None
+) -> Answered:
+    """The refusal of a delivery: why, and the entry as it came, so that it can be mended and sent again."""
+    data = Refusal(
+        reason=problem.reason,
+        message=problem.message,
+        deliveries=delivery.attempt,
+        consumers=delivery.consumers,
+        retryable=problem.reason in _RETRYABLE,
+        original=_original(delivery, streams),
+    )
+    return Answered(delivery, AbstractRefused(data=data, **_follows(delivery, event, worker)))
+
+
+def identity(event: AbstractSubmitted) -> bytes:
+    """Twelve bytes for ``source`` + ``id``: with 35 million events a day, a false duplicate once in 10^11 years."""
+    return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12).digest()
+
+
+def _follows(delivery: Delivery, event: AbstractSubmitted | None, worker: str) -> dict[str, Any]:
+    """The envelope's attributes that tie an answer to what it answers."""
+    own = {"source": f"urn:abstream:worker:{worker}", "sequence": delivery.entry_id}
+    if event is None:
+        return own
+    return own | {
+        "causationid": event.id,
+        "causationsource": event.source,
+        "subject": event.subject,
+        "traceparent": event.traceparent,
+        "tracestate": event.tracestate,
+        "correlationid": event.correlationid,
+    }
+
+
+def _since_submission(delivery: Delivery, now_ms: float) -> float:
+    """Milliseconds since Redis made the entry; never negative, though the two clocks may differ."""
+    return max(0.0, now_ms - int(delivery.entry_id.split("-")[0]))
+
+
+def _original(delivery: Delivery, streams: Streams) -> OriginalEntry:
+    """The entry as it came; base64 where a value is not UTF-8."""
+    fields = {name.decode(errors="backslashreplace"): value for name, value in (delivery.fields or {}).items()}
+    where = {"stream": streams.lane(delivery.lane), "entry_id": delivery.entry_id}
+    try:
+        return OriginalEntry(**where, fields={name: value.decode() for name, value in fields.items()}, encoding="utf8")
+    except UnicodeDecodeError:
+        encoded = {name: base64.b64encode(value).decode() for name, value in fields.items()}
+        return OriginalEntry(**where, fields=encoded, encoding="base64")

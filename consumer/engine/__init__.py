@@ -1,0 +1,60 @@
+"""The room that knows torch, and what crosses its door. No torch is imported here.
+
+encode(abstract) -> Tokens                 on any thread
+classify([Tokens, ...]) -> Classified      on the one compute thread
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ...schemas import Abstract, Task
+from ...schemas.events import ModelReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One prompt as token ids.
+
+    Attributes:
+        ids: the whole prompt, prefix + body + suffix.
+        body: where the abstract's own tokens stand in ``ids``.
+        truncated: whether the abstract was cut to fit.
+    """
+
+    ids: tuple[int, ...]
+    body: slice
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What answers, and how its scores are to be read: one value, replaced as a whole at a switch."""
+
+    receipt: ModelReceipt
+    task: Task
+    calibration: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+
+# One row per question of the task: the logit of each of its labels.
+LabelLogits = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """The answers of one batch, with the model that gave them."""
+
+    model: ServedModel
+    logits: list[LabelLogits]
+
+
+class Engine(Protocol):
+    """Phi-3 (``phi3.Phi3Engine``), or the deterministic stand-in for stream work (``fake.FakeEngine``)."""
+
+    @property
+    def model(self) -> ServedModel: ...
+
+    def encode(self, abstract: Abstract) -> Tokens: ...
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified: ...

@@ -1,0 +1,15 @@
+"""The plain transformers path that every faster one is tested against: one prompt, whole logits, no shortcuts."""
+
+import torch
+from transformers import Phi3ForCausalLM
+
+from . import LabelLogits, Tokens
+from .tokens import PromptEncoder
+
+
+@torch.inference_mode()
+def reference_logits(phi3: Phi3ForCausalLM, encoder: PromptEncoder, tokens: Tokens) -> LabelLogits:
+    """The label logits of every question, read from ``Phi3ForCausalLM``'s own output for one prompt."""
+    ids = torch.tensor([tokens.ids], device=phi3.device)
+    logits = phi3(input_ids=ids, use_cache=False).logits[0].float()
+    return tuple(tuple(logits[slot.offset, list(slot.labels)].tolist()) for slot in encoder.slots)

@@ -1,0 +1,90 @@
+"""From an abstract to token ids, with the abstract's own text never able to become a control token.
+
+The prompt is assembled as ids: prefix + body + suffix. Prefix and suffix are read by the model's tokenizer;
+the body by a copy of it that knows no added token at all, so ``<|end|>`` in an abstract is seven plain
+characters. A flag on a shared tokenizer would not do: it is state that two threads may set differently.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ...schemas import Abstract, ModelUnusable, Prompt
+from ...schemas.prompt import CONTROL_TOKENS
+from . import Tokens
+
+
+@dataclass(frozen=True)
+class SlotIds:
+    """Where one answer is read, and the token of each label.
+
+    Attributes:
+        offset: position from the end of the prompt (negative) whose next token is the answer.
+        labels: the token id of each label, in the order of the task.
+    """
+
+    offset: int
+    labels: tuple[int, ...]
+
+
+class PromptEncoder:
+    """Turns abstracts into ``Tokens`` for one tokenizer, one prompt and one limit. Safe to share between threads."""
+
+    def __init__(self, model: Path, prompt: Prompt, max_tokens: int) -> None:
+        """Read ``tokenizer.json`` from the folder ``model``; prompts will have at most ``max_tokens`` tokens.
+
+        Raises:
+            ModelUnusable: no such file, no chat control tokens, or labels that are not single tokens.
+        """
+        controlled, self._plain = _load(model / "tokenizer.json")
+        self._prefix = _ids(controlled, prompt.prefix)
+        self._suffix = _ids(controlled, prompt.slots[-1].text)
+        self._room = max_tokens - len(self._prefix) - len(self._suffix)
+        self.max_tokens = max_tokens
+        self.slots = tuple(
+            SlotIds(
+                offset=len(before) - 1 - len(self._suffix),
+                labels=tuple(_next_token(controlled, slot.text, before, answer) for answer in slot.answers),
+            )
+            for slot in prompt.slots
+            for before in [_ids(controlled, slot.text)]
+        )
+        if self._room < 1:
+            raise ModelUnusable(f"the questions alone fill {max_tokens} tokens: use a longer limit or fewer labels")
+
+    def encode(self, abstract: Abstract) -> Tokens:
+        """The whole prompt of one abstract; the body is cut where the prompt would exceed the limit."""
+        text = Prompt.body(abstract)
+        body = _ids(self._plain, text)
+        return Tokens(
+            ids=(*self._prefix, *body[: self._room], *self._suffix),
+            body=slice(len(self._prefix), len(self._prefix) + min(len(body), self._room)),
+            truncated=len(body) > self._room,
+        )
+
+
+def _load(path: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizer as it is, and a copy of it without any added token."""
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelUnusable(f"{path} is missing: the model folder needs a fast tokenizer") from None
+    spec |= {"truncation": None, "padding": None, "post_processor": None}
+    controlled = Tokenizer.from_str(json.dumps(spec))
+    if missing := [token for token in CONTROL_TOKENS if controlled.token_to_id(token) is None]:
+        raise ModelUnusable(f"the tokenizer knows no {', '.join(missing)}: it is not a Phi-3 chat tokenizer")
+    return controlled, Tokenizer.from_str(json.dumps(spec | {"added_tokens": []}))
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _next_token(tokenizer: Tokenizer, text: str, before: tuple[int, ...], answer: str) -> int:
+    """The one token that ``answer`` adds after ``text``."""
+    ids = _ids(tokenizer, text + answer)
+    if ids[:-1] != before:
+        raise ModelUnusable(f"the tokenizer does not write the answer {answer!r} as one token of its own")
+    return ids[-1]

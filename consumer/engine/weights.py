@@ -1,0 +1,116 @@
+"""Where the weights are, which exactly they are, and how they become one plain Phi-3 model.
+
+A LoRA adapter is merged into the base in float32, before the weights take the dtype they are served in:
+merged weights cost nothing per batch, and merging in bfloat16 would round every weight twice.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import Phi3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from ...schemas import AdapterRefused, ModelUnusable, Unavailable, VerifiedAdapter
+from ...schemas.artifacts import ADAPTER_FILES, digest_of, list_files
+from ...schemas.events import BaseModelRef
+
+# What decides the answers; a changed model card is not another model.
+_DECISIVE = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class BaseFolder:
+    """A base model on this disk. ``ref.revision`` is its commit on the hub, or the digest of its files."""
+
+    path: Path
+    ref: BaseModelRef
+
+
+def locate(model: str, revision: str | None = None) -> BaseFolder:
+    """Find a local folder, or fetch a Hugging Face id into the local cache.
+
+    Raises:
+        ModelUnusable: the folder is no Phi-3 model.
+        Unavailable: the hub cannot be reached, or has no such model.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _fetch(model, revision)
+    try:
+        architecture = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError) as error:
+        raise ModelUnusable(f"{folder} holds no readable config.json: it is no model folder ({error})") from error
+    if architecture != "phi3":
+        raise ModelUnusable(f"{folder} is a {architecture!r} model: abstream runs Phi-3 models (model_type 'phi3')")
+    if re.fullmatch(r"[0-9a-f]{40}", folder.name) and folder.parent.name == "snapshots":
+        return BaseFolder(folder, BaseModelRef(id=model, revision=folder.name))
+    decisive = [file for file in list_files(folder) if any(Path(file.path).match(pattern) for pattern in _DECISIVE)]
+    return BaseFolder(folder, BaseModelRef(id=folder.resolve().name, revision=digest_of(decisive)))
+
+
+def _fetch(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(_DECISIVE)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise Unavailable(
+            f"{model!r} is neither a folder here nor a model the Hugging Face hub gives: check the name and the network"
+        ) from error
+
+
+def load(
+    base: BaseFolder, adapter: VerifiedAdapter | None, dtype: torch.dtype, device: torch.device
+) -> Phi3ForCausalLM:
+    """A plain Phi-3 on ``device``, the adapter merged into it.
+
+    Raises:
+        AdapterRefused: made for another base, or its tensors do not fit this one.
+        ModelUnusable: the weights cannot be read.
+    """
+    if adapter and adapter.manifest.base_model.revision != base.ref.revision:
+        wanted = adapter.manifest.base_model
+        raise AdapterRefused(
+            f"the adapter was trained on {wanted.id} {wanted.revision}, this base is {base.ref.revision}"
+        )
+    model = _read(base.path, torch.float32 if adapter else dtype)
+    if adapter:
+        model = _merge(model, adapter)
+    return cast(Phi3ForCausalLM, nn.Module.to(model, device, dtype).eval())
+
+
+def _read(folder: Path, dtype: torch.dtype) -> Phi3ForCausalLM:
+    disable_progress_bar()  # transformers draws one even where stderr is a file
+    try:
+        loaded: Any = Phi3ForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelUnusable(f"the weights in {folder} cannot be loaded: {error}") from error
+    # transformers only warns of weights that are not there, and would go on with random ones.
+    model, report = loaded
+    if lacking := {*report["missing_keys"], *report["mismatched_keys"]}:
+        raise ModelUnusable(f"the weights in {folder} lack {len(lacking)} tensors, such as {min(map(str, lacking))}")
+    return cast(Phi3ForCausalLM, model)
+
+
+def _merge(model: Phi3ForCausalLM, adapter: VerifiedAdapter) -> Phi3ForCausalLM:
+    from peft import PeftModel, get_peft_model_state_dict
+
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter.path)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise AdapterRefused(f"the adapter does not fit the base model: {error}") from error
+    # PEFT only warns of tensors that find no home, and would serve the bare base.
+    with safe_open(adapter.path / ADAPTER_FILES[1], framework="pt") as file:
+        unmatched = set(file.keys()) ^ set(get_peft_model_state_dict(adapted))
+    if unmatched:
+        raise AdapterRefused(f"{len(unmatched)} of the adapter's tensors do not fit the base, such as {min(unmatched)}")
+    return cast(Phi3ForCausalLM, adapted.merge_and_unload(safe_merge=True))

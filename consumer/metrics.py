@@ -1,0 +1,99 @@
+"""Every metric of the worker, by name. People alert on these names: they change like an API."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, start_http_server
+
+from ..schemas import AbstractRefused, Lane, Prediction
+from ..schemas.events import ModelReceipt
+from .stages import Answered, Outcome
+
+# 5 ms to 30 min: from one batch on a GPU to a backlog of a night.
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+ABSTRACTS = tuple(2**power for power in range(10))
+TOKENS = tuple(2**power for power in range(6, 18))
+SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+
+
+class Metrics:
+    """The worker's instruments, in a registry of their own, so that two workers in one process do not collide."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"abstream_{name}", what, labels, registry=self.registry)
+
+        def histogram(
+            name: str, what: str, buckets: tuple[float, ...] = SECONDS, labels: tuple[str, ...] = ()
+        ) -> Histogram:
+            return Histogram(f"abstream_{name}", what, labels, buckets=buckets, registry=self.registry)
+
+        self._received = counter("abstracts_received", "Entries read for the first time", "lane")
+        self._predictions = counter("predictions", "Answers published", "question", "label")
+        self._refusals = counter("refusals", "Entries refused", "reason")
+        self._redeliveries = counter("redeliveries", "Entries taken over from a worker that let them go")
+        self._commits_lost = counter("commits_lost", "Answers dropped because another worker was first")
+        self._duplicates = counter("duplicates", "Submissions not answered again")
+        self._reconnects = counter("redis_reconnects", "Calls repeated because Redis was away")
+        self._review = counter("review_required", "Predictions for a person to look at", "reason")
+        self._queue_wait_seconds = histogram("queue_wait_seconds", "From submission to a worker's hands")
+        self._end_to_end_seconds = histogram("end_to_end_seconds", "From submission to the published answer")
+        self.tokenize_seconds = histogram("tokenize_seconds", "Validating and tokenizing one read")
+        self._inference_seconds = histogram("inference_seconds", "One forward pass")
+        self.commit_seconds = histogram("commit_seconds", "One commit")
+        self._batch_abstracts = histogram("batch_abstracts", "Abstracts in a forward pass", ABSTRACTS)
+        self._batch_tokens = histogram("batch_tokens", "Tokens in a forward pass, without padding", TOKENS)
+        self._batch_fill_ratio = histogram("batch_fill_ratio", "Share of a forward pass that is no padding", SHARES)
+        self._confidence = histogram("confidence", "Confidence of the answers", SHARES, ("question",))
+        self._adapter = Info("abstream_adapter", "The adapter in service", registry=self.registry)
+        Info("abstream_build", "This program", registry=self.registry).info({"version": version})
+
+    def received(self, lane: Lane, attempt: int) -> None:
+        if attempt == 1:
+            self._received.labels(lane).inc()
+        else:
+            self._redeliveries.inc()
+
+    def inferred(self, lengths: list[int], seconds: float) -> None:
+        self._inference_seconds.observe(seconds)
+        self._batch_abstracts.observe(len(lengths))
+        self._batch_tokens.observe(sum(lengths))
+        self._batch_fill_ratio.observe(sum(lengths) / (len(lengths) * max(lengths)))
+
+    def committed(self, answered: Sequence[Answered], outcomes: Sequence[Outcome]) -> None:
+        for entry, outcome in zip(answered, outcomes, strict=True):
+            if outcome is Outcome.LOST:
+                self._commits_lost.inc()
+            elif outcome is Outcome.DUPLICATE:
+                self._duplicates.inc()
+            elif isinstance(entry.event, AbstractRefused):
+                self._refusals.labels(entry.event.data.reason).inc()
+            else:
+                self._published(entry.event.data)
+
+    def _published(self, prediction: Prediction) -> None:
+        for question, answer in prediction.answers.items():
+            self._predictions.labels(question, answer.label).inc()
+            self._confidence.labels(question).observe(answer.confidence)
+        if prediction.review.required:
+            self._review.labels("low_confidence").inc()
+        self._queue_wait_seconds.observe(prediction.timing.queued_ms / 1000)
+        self._end_to_end_seconds.observe(prediction.timing.total_ms / 1000)
+
+    def redis_retried(self) -> None:
+        self._reconnects.inc()
+
+    def serving(self, model: ModelReceipt) -> None:
+        self._adapter.info(
+            {
+                "name": model.adapter or "",
+                "version": model.adapter_version or "",
+                "digest": model.adapter_digest or "",
+            }
+        )
+
+    def serve(self, port: int) -> int:
+        """Serve ``/metrics`` from a thread of its own; returns the port, which for 0 is a free one."""
+        server, _ = start_http_server(port, registry=self.registry)
+        return server.server_port

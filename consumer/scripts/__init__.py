@@ -1,0 +1,11 @@
+"""One change in Redis is one script, each in a file of its own."""
+
+from importlib.resources import files
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+
+def script(redis: Redis, name: str) -> AsyncScript:
+    """The script ``name``.lua, sent once and then called by its digest."""
+    return redis.register_script((files(__package__) / f"{name}.lua").read_text())

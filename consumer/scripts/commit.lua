@@ -1,0 +1,39 @@
+-- Answer a batch: acknowledge each entry, and publish only where the acknowledgement was still ours.
+--
+-- KEYS  1 interactive lane, 2 bulk lane, 3 predictions, 4 refusals, 5 identities seen now, 6 seen before
+-- ARGV  1 group, 2 seconds to keep identities, then for each entry five values:
+--       lane (1 or 2), entry id, output (3 or 4), identity ('' to publish whatever was seen), event
+-- Returns one number per entry: 1 published, 0 lost to another worker, 2 a duplicate submission.
+--
+-- An error does not undo what a script has written, so everything that can fail is checked before the first write.
+local stream_or_none = { stream = true, none = true }
+for key = 1, 4 do
+  if not stream_or_none[redis.call('TYPE', KEYS[key]).ok] then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[key] .. ' is not a stream: rename or delete it')
+  end
+end
+for key = 5, 6 do
+  local kind = redis.call('TYPE', KEYS[key]).ok
+  if kind ~= 'set' and kind ~= 'none' then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[key] .. ' is not a set: rename or delete it')
+  end
+end
+
+local outcomes = {}
+for at = 3, #ARGV, 5 do
+  local lane, id, output, identity, event = KEYS[tonumber(ARGV[at])], ARGV[at + 1], KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3], ARGV[at + 4]
+  local outcome = 1
+  if redis.call('XACK', lane, ARGV[1], id) == 0 then
+    outcome = 0
+  elseif identity ~= '' then
+    if redis.call('SISMEMBER', KEYS[6], identity) == 1 or redis.call('SADD', KEYS[5], identity) == 0 then
+      outcome = 2
+    end
+  end
+  if outcome == 1 then
+    redis.call('XADD', output, '*', 'event', event)
+  end
+  outcomes[#outcomes + 1] = outcome
+end
+redis.call('EXPIRE', KEYS[5], ARGV[2])
+return outcomes

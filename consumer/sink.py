@@ -1,0 +1,38 @@
+"""The one way out: acknowledge and publish, in one script, once."""
+
+import time
+from collections.abc import Sequence
+
+from redis.asyncio import Redis
+
+from ..schemas import AbstractClassified, Streams
+from ..schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, LANES
+from .metrics import Metrics
+from .patience import until_available
+from .scripts import script
+from .stages import Answered, Outcome
+
+# The keys of commit.lua, by position.
+_LANE_KEYS = {lane: 1 + position for position, lane in enumerate(LANES)}
+_PREDICTIONS_KEY, _REFUSALS_KEY = 3, 4
+
+
+class Sink:
+    """Publishes results and refusals. Stateless: everything it must know is in Redis."""
+
+    def __init__(self, redis: Redis, streams: Streams, metrics: Metrics) -> None:
+        self._streams = streams
+        self._metrics = metrics
+        self._commit_script = script(redis, "commit")
+
+    async def commit(self, answered: Sequence[Answered]) -> list[Outcome]:
+        """Acknowledge and publish a batch. Repeating it after a lost reply changes nothing: the first time won."""
+        lanes = [self._streams.lane(lane) for lane in LANES]
+        keys = [*lanes, self._streams.predictions, self._streams.refusals, *self._streams.seen(time.time())]
+        arguments: list[bytes | str | int] = [GROUP, 2 * DEDUPE_WINDOW_SECONDS]
+        for entry in answered:
+            output = _PREDICTIONS_KEY if isinstance(entry.event, AbstractClassified) else _REFUSALS_KEY
+            lane = _LANE_KEYS[entry.delivery.lane]
+            arguments += (lane, entry.delivery.entry_id, output, entry.identity, entry.event.to_json())
+        codes = await until_available(lambda: self._commit_script(keys, arguments), self._metrics.redis_retried)
+        return [Outcome(code) for code in codes]

@@ -1,0 +1,134 @@
+"""The worker on one screen: read, validate, tokenize, batch, infer, commit.
+
+Three tasks and two queues of one. While the engine computes a batch, one stands ready behind it and one is
+being committed; what does not fit stays in Redis, where another worker can take it.
+"""
+
+import asyncio
+import time
+from asyncio import Queue
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from ..schemas import Abstract, AbstractSubmitted, Malformed, Streams
+from ..schemas.streams import submitted_from_fields
+from .answers import prediction, refusal
+from .batching import pack
+from .config import WorkerConfig
+from .engine import Engine
+from .metrics import Metrics
+from .sink import Sink
+from .source import Source
+from .stages import Answered, Batch, Delivery, Inferred, Job
+from .tasks import end
+
+PROBE = Abstract(title="A sound abstract", abstract="If the engine fails on this one, the engine is at fault.")
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Moves abstracts from ``source`` through ``engine`` to ``sink``; only it knows the order."""
+
+    def __init__(
+        self, config: WorkerConfig, streams: Streams, source: Source, engine: Engine, sink: Sink, metrics: Metrics
+    ) -> None:
+        self.config = config
+        self.streams = streams
+        self.source = source
+        self.engine = engine
+        self.sink = sink
+        self.metrics = metrics
+        # One thread owns the model. A switch of adapters is a job of the same thread, between two batches.
+        self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+
+    async def run(self) -> None:
+        """Work until the source ends, then finish all that is in hand."""
+        ready: Queue[Batch | None] = Queue(1)
+        done: Queue[Inferred | None] = Queue(1)
+        steps = [self.prepare(ready), self.infer(ready, done), self.finish(done)]
+        tasks = [asyncio.create_task(step) for step in steps]
+        leases = asyncio.create_task(self.source.renew_leases())
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await end([*tasks, leases])
+            self.compute.shutdown(wait=False, cancel_futures=True)
+
+    async def prepare(self, ready: Queue[Batch | None]) -> None:
+        async for deliveries in self.source:
+            jobs, refused = await asyncio.to_thread(self.admit, deliveries)
+            if refused:
+                await self.commit(refused)
+            for batch in pack(jobs, self.config.max_batch_tokens):
+                await ready.put(batch)
+        await ready.put(None)
+
+    async def infer(self, ready: Queue[Batch | None], done: Queue[Inferred | None]) -> None:
+        loop = asyncio.get_running_loop()
+        while batch := await ready.get():
+            for inferred in await loop.run_in_executor(self.compute, self.classify, batch):
+                await done.put(inferred)
+        await done.put(None)
+
+    async def finish(self, done: Queue[Inferred | None]) -> None:
+        while inferred := await done.get():
+            await self.commit([self.answer(inferred, row) for row in range(len(inferred.batch))])
+
+    def admit(self, deliveries: list[Delivery]) -> tuple[list[Job], list[Answered]]:
+        """Validate and tokenize; what cannot be answered is refused."""
+        jobs: list[Job] = []
+        refused: list[Answered] = []
+        with self.metrics.tokenize_seconds.time():
+            for delivery in deliveries:
+                event = None
+                try:
+                    event = self.validate(delivery)
+                    if delivery.attempt > self.config.max_deliveries:
+                        tries = delivery.attempt - 1
+                        raise Malformed("max_deliveries", f"{tries} workers were lost or stuck while they held it")
+                    jobs.append(Job(delivery, event, self.engine.encode(event.data)))
+                except Malformed as problem:
+                    refused.append(refusal(delivery, problem, self.streams, self.config.name, event))
+        return jobs, refused
+
+    def validate(self, delivery: Delivery) -> AbstractSubmitted:
+        if delivery.fields is None:
+            raise Malformed("trimmed", "the entry was trimmed from the stream before it was answered: send it again")
+        return submitted_from_fields(delivery.entry_id, delivery.fields)
+
+    def classify(self, batch: Batch) -> list[Inferred]:
+        """One forward pass, on the compute thread; where it fails, one for each abstract, to find the one at fault."""
+        begun = time.perf_counter()
+        try:
+            classified = self.engine.classify([job.tokens for job in batch])
+        except Exception:
+            log.exception("inference_failed", abstracts=len(batch))
+            if len(batch) > 1:
+                return [inferred for job in batch for inferred in self.classify([job])]
+            self.engine.classify([self.engine.encode(PROBE)])  # if this fails too, the worker must go, not the abstract
+            classified = None
+        seconds = time.perf_counter() - begun
+        self.metrics.inferred([len(job.tokens.ids) for job in batch], seconds)
+        return [Inferred(batch, classified, seconds)]
+
+    def answer(self, inferred: Inferred, row: int) -> Answered:
+        job = inferred.batch[row]
+        try:
+            if inferred.classified is None:
+                raise ArithmeticError("the model failed on this abstract alone")
+            logits = inferred.classified.logits[row]
+            return prediction(job, inferred.classified.model, logits, inferred.seconds, self.config.name)
+        except ArithmeticError as error:
+            problem = Malformed("inference_error", f"{error}: look at the worker's log, then replay it")
+            return refusal(job.delivery, problem, self.streams, self.config.name, job.event)
+
+    async def commit(self, answered: list[Answered]) -> None:
+        with self.metrics.commit_seconds.time():
+            outcomes = await self.sink.commit(answered)
+        self.source.settle(entry.delivery for entry in answered)
+        self.metrics.committed(answered, outcomes)
+        log.info(
+            "batch_committed", abstracts=len(answered), outcomes=[outcome.name.lower() for outcome in set(outcomes)]
+        )
