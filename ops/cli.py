@@ -1,0 +1,204 @@
+"""``abstream COMMAND``: every entry point. Data goes to stdout, logs and bars to stderr.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 done but some entries were refused, 4 a gate failed, 5 Redis out of reach.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..producer.connection import DEFAULT_URL
+from ..producer.formats import FORMATS
+from ..schemas import AbstreamError, Streams, Unavailable
+from ..schemas.streams import LANES, OUTPUTS
+from .settings import DEFAULT_MODEL, LogFormat, engine_options, option, read_config_file, shipped_model, worker_name
+
+DONE, ERROR, USAGE, SOME_REFUSED, GATE_FAILED, OUT_OF_REACH = range(6)
+
+
+@dataclass(frozen=True)
+class Common:
+    """The flags before the command."""
+
+    redis_url: str | None
+    namespace: str
+    log_format: LogFormat
+
+    @property
+    def url(self) -> str:
+        return self.redis_url or DEFAULT_URL
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@option("redis-url", env=("REDIS_URL",), help=f"Default: {DEFAULT_URL}; demo starts its own server.")
+@option("namespace", default="abstream", help="Prefix of every key.")
+@option("log-format", type=click.Choice(["console", "json"]), default="console")
+@option("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file of defaults.")
+@click.version_option(package_name="abstream")
+@click.pass_context
+def cli(context: click.Context, redis_url: str | None, namespace: str, log_format: Any, config: Path | None) -> None:
+    """Reads abstracts from a Redis stream, publishes what cancer, if any, each is about."""
+    if config:
+        assert isinstance(context.command, click.Group)
+        context.default_map = read_config_file(config, context.command)
+    try:
+        Streams(namespace)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--namespace") from error
+    context.obj = Common(redis_url, namespace, log_format)
+
+
+@cli.command()
+@option(
+    "data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your own abstracts; the bundled sample by default.",
+)
+@option(
+    "out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/demo"), help="Where summary.json goes."
+)
+@option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
+@click.pass_obj
+def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
+    """The whole system in one command: two workers, one of them killed, every abstract answered once."""
+    from .demo import run
+
+    sys.exit(DONE if run(common.redis_url, data, out, model) else ERROR)
+
+
+@cli.command()
+@engine_options
+@option("name", default=worker_name, show_default="host and process", help="Unique among the living workers.")
+@option("read-count", type=click.IntRange(min=1), default=64, help="Entries in hand beyond the batches at work.")
+@option("lease-seconds", type=click.FloatRange(min=0.1), default=15.0, help="Silence after which others take over.")
+@option(
+    "max-deliveries", type=click.IntRange(min=1), default=5, help="Then an entry is refused with its whole original."
+)
+@option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For what is in hand at SIGTERM.")
+@option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics there; 0 picks a free port.")
+@option("burst", is_flag=True, help="Stop when nothing is left to read.")
+@click.pass_obj
+def work(common: Common, /, **flags: Any) -> None:
+    """A worker: reads, classifies, publishes, until SIGTERM."""
+    from .logs import configure
+    from .working import run_worker
+
+    configure(common.log_format)
+    _run(lambda: run_worker(common.url, common.namespace, flags))
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True)
+@option("format", type=click.Choice(FORMATS), default="auto")
+@option("lane", type=click.Choice(LANES), default="interactive", help="bulk waits while there is interactive work.")
+@option("source", help="With the ids, the identity of the abstracts: the same again is answered once.")
+@option("wait", is_flag=True, help="Wait for the results and print them.")
+@option("patience-seconds", type=click.FloatRange(min=0.1), default=60.0, help="Longest wait without a result.")
+@click.pass_obj
+def publish(
+    common: Common,
+    paths: tuple[str, ...],
+    format: Any,
+    lane: Any,
+    source: str | None,
+    wait: bool,
+    patience_seconds: float,
+) -> None:
+    """Files (or - for standard input) to the stream."""
+    from .publishing import publish as publish_files
+
+    patience = patience_seconds if wait else None
+    tally = _run(lambda: publish_files(common.url, common.namespace, list(paths), format, lane, source, patience))
+    click.echo(tally.summary("answered" if wait else "published"), err=True)
+    sys.exit(tally.exit_code)
+
+
+@cli.command()
+@click.argument("stream", type=click.Choice(OUTPUTS), default="predictions")
+@option("since", help="An entry id (0 is the beginning) or a time (ISO 8601); now by default.")
+@option("until-idle", type=click.FloatRange(min=0), help="Stop after so many seconds without an event.")
+@click.pass_obj
+def follow(common: Common, stream: Any, since: str | None, until_idle: float | None) -> None:
+    """A stream as JSON lines."""
+    from .following import follow as follow_stream
+
+    _run(lambda: follow_stream(common.url, common.namespace, stream, since, until_idle))
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, help="Results: .jsonl or .csv, - for standard output.")
+@engine_options
+def classify(paths: tuple[str, ...], out: str, max_batch_tokens: int, **flags: Any) -> None:
+    """Files in, files out; no Redis."""
+    from .files import classify_files
+    from .working import load_engine
+
+    tally = classify_files(lambda: load_engine(flags), list(paths), out, max_batch_tokens)
+    click.echo(tally.summary("classified"), err=True)
+    sys.exit(tally.exit_code)
+
+
+@cli.command()
+@option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
+@option("adapter", type=click.Path(file_okay=False, path_type=Path))
+@option("json", is_flag=True, help="For programs.")
+@click.pass_obj
+def doctor(common: Common, model: str, adapter: Path | None, json: bool) -> None:
+    """Python, torch, GPU, Redis, model, adapter: what is wrong and how to mend it."""
+    from .doctor import examine
+
+    sys.exit(examine(common.url, shipped_model(model), adapter, as_json=json))
+
+
+@cli.group()
+def schema() -> None:
+    """The events as documents for other programs."""
+
+
+@schema.command("export")
+@click.option(
+    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/exported"), show_default=True
+)
+def schema_export(out: Path) -> None:
+    """JSON Schemas (2020-12) of every event."""
+    from .exporting import export
+
+    for path in export(out):
+        click.echo(path)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    return asyncio.run(work())
+
+
+def main() -> None:
+    """The console script: what goes wrong is said in one line, with the exit code of the contract."""
+    try:
+        cli(prog_name="abstream")
+    except (Unavailable, RedisConnectionError, RedisTimeoutError) as error:
+        _say(error)
+        sys.exit(OUT_OF_REACH)
+    except (AbstreamError, RedisError) as error:
+        _say(error)
+        sys.exit(ERROR)
+    except ModuleNotFoundError as error:
+        extra = {"click": "cli", "rich": "cli", "structlog": "cli", "datasets": "training"}.get(
+            error.name or "", "worker"
+        )
+        click.echo(f"abstream: this command needs {error.name}: pip install 'abstream[{extra}]'", err=True)
+        sys.exit(ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _say(error: Exception) -> None:
+    click.echo(f"abstream: {error}", err=True)

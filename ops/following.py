@@ -1,0 +1,33 @@
+"""A stream as JSON lines on stdout."""
+
+import re
+import sys
+from datetime import datetime, timezone
+
+from ..producer import Subscriber
+from ..producer.subscriber import NOW
+from ..schemas import AbstreamError
+from ..schemas.streams import EVENT_FIELD, Output
+
+
+async def follow(url: str, namespace: str, output: Output, since: str | None, until_idle: float | None) -> None:
+    """Print every event after ``since``, as it stands in the stream."""
+    async with Subscriber(url, namespace=namespace) as subscriber:
+        async for entry_id, fields in subscriber.entries(output, _moment(since), until_idle=until_idle):
+            try:
+                sys.stdout.write(fields[EVENT_FIELD.encode()].decode() + "\n")
+                sys.stdout.flush()
+            except (KeyError, UnicodeDecodeError):
+                print(f"entry {entry_id} is no event: skipped", file=sys.stderr)
+
+
+def _moment(since: str | None) -> str | datetime:
+    if since is None or re.fullmatch(r"\d+(-\d+)?|\$", since):
+        return since or NOW
+    try:
+        moment = datetime.fromisoformat(since.replace("Z", "+00:00"))
+    except ValueError:
+        raise AbstreamError(
+            f"--since {since!r} is neither an entry id such as 1700000000000-0 nor an ISO 8601 time"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

@@ -1,0 +1,102 @@
+"""Files to the stream, and the wait for their results."""
+
+import asyncio
+import json
+import sys
+from itertools import islice
+
+from ..consumer.tasks import end
+from ..producer import Published, Publisher, Subscriber
+from ..producer.formats import Format
+from ..producer.subscriber import BEGINNING, NOW
+from ..schemas import AbstractRefused, AbstreamError, Event, Lane
+from ..schemas.streams import Output
+from .files import CHUNK, Tally, usable
+from .progress import bar
+
+_RESULTS: tuple[Output, ...] = ("predictions", "refusals")
+
+
+async def publish_files(
+    publisher: Publisher, paths: list[str], wanted: Format, lane: Lane, tally: Tally
+) -> list[Published]:
+    """Publish every record of the files; broken ones are named on stderr and counted."""
+    published: list[Published] = []
+    records = usable(paths, wanted, tally)
+    with bar("published", None) as show:
+        while chunk := list(islice(records, CHUNK)):
+            published += await publisher.publish_many(((record.id, record.abstract) for record in chunk), lane=lane)
+            show(len(published))
+    tally.done = len(published)
+    return published
+
+
+async def publish(
+    url: str, namespace: str, paths: list[str], wanted: Format, lane: Lane, source: str | None, wait: float | None
+) -> Tally:
+    """Publish files; print ids and entry ids, or with ``wait`` every result, as JSON lines.
+
+    Args:
+        source: with the ids, the identity of the abstracts: the same again is answered once. A new one where None.
+        wait: give up after so many seconds without a result.
+
+    Raises:
+        AbstreamError: a file cannot be read, or results did not come.
+        Unavailable: Redis is out of reach.
+    """
+    tally = Tally()
+    async with Subscriber(url, namespace=namespace) as subscriber:
+        # With a source of one's own, results may have been published long before.
+        since = {output: BEGINNING if source else await subscriber.resolve(output, NOW) for output in _RESULTS}
+        async with Publisher(url, namespace=namespace, source=source) as publisher:
+            published = await publish_files(publisher, paths, wanted, lane, tally)
+        if wait is None:
+            for entry in published:
+                print(json.dumps(entry._asdict()))
+        else:
+            await _Results(published, publisher.source, tally).follow(subscriber, since, wait)
+    return tally
+
+
+class _Results:
+    """The results still awaited."""
+
+    def __init__(self, published: list[Published], source: str, tally: Tally) -> None:
+        self._awaited = {entry.id: entry.entry_id for entry in published}
+        self._total = len(self._awaited)
+        self._source = source
+        self._tally = tally
+        self._news = asyncio.Event()
+
+    async def follow(self, subscriber: Subscriber, since: dict[Output, str], patience_seconds: float) -> None:
+        """Print every awaited result as it comes."""
+        with bar("answered", self._total) as show:
+            readers = [asyncio.create_task(self._read(subscriber, output, since[output])) for output in since]
+            try:
+                while self._awaited:
+                    news = asyncio.create_task(self._news.wait())
+                    ended, _ = await asyncio.wait(
+                        [news, *readers], timeout=patience_seconds, return_when="FIRST_COMPLETED"
+                    )
+                    if not ended:
+                        raise AbstreamError(
+                            f"{len(self._awaited)} of {self._total} abstracts have no result, and none came for "
+                            f"{patience_seconds:g} s: is a worker running? Their results will come when one does."
+                        )
+                    for reader in ended - {news}:
+                        reader.result()  # a reader ends only by its error
+                    self._news.clear()
+                    show(self._total - len(self._awaited))
+            finally:
+                await end(readers)
+
+    async def _read(self, subscriber: Subscriber, output: Output, since: str) -> None:
+        async for _, event in subscriber.events(output, since):
+            if self._is_awaited(event):
+                sys.stdout.write(event.to_json().decode() + "\n")
+                self._tally.refused += isinstance(event, AbstractRefused)
+                self._news.set()
+
+    def _is_awaited(self, event: Event) -> bool:
+        """Take the event's submission off the list, if it was on it."""
+        return event.causationsource == self._source and self._awaited.pop(event.causationid or "", None) is not None

@@ -1,0 +1,111 @@
+"""Flags, environment and file become settings here and nowhere else.
+
+Precedence: flag, then environment (``ABSTREAM_…``), then the TOML file of ``--config``, then the default.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+LogFormat = Literal["console", "json"]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_MODEL = "phi3-nano"
+SHIPPED_MODELS = ("phi3-nano",)
+
+
+def option(name: str, *, env: tuple[str, ...] = (), **attributes: Any) -> Callable[[Command], Command]:
+    """A flag with its environment variable ``ABSTREAM_…``."""
+    variable = f"ABSTREAM_{name.upper().replace('-', '_')}"
+    attributes.setdefault("show_default", True)
+    return click.option(f"--{name}", envvar=[variable, *env], show_envvar=True, **attributes)
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one, in the order given."""
+
+    def apply(command: Command) -> Command:
+        for decorate in reversed(decorators):
+            command = decorate(command)
+        return command
+
+    return apply
+
+
+engine_options = options(
+    option(
+        "engine",
+        type=click.Choice(["torch", "fake"]),
+        default="torch",
+        help="fake: answers by a hash, for stream work.",
+    ),
+    option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id."),
+    option("model-revision", help="Revision of the Hugging Face id."),
+    option("adapter", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of a LoRA adapter."),
+    option(
+        "task",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Task file; an adapter brings its own.",
+    ),
+    option("device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
+    option("dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: bfloat16 on CUDA."),
+    option("threads", type=click.IntRange(min=1), help="CPU threads of the engine; torch's own choice by default."),
+    option("max-prompt-tokens", type=click.IntRange(min=64), default=2046, help="Longer abstracts are cut and marked."),
+    option(
+        "max-batch-tokens",
+        type=click.IntRange(min=64),
+        default=8192,
+        help="Tokens of one forward pass, padding included.",
+    ),
+)
+
+
+def shipped_model(name: str) -> str:
+    """The folder of a model that comes with abstream; any other name is returned as it is."""
+    if name in SHIPPED_MODELS and not Path(name).is_dir():
+        return str(files("abstream.ops.models") / name)
+    return name
+
+
+def worker_name() -> str:
+    """A name no other living worker has: host and process."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]]:
+    """Defaults for every command from a TOML file: keys at the top serve all commands, a table ``[work]`` one.
+
+    Raises:
+        click.BadParameter: the file cannot be read, or names a command or an option that does not exist.
+    """
+    values = _read_toml(path)
+    flags = {name: {p.name for p in command.params if p.name} for name, command in group.commands.items()}
+    known = {p.name for p in group.params if p.name}.union(*flags.values())
+    common = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+    unknown = [key for key in common if key not in known] + [name for name in tables if name not in flags]
+    defaults: dict[str, dict[str, Any]] = {}
+    for name, names in flags.items():
+        own = {key.replace("-", "_"): value for key, value in tables.get(name, {}).items()}
+        unknown += [f"{name}.{key}" for key in own if key not in names]
+        defaults[name] = {key: value for key, value in common.items() if key in names} | own
+    if unknown:
+        raise click.BadParameter(f"{path} sets what does not exist: {', '.join(unknown)}", param_hint="--config")
+    return defaults | {key: value for key, value in common.items() if key in {p.name for p in group.params}}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--config") from error
