@@ -202,3 +202,7 @@ def main() -> None:
 
 def _say(error: Exception) -> None:
     click.echo(f"abstream: {error}", err=True)
+
+
+if __name__ == "__main__":
+    main()
