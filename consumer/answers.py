@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import time
+from datetime import datetime, timezone
 from typing import Any
+from uuid import uuid4
 
 from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Malformed, Prediction, Prompt, Streams
 from ..schemas.events import InputReceipt, OriginalEntry, Refusal, Timing
@@ -69,7 +71,12 @@ def identity(event: AbstractSubmitted) -> bytes:
 
 def _follows(delivery: Delivery, event: AbstractSubmitted | None, worker: str) -> dict[str, Any]:
     """The envelope's attributes that tie an answer to what it answers."""
-    own = {"source": f"urn:abstream:worker:{worker}", "sequence": delivery.entry_id}
+    own = {
+        "id": str(uuid4()),
+        "source": f"urn:abstream:worker:{worker}",
+        "time": datetime.now(timezone.utc),
+        "sequence": delivery.entry_id,
+    }
     if event is None:
         return own
     return own | {

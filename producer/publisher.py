@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime, timezone
 from types import TracebackType
 from typing import NamedTuple
 from uuid import uuid4
@@ -66,7 +67,8 @@ class Publisher:
         self, abstracts: Iterable[tuple[str, Abstract]], *, lane: Lane = "interactive"
     ) -> list[Published]:
         """Submit abstracts with their ids, many to a round trip; raises as ``publish``."""
-        events = [AbstractSubmitted(id=id_, source=self.source, data=abstract) for id_, abstract in abstracts]
+        now = datetime.now(timezone.utc)
+        events = [AbstractSubmitted(id=id_, source=self.source, time=now, data=abstract) for id_, abstract in abstracts]
         published: list[Published] = []
         for start in range(0, len(events), _PIPELINE):
             published += await self._send(events[start : start + _PIPELINE], self._streams.lane(lane))

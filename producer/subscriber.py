@@ -1,5 +1,6 @@
 """Receive what the workers publish."""
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Any, cast
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from ..schemas import AbstractClassified, AbstractRefused, Event, Streams, Unavailable
+from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Streams, Unavailable
 from ..schemas.streams import Output, from_fields
 from .connection import AWAY, DEFAULT_URL, connect
 
@@ -17,6 +18,8 @@ BEGINNING, NOW = "0", "$"
 _BLOCK_MILLISECONDS = 1_000
 _COUNT = 128
 _READS = 40  # with pauses of up to 2 s: about a minute
+
+log = logging.getLogger(__name__)
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 
@@ -52,14 +55,16 @@ class Subscriber:
     ) -> AsyncIterator[tuple[str, AbstractClassified]]:
         """Yield each prediction after ``since``, with its entry id; see ``events``."""
         async for entry_id, event in self.events("predictions", since, until_idle=until_idle):
-            yield entry_id, cast(AbstractClassified, event)
+            if isinstance(event, AbstractClassified):
+                yield entry_id, event
 
     async def refusals(
         self, since: str | datetime = NOW, *, until_idle: float | None = None
     ) -> AsyncIterator[tuple[str, AbstractRefused]]:
         """Yield each refusal after ``since``, with its entry id; see ``events``."""
         async for entry_id, event in self.events("refusals", since, until_idle=until_idle):
-            yield entry_id, cast(AbstractRefused, event)
+            if isinstance(event, AbstractRefused):
+                yield entry_id, event
 
     async def events(
         self, output: Output, since: str | datetime = NOW, *, until_idle: float | None = None
@@ -70,12 +75,18 @@ class Subscriber:
             since: an entry id (``"0"`` is the beginning, ``"$"`` is now), or a time.
             until_idle: end after so many seconds without an event.
 
+        An entry that this version cannot read is skipped with a warning: it would stop every subscriber for ever.
+
         Raises:
-            Malformed: an entry is no event that this version knows.
             Unavailable: Redis was out of reach for about a minute.
         """
         async for entry_id, fields in self.entries(output, since, until_idle=until_idle):
-            yield entry_id, from_fields(fields)
+            try:
+                event = from_fields(fields)
+            except Malformed as problem:
+                log.warning("entry %s of %s is skipped: %s", entry_id, self._streams.output(output), problem.message)
+            else:
+                yield entry_id, event
 
     async def entries(
         self, output: Output, since: str | datetime = NOW, *, until_idle: float | None = None

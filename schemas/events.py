@@ -5,9 +5,7 @@ Specification: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
-from uuid import uuid4
 
 from pydantic import (
     AfterValidator,
@@ -247,17 +245,20 @@ class AdapterAnswer(Payload):
 # --- the envelope --------------------------------------------------------------------------------
 
 
+REQUIRED = ("specversion", "id", "source", "type", "data")
+
+
 class Event(BaseModel):
     """A CloudEvents envelope. ``source`` + ``id`` is the identity of an event."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"required": list(REQUIRED)})
 
     specversion: Literal["1.0"] = "1.0"
-    id: NonEmpty = Field(default_factory=lambda: str(uuid4()))
+    id: NonEmpty
     source: NonEmpty
     type: str
     subject: NonEmpty | None = None
-    time: AwareDatetime | None = Field(default_factory=lambda: datetime.now(timezone.utc))
+    time: AwareDatetime | None = None
     datacontenttype: str | None = "application/json"
     dataschema: NonEmpty | None = None
     traceparent: str | None = None
@@ -325,6 +326,9 @@ EVENTS: dict[str, type[Event]] = {
 """Every event type of the contract."""
 
 
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
 class _Type(BaseModel):
     type: str
 
@@ -338,7 +342,7 @@ def parse_event(body: bytes) -> Event:
     named = _validate(_Type, body).type
     if named not in EVENTS:
         raise Malformed("invalid", f"unknown event type {named[:80]!r}; known: {', '.join(EVENTS)}")
-    return _validate(EVENTS[named], body)
+    return _received(EVENTS[named], body)
 
 
 def parse_submitted(body: bytes) -> AbstractSubmitted:
@@ -347,7 +351,15 @@ def parse_submitted(body: bytes) -> AbstractSubmitted:
     Raises:
         Malformed: as ``parse_event``.
     """
-    return _validate(AbstractSubmitted, body)
+    return _received(AbstractSubmitted, body)
+
+
+def _received(model: type[AnyEvent], body: bytes) -> AnyEvent:
+    """An event from outside, which must say itself what one built here has by default."""
+    event = _validate(model, body)
+    if missing := [name for name in REQUIRED if name not in event.model_fields_set]:
+        raise Malformed("invalid", f"the envelope lacks {', '.join(missing)}: CloudEvents requires it")
+    return event
 
 
 def _validate(model: type[Model], body: bytes) -> Model:

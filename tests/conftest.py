@@ -1,0 +1,139 @@
+"""What the tests stand on: a real Redis server, sometimes its stand-in, and workers to start and stop."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import structlog
+from abstream import Publisher, Subscriber
+from abstream.consumer.config import WorkerConfig
+from abstream.consumer.engine import Engine
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.metrics import Metrics
+from abstream.consumer.sink import Sink
+from abstream.consumer.source import Source
+from abstream.consumer.worker import Worker
+from abstream.ops.embedded import embedded_redis
+from abstream.ops.settings import shipped_model
+from abstream.producer.connection import connect
+from abstream.schemas import Streams
+from fakeredis import FakeAsyncRedis
+from redis.asyncio import Redis
+
+PATIENCE_SECONDS = 30
+
+
+async def wait_until(condition: Callable[[], object], what: str = "it") -> None:
+    """Return once ``condition()``, which may be a coroutine function, is true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        value = condition()
+        if await value if asyncio.iscoroutine(value) else value:
+            return
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s in vain for {what}"
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a private, real Redis server."""
+    with embedded_redis() as url:
+        yield url
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has."""
+    return f"test-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def streams(namespace: str) -> Streams:
+    return Streams(namespace)
+
+
+@pytest.fixture
+async def redis(server: str) -> AsyncIterator[Redis]:
+    """A client of the real server."""
+    client = connect(server)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(params=["redis", "fakeredis"])
+async def either_redis(request: pytest.FixtureRequest, server: str) -> AsyncIterator[Redis]:
+    """A client of the real server, then one of the stand-in: what is true of both is no accident of one."""
+    client = connect(server) if request.param == "redis" else FakeAsyncRedis()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def publisher(server: str, namespace: str) -> AsyncIterator[Publisher]:
+    async with Publisher(server, namespace=namespace) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+async def subscriber(server: str, namespace: str) -> AsyncIterator[Subscriber]:
+    async with Subscriber(server, namespace=namespace) as subscriber:
+        yield subscriber
+
+
+class Workers:
+    """Workers of one namespace, inside the test's own process, with the fake engine unless told otherwise."""
+
+    def __init__(self, redis: Redis, streams: Streams) -> None:
+        self.redis = redis
+        self.streams = streams
+
+    def new(self, name: str = "worker", engine: Engine | None = None, **knobs: object) -> Worker:
+        config = WorkerConfig(name=name, **{"burst": True, **knobs})
+        metrics = Metrics("test")
+        source = Source(self.redis, self.streams, config, metrics)
+        sink = Sink(self.redis, self.streams, metrics)
+        return Worker(config, self.streams, source, engine or FakeEngine(), sink, metrics)
+
+    async def burst(self, name: str = "worker", engine: Engine | None = None, **knobs: object) -> Worker:
+        """Run one until nothing is left to read."""
+        worker = self.new(name, engine, **knobs)
+        await worker.source.create_groups()
+        await asyncio.wait_for(worker.run(), PATIENCE_SECONDS)
+        return worker
+
+    @asynccontextmanager
+    async def running(self, name: str = "worker", **knobs: object) -> AsyncIterator[Worker]:
+        """Let one run while the block lasts, then let it finish."""
+        worker = self.new(name, **{"burst": False, **knobs})
+        await worker.source.create_groups()
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            worker.source.stop()
+            await asyncio.wait_for(task, PATIENCE_SECONDS)
+
+    async def pending(self) -> int:
+        """Entries that were read and not answered."""
+        lanes = (self.streams.lane("interactive"), self.streams.lane("bulk"))
+        return sum([(await self.redis.xpending(lane, "classifiers"))["pending"] for lane in lanes])
+
+
+@pytest.fixture
+def workers(redis: Redis, streams: Streams) -> Workers:
+    return Workers(redis, streams)
+
+
+@pytest.fixture(scope="session")
+def phi3_nano() -> Path:
+    """The folder of the shipped model."""
+    return Path(shipped_model("phi3-nano"))

@@ -1,0 +1,211 @@
+"""Workers die, freeze, are stopped and are slow. Every abstract still has exactly one result."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from abstream import Abstract
+from abstream.consumer.engine import Classified, Tokens
+from abstream.consumer.engine.fake import FakeEngine
+
+from ..conftest import wait_until
+
+
+def numbered(count: int) -> list[tuple[str, Abstract]]:
+    return [(str(number), Abstract(title=f"Abstract {number}", abstract="")) for number in range(count)]
+
+
+async def take_and_die(redis, streams, count: int, name: str = "dead") -> None:
+    """A worker that reads and is never heard of again."""
+    await redis.xreadgroup("classifiers", name, {streams.lane("interactive"): ">"}, count=count)
+
+
+async def test_what_a_dead_worker_held_is_answered_by_another(redis, streams, publisher, subscriber, workers):
+    await publisher.publish_many(numbered(5))
+    await workers.new().source.create_groups()
+    await take_and_die(redis, streams, 3)
+
+    async with workers.running(lease_seconds=0.2):
+        await wait_until(lambda: is_empty(workers, streams, redis, results=5))
+
+    results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
+    assert sorted(result.causationid for result in results) == ["0", "1", "2", "3", "4"]
+    assert Counter(result.data.attempt for result in results) == {1: 2, 2: 3}
+
+
+async def is_empty(workers, streams, redis, *, results: int) -> bool:
+    """Whether so many results are out, and nothing is pending."""
+    return await redis.xlen(streams.predictions) >= results and await workers.pending() == 0
+
+
+class SlowEngine(FakeEngine):
+    """Answers only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computing = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._go = asyncio.Event()
+
+    def go(self) -> None:
+        self._go.set()
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        self._loop.call_soon_threadsafe(self.computing.set)
+        asyncio.run_coroutine_threadsafe(self._go.wait(), self._loop).result()
+        return super().classify(batch)
+
+
+async def test_two_workers_holding_one_abstract_publish_one_result(redis, streams, publisher, workers):
+    """A worker froze, another took over and answered. When the first wakes up, its late result is dropped."""
+    await publisher.publish_many(numbered(1))
+    engine = SlowEngine()
+    frozen = workers.new("frozen", engine, lease_seconds=3600)
+    await frozen.source.create_groups()
+    task = asyncio.create_task(frozen.run())
+    await engine.computing.wait()
+
+    async with workers.running("quick", lease_seconds=0.1):  # by its own clock, the lease of the other is over
+        await wait_until(lambda: is_empty(workers, streams, redis, results=1))
+    engine.go()
+    await task
+
+    assert await redis.xlen(streams.predictions) == 1
+    assert frozen.metrics.registry.get_sample_value("abstream_commits_lost_total") == 1
+
+
+async def test_a_slow_batch_keeps_its_lease(redis, streams, publisher, workers):
+    """A batch may take longer than the lease: it is renewed, so nobody takes over what is being worked on."""
+    await publisher.publish_many(numbered(3))
+    engine = SlowEngine()
+    slow = workers.new("slow", engine, lease_seconds=0.3)
+    await slow.source.create_groups()
+    task = asyncio.create_task(slow.run())
+    await engine.computing.wait()
+    begun = asyncio.get_running_loop().time()
+
+    async with workers.running("idle", lease_seconds=0.3) as idle:
+        await wait_until(lambda: asyncio.get_running_loop().time() - begun > 1.0)
+    engine.go()
+    await task
+
+    assert idle.metrics.registry.get_sample_value("abstream_redeliveries_total") == 0
+    assert await redis.xlen(streams.predictions) == 3
+
+
+async def test_an_entry_that_kills_its_workers_is_refused_in_the_end(redis, streams, publisher, subscriber, workers):
+    await publisher.publish_many(numbered(1))
+    await workers.new().source.create_groups()
+    [[entry_id, _]] = await redis.xrange(streams.lane("interactive"))
+    await take_and_die(redis, streams, 1)
+    await redis.xclaim(streams.lane("interactive"), "classifiers", "dead too", 0, [entry_id], retrycount=3, idle=60_000)
+
+    async with workers.running(max_deliveries=3, lease_seconds=0.2):
+        await wait_until(lambda: redis.xlen(streams.refusals))
+
+    [(_, refusal)] = [result async for result in subscriber.refusals(since="0", until_idle=0.1)]
+    assert refusal.data.reason == "max_deliveries"
+    assert refusal.data.consumers == ("dead too", "worker")
+    assert refusal.data.retryable
+    assert refusal.causationid == "0"
+    assert await workers.pending() == 0
+
+
+async def test_what_was_trimmed_away_is_reported(redis, streams, publisher, subscriber, workers):
+    await publisher.publish_many(numbered(2))
+    await workers.new().source.create_groups()
+    await take_and_die(redis, streams, 2)
+    await redis.xtrim(streams.lane("interactive"), maxlen=0, approximate=False)
+
+    async with workers.running(lease_seconds=0.2):
+        await wait_until(lambda: all_refused(redis, streams, 2))
+
+    reasons = [result.data.reason async for _, result in subscriber.refusals(since="0", until_idle=0.1)]
+    assert reasons == ["trimmed", "trimmed"]
+    assert await workers.pending() == 0
+
+
+async def all_refused(redis, streams, count: int) -> bool:
+    return await redis.xlen(streams.refusals) == count
+
+
+async def test_a_group_that_was_deleted_is_made_anew_and_nothing_is_answered_twice(redis, streams, publisher, workers):
+    """Redis came back empty, or somebody deleted the group."""
+    await publisher.publish_many(numbered(3))
+    async with workers.running():
+        await wait_until(lambda: is_empty(workers, streams, redis, results=3))
+        await redis.xgroup_destroy(streams.lane("interactive"), "classifiers")
+        await publisher.publish_many([("new", Abstract(title="After", abstract=""))])
+        await wait_until(lambda: has_results(redis, streams, 4))
+
+    assert await redis.xlen(streams.predictions) == 4
+    assert await workers.pending() == 0
+
+
+async def has_results(redis, streams, count: int) -> bool:
+    return await redis.xlen(streams.predictions) == count
+
+
+def start_worker(server: str, namespace: str, log: Path, *options: str) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as stderr:
+        common = ["--redis-url", server, "--namespace", namespace, "--log-format", "json"]
+        work = ["work", "--engine", "fake", "--name", "worker", *options]
+        return subprocess.Popen([sys.executable, "-m", "abstream.ops.cli", *common, *work], stderr=stderr)
+
+
+async def test_at_sigterm_a_worker_finishes_what_it_holds(
+    server, namespace, redis, streams, publisher, workers, tmp_path
+):
+    """Exit code 0, nothing pending: what was read is answered, what was not read is there for others."""
+    log = tmp_path / "worker.log"
+    process = start_worker(server, namespace, log)
+    try:
+        await wait_until(lambda: "worker_ready" in log.read_text(), "the worker")
+        await publisher.publish_many(numbered(500))
+        await wait_until(lambda: redis.xlen(streams.predictions), "a first result")
+
+        process.send_signal(signal.SIGTERM)
+        await wait_until(lambda: process.poll() is not None, "the worker's end")
+    finally:
+        process.kill()
+        process.wait()
+
+    assert process.returncode == 0
+    assert await workers.pending() == 0
+    [group] = await redis.xinfo_groups(streams.lane("interactive"))
+    read = [entry for entry, _ in await redis.xrange(streams.lane("interactive"), max=group["last-delivered-id"])]
+    assert await redis.xlen(streams.predictions) == len(read)
+
+
+async def test_sigkill_loses_nothing(server, namespace, redis, streams, publisher, subscriber, workers, tmp_path):
+    log = tmp_path / "worker.log"
+    process = start_worker(server, namespace, log)
+    await wait_until(lambda: "worker_ready" in log.read_text(), "the worker")
+    await publisher.publish_many(numbered(500))
+    await wait_until(lambda: redis.xlen(streams.predictions), "a first result")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+    async with workers.running("survivor", lease_seconds=0.2):
+        await wait_until(lambda: is_empty(workers, streams, redis, results=500))
+
+    results = Counter([result.causationid async for _, result in subscriber.predictions(since="0", until_idle=0.1)])
+    assert results == {str(number): 1 for number in range(500)}
+
+
+async def test_no_log_line_holds_a_text(server, namespace, redis, streams, publisher, tmp_path):
+    log = tmp_path / "worker.log"
+    await publisher.publish(Abstract(title="Unmistakable title", abstract="Unmistakable text"))
+    await redis.xadd(streams.lane("interactive"), {"event": json.dumps({"type": "Unmistakable text"})})
+    process = start_worker(server, namespace, log, "--burst")
+    await wait_until(lambda: process.poll() is not None, "the worker's end")
+
+    assert process.returncode == 0
+    assert await redis.xlen(streams.predictions) == await redis.xlen(streams.refusals) == 1
+    assert "Unmistakable" not in log.read_text()
