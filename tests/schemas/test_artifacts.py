@@ -1,0 +1,86 @@
+"""An adapter is admitted as it was released, or not at all."""
+
+import json
+
+import pytest
+from abstream.schemas import ONCOLOGY, AdapterManifest, AdapterRefused, Prompt
+from abstream.schemas.artifacts import seal, verify
+
+
+@pytest.fixture
+def manifest() -> AdapterManifest:
+    base = {"id": "base", "revision": "1"}
+    return AdapterManifest(
+        name="x", version="1", base_model=base, task=ONCOLOGY, prompt_digest=Prompt(ONCOLOGY).digest, note="kept"
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, manifest):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    seal(tmp_path, manifest)
+    return tmp_path
+
+
+def test_a_sealed_adapter_is_admitted_under_one_digest(folder):
+    assert verify(folder).digest == verify(folder).digest
+    assert verify(folder).manifest.note == "kept"
+
+
+def test_the_digest_does_not_depend_on_where_the_folder_is(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy"
+    folder.rename(elsewhere)
+    moved = verify(elsewhere).digest
+    elsewhere.rename(folder)
+    assert moved == verify(folder).digest
+
+
+def change_weights(folder):
+    (folder / "adapter_model.safetensors").write_bytes(b"other")
+
+
+def lose_weights(folder):
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def add_a_file(folder):
+    (folder / "extra.txt").write_text("x")
+
+
+def lose_the_manifest(folder):
+    (folder / "abstream.json").unlink()
+
+
+def break_the_manifest(folder):
+    (folder / "abstream.json").write_text('{"name": "x"}')
+
+
+def train_on_another_prompt(folder):
+    manifest = json.loads((folder / "abstream.json").read_text())
+    (folder / "abstream.json").write_text(json.dumps(manifest | {"prompt_digest": "sha256:" + "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (change_weights, r"changed after its release: adapter_model\.safetensors"),
+        (lose_weights, r"lacks adapter_model\.safetensors"),
+        (add_a_file, r"does not name: extra\.txt"),
+        (lose_the_manifest, r"has no abstream\.json"),
+        (break_the_manifest, r"abstream\.json: version: Field required"),
+        (train_on_another_prompt, "another prompt"),
+    ],
+)
+def test_a_harmed_adapter_is_refused_with_the_reason(folder, harm, said):
+    harm(folder)
+    with pytest.raises(AdapterRefused, match=said):
+        verify(folder)
+
+
+def test_pickles_and_code_are_refused_even_if_sealed(tmp_path, manifest):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(AdapterRefused, match="only safetensors"):
+        seal(tmp_path, manifest)

@@ -1,0 +1,90 @@
+"""Envelopes and payloads: bad values cannot be built, newer fields are kept, absent attributes are left out."""
+
+import json
+
+import pytest
+from abstream import Abstract, AbstractSubmitted, Malformed
+from abstream.schemas import EVENTS, Answer
+from abstream.schemas.events import ArtifactFile, parse_event, parse_submitted
+from pydantic import ValidationError
+
+ENVELOPE = {"specversion": "1.0", "id": "1", "source": "test", "type": "abstream.abstract.submitted.v1"}
+
+
+def body(**changes: object) -> bytes:
+    return json.dumps({**ENVELOPE, "data": {"abstract": "Text."}, **changes}).encode()
+
+
+def test_an_event_comes_back_as_it_went():
+    event = AbstractSubmitted(id="1", source="test", data=Abstract(title="β ≥ é 漢", abstract="Text."))
+    assert parse_event(event.to_json()) == event
+
+
+def test_absent_attributes_are_left_out_of_the_envelope():
+    """CloudEvents knows no null attribute."""
+    event = AbstractSubmitted(id="1", source="test", data=Abstract(abstract="Text."))
+    assert set(json.loads(event.to_json())) == {*ENVELOPE, "datacontenttype", "data"}
+
+
+def test_fields_of_a_newer_program_are_kept():
+    event = parse_submitted(body(newattribute="kept", data={"abstract": "Text.", "newfield": [1]}))
+    again = json.loads(event.to_json())
+    assert again["newattribute"] == "kept"
+    assert again["data"]["newfield"] == [1]
+
+
+@pytest.mark.parametrize("missing", ["specversion", "id", "source", "type", "data"])
+def test_what_cloudevents_requires_is_required(missing):
+    event = {name: value for name, value in json.loads(body()).items() if name != missing}
+    with pytest.raises(Malformed, match=missing):
+        parse_submitted(json.dumps(event).encode())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id": ""}, "id"),
+        ({"source": ""}, "source"),
+        ({"specversion": "0.3"}, "specversion"),
+        ({"time": "yesterday"}, "time"),
+        ({"data": {"abstract": "a", "year": "soon"}}, "data.year"),
+        ({"data": {"abstract": "a", "metadata": {str(n): "" for n in range(33)}}}, "data.metadata"),
+        ({"data": {"abstract": "a", "title": "t" * 2001}}, "data.title"),
+        ({"data": {"abstract": "a", "identifiers": {"pmid": 7}}}, "data.identifiers.pmid"),
+    ],
+)
+def test_a_wrong_value_is_named(changes, said):
+    with pytest.raises(Malformed, match=said):
+        parse_submitted(body(**changes))
+
+
+def test_an_unknown_type_names_the_known_ones():
+    with pytest.raises(Malformed, match=r"abstream\.abstract\.submitted\.v1"):
+        parse_event(body(type="other"))
+
+
+def test_all_event_types_of_the_contract_are_known():
+    kinds = ["abstract.submitted", "abstract.classified", "abstract.refused"]
+    kinds += ["adapter.updated", "adapter.activated", "adapter.rejected"]
+    assert sorted(EVENTS) == sorted(f"abstream.{kind}.v1" for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"label": "a", "confidence": 0.7, "probabilities": {"a": 0.7, "b": 0.2}},
+        {"label": "a", "confidence": 0.3, "probabilities": {"a": 0.7, "b": 0.3}},
+        {"label": "c", "confidence": 0.7, "probabilities": {"a": 0.7, "b": 0.3}},
+        {"label": "a", "confidence": 1.5, "probabilities": {"a": 1.5, "b": -0.5}},
+    ],
+    ids=["no distribution", "another's confidence", "no such label", "no probability"],
+)
+def test_an_answer_is_a_distribution_or_nothing(answer):
+    with pytest.raises(ValidationError):
+        Answer(**answer)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../b", "a//b", "", "a\\b", "."])
+def test_an_artifact_file_cannot_leave_its_folder(path):
+    with pytest.raises(ValidationError):
+        ArtifactFile(path=path, sha256="0" * 64, size=1)
