@@ -1,6 +1,6 @@
 """abstream reads abstracts from a Redis stream and publishes what cancer, if any, each is about."""
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from .producer import Publisher, Subscriber
 from .schemas import (
@@ -13,7 +13,7 @@ from .schemas import (
     Unavailable,
 )
 
-__version__ = version("abstream")
+__version__ = _version("abstream")
 
 __all__ = [
     "Abstract",

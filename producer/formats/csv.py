@@ -15,15 +15,18 @@ def read(file: BinaryIO) -> Iterator[Record | Broken]:
     # What is not UTF-8 comes through as surrogates, so that one bad row does not end the file.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     rows = csv.DictReader(text)
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            yield Broken(f"line {rows.line_num}", f"is not CSV: {error}")
-            continue
-        if row is None:
-            return
-        yield _record(row, f"line {rows.line_num}")
+    try:
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                yield Broken(f"line {rows.line_num}", f"is not CSV: {error}")
+                continue
+            if row is None:
+                return
+            yield _record(row, f"line {rows.line_num}")
+    finally:
+        text.detach()  # the file is its opener's to close
 
 
 def _record(row: dict[Any, Any], position: str) -> Record | Broken:
@@ -38,7 +41,8 @@ class Writer:
     """Writes the columns of the first record, then a label and a confidence for each question."""
 
     def __init__(self, file: BinaryIO, questions: Sequence[str]) -> None:
-        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        self._file = file
+        self._text = io.StringIO(newline="")
         self._answers = [f"abstream_{question}{end}" for question in questions for end in ("", "_confidence")]
         self._csv: csv.DictWriter[str] | None = None
 
@@ -54,3 +58,6 @@ class Writer:
             row[f"abstream_{question}_confidence"] = f"{answer['confidence']:.6f}"
         row["abstream_review"] = str(prediction["review"]["required"]).lower()
         self._csv.writerow(row)
+        self._file.write(self._text.getvalue().encode())
+        self._text.seek(0)
+        self._text.truncate()

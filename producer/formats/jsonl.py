@@ -33,11 +33,13 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 def _record(line: bytes, position: str) -> Record | Broken:
     try:
-        fields = json.loads(line)
+        fields = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return Broken(position, f"is not UTF-8 at byte {error.start}")
-    except (ValueError, RecursionError) as error:
-        return Broken(position, f"is not JSON: {error}")
+    except json.JSONDecodeError as error:
+        return Broken(position, f"is not JSON at character {error.pos + 1}: {error.msg}")
+    except RecursionError:
+        return Broken(position, "is not JSON that can be read: it is nested too deeply")
     if not isinstance(fields, dict):
         return Broken(position, f"is a JSON {type(fields).__name__}, not an object")
     return from_fields(fields, position)

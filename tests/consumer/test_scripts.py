@@ -1,0 +1,167 @@
+"""One change in Redis is one script; each is true of a real server and of its stand-in."""
+
+import pytest
+from abstream.consumer.scripts import script
+from abstream.schemas import Streams
+from abstream.schemas.streams import GROUP
+from redis.exceptions import ResponseError
+
+from ..conftest import wait_until
+
+
+class Shard:
+    """Streams with a group, and the scripts with their arguments in place."""
+
+    def __init__(self, redis, streams: Streams) -> None:
+        self.redis = redis
+        self.lane = streams.lane("interactive")
+        self.keys = [self.lane, streams.lane("bulk"), streams.predictions, streams.refusals, *streams.seen(1e9)]
+        self.predictions, self.refusals, self.seen = self.keys[2:5]
+
+    async def add(self, *texts: str) -> list[str]:
+        return [(await self.redis.xadd(self.lane, {"title": text})).decode() for text in texts]
+
+    async def read(self, worker: str, count: int = 10) -> None:
+        await self.redis.xreadgroup(GROUP, worker, {self.lane: ">"}, count=count)
+
+    async def commit(self, *answers: tuple[str, int, str, str]) -> list[int]:
+        arguments = [value for entry, *answer in answers for value in (1, entry, *answer)]
+        return await script(self.redis, "commit")(self.keys, [GROUP, 60, *arguments])
+
+    async def call(self, name: str, *arguments: str | int):
+        return await script(self.redis, name)([self.lane], [GROUP, *arguments])
+
+    async def fall_silent(self) -> None:
+        """Return once every pending entry is idle for some milliseconds."""
+        await wait_until(self._are_idle)
+
+    async def _are_idle(self) -> bool:
+        return all(held["time_since_delivered"] > 2 for held in await self.pending())
+
+    async def pending(self) -> list[dict]:
+        return await self.redis.xpending_range(self.lane, GROUP, "-", "+", 10)
+
+
+@pytest.fixture
+async def shard(either_redis, streams):
+    shard = Shard(either_redis, streams)
+    for lane in shard.keys[:2]:
+        await either_redis.xgroup_create(lane, GROUP, id="0", mkstream=True)
+    return shard
+
+
+async def test_commit_acknowledges_and_publishes(shard):
+    [entry] = await shard.add("a")
+    await shard.read("one")
+
+    assert await shard.commit((entry, 3, "identity", "event")) == [1]
+
+    assert [fields for _, fields in await shard.redis.xrange(shard.predictions)] == [{b"event": b"event"}]
+    assert await shard.pending() == []
+
+
+async def test_the_second_commit_of_an_entry_changes_nothing(shard):
+    """A zombie, or a commit repeated because its reply was lost."""
+    [entry] = await shard.add("a")
+    await shard.read("one")
+
+    assert await shard.commit((entry, 3, "identity", "first")) == [1]
+    assert await shard.commit((entry, 3, "identity", "second")) == [0]
+
+    assert await shard.redis.xlen(shard.predictions) == 1
+
+
+async def test_the_second_submission_of_an_identity_is_acknowledged_and_not_published(shard):
+    first, again = await shard.add("a", "a again")
+    await shard.read("one")
+
+    assert await shard.commit((first, 3, "identity", "event"), (again, 3, "identity", "event")) == [1, 2]
+
+    assert await shard.redis.xlen(shard.predictions) == 1
+    assert await shard.pending() == []
+
+
+async def test_a_refusal_goes_to_the_refusals_and_leaves_the_identity_free(shard):
+    """What was refused may be mended and sent again under its own id."""
+    first, mended = await shard.add("a", "mended")
+    await shard.read("one")
+
+    assert await shard.commit((first, 4, "", "refusal"), (mended, 3, "identity", "event")) == [1, 1]
+
+    assert await shard.redis.xlen(shard.refusals) == await shard.redis.xlen(shard.predictions) == 1
+
+
+async def test_what_was_never_delivered_cannot_be_answered(shard):
+    [entry] = await shard.add("a")
+    assert await shard.commit((entry, 3, "identity", "event")) == [0]
+    assert await shard.redis.xlen(shard.predictions) == 0
+
+
+@pytest.mark.parametrize("position", range(1, 6))
+async def test_a_key_of_the_wrong_type_stops_a_commit_before_it_changes_anything(shard, position):
+    entries = await shard.add("a", "b")
+    await shard.read("one")
+    await shard.redis.delete(shard.keys[position])
+    await shard.redis.set(shard.keys[position], "somebody else's")
+
+    with pytest.raises(ResponseError, match="rename or delete it"):
+        await shard.commit(*((entry, 3, entry, "event") for entry in entries))
+
+    assert [held["message_id"].decode() for held in await shard.pending()] == entries
+
+
+async def test_reclaim_takes_only_what_is_silent_for_longer_than_the_lease(shard):
+    [entry] = await shard.add("a")
+    await shard.read("dead")
+    await shard.fall_silent()
+
+    assert await shard.call("reclaim", "heir", 60_000, 10) == []
+    [[taken, deliveries, owner, fields]] = await shard.call("reclaim", "heir", 1, 10)
+
+    assert (taken.decode(), deliveries, owner, fields) == (entry, 1, b"dead", [b"title", b"a"])
+    [held] = await shard.pending()
+    assert (held["consumer"], held["times_delivered"]) == (b"heir", 2)
+
+
+async def test_reclaim_takes_no_more_than_asked_for_and_counts_only_what_it_takes(shard):
+    await shard.add("a", "b", "c")
+    await shard.read("dead")
+    await shard.fall_silent()
+
+    assert len(await shard.call("reclaim", "heir", 1, 2)) == 2
+
+    assert [held["times_delivered"] for held in await shard.pending()] == [2, 2, 1]
+
+
+async def test_reclaim_reports_what_was_trimmed_away(shard):
+    await shard.add("a")
+    await shard.read("dead")
+    await shard.fall_silent()
+    await shard.redis.xtrim(shard.lane, maxlen=0, approximate=False)
+
+    [[_, _, owner, fields]] = await shard.call("reclaim", "heir", 1, 10)
+
+    assert (owner, fields) == (b"dead", None)
+    assert len(await shard.pending()) == 1, "it stays pending until its refusal is committed"
+
+
+async def test_extend_renews_only_ones_own_leases(shard):
+    mine, others = await shard.add("a", "b")
+    await shard.read("me", count=1)
+    await shard.read("other", count=1)
+
+    assert await shard.call("extend", "me", mine, others, "1-1") == 1
+
+    assert [held["times_delivered"] for held in await shard.pending()] == [1, 1]
+
+
+async def test_release_hands_back_at_once_and_does_not_count_the_delivery(shard):
+    mine, others = await shard.add("a", "b")
+    await shard.read("me", count=1)
+    await shard.read("other", count=1)
+
+    assert await shard.call("release", "me", 3_600_000, mine, others) == 1
+
+    [[taken, *_]] = await shard.call("reclaim", "heir", 1_800_000, 10)
+    assert taken.decode() == mine
+    assert [held["times_delivered"] for held in await shard.pending()] == [1, 1]

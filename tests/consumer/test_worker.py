@@ -1,0 +1,159 @@
+"""What the worker does when its engine, or its Redis, misbehaves."""
+
+import math
+import subprocess
+from collections.abc import Sequence
+
+import pytest
+from abstream import Abstract, Publisher
+from abstream.consumer.engine import Classified, Tokens
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.patience import until_available
+from abstream.ops.embedded import find_server
+from abstream.producer.connection import connect
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ..conftest import wait_until
+
+POISON = "poison"
+LABELS = ("Cancer", "Non-Cancer")
+
+
+class Allergic(FakeEngine):
+    """Fails on one word."""
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        [poison] = self.encode(Abstract(title=POISON, abstract="")).ids
+        if any(poison in tokens.ids for tokens in batch):
+            raise RuntimeError("cannot stand this")
+        return super().classify(batch)
+
+
+class Broken(FakeEngine):
+    """Fails on everything."""
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+class Numberless(FakeEngine):
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        nothing = tuple((math.nan,) * len(question.labels) for question in self.model.task.questions)
+        return Classified(self.model, [nothing] * len(batch))
+
+
+async def publish(publisher, *titles: str) -> None:
+    await publisher.publish_many((title, Abstract(title=title, abstract="")) for title in titles)
+
+
+async def test_one_abstract_the_model_fails_on_does_not_take_its_batch_with_it(publisher, subscriber, workers):
+    await publish(publisher, "one", POISON, "two", "three")
+
+    await workers.burst(engine=Allergic())
+
+    answered = {result.causationid async for _, result in subscriber.predictions(since="0", until_idle=0.1)}
+    [(_, refusal)] = [result async for result in subscriber.refusals(since="0", until_idle=0.1)]
+    assert answered == {"one", "two", "three"}
+    assert (refusal.causationid, refusal.data.reason) == (POISON, "inference_error")
+    assert refusal.data.retryable
+
+
+async def test_a_broken_engine_takes_the_worker_down_and_refuses_nothing(redis, streams, publisher, workers):
+    """The abstracts are not at fault: they wait for a worker that works."""
+    await publish(publisher, "one", "two")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        await workers.burst(engine=Broken())
+
+    assert await redis.xlen(streams.refusals) == 0
+    assert await workers.pending() == 2
+
+
+async def test_an_answer_that_is_no_number_is_refused(publisher, subscriber, workers):
+    await publish(publisher, "one")
+
+    await workers.burst(engine=Numberless())
+
+    [(_, refusal)] = [result async for result in subscriber.refusals(since="0", until_idle=0.1)]
+    assert refusal.data.reason == "inference_error"
+    assert "not a finite number" in refusal.data.message
+
+
+async def test_a_long_text_is_cut_and_marked(publisher, subscriber, workers):
+    await publisher.publish(Abstract(title="T", abstract="word " * 500))
+
+    await workers.burst(engine=FakeEngine(max_prompt_tokens=100))
+
+    [(_, prediction)] = [result async for result in subscriber.predictions(since="0", until_idle=0.1)]
+    assert prediction.data.input.truncated
+    assert prediction.data.input.tokens == 100
+
+
+async def test_the_metrics_are_what_happened(redis, streams, publisher, workers):
+    await publish(publisher, "one", "two", "three")
+    await redis.xadd(streams.lane("bulk"), {"event": "no JSON"})
+
+    worker = await workers.burst()
+
+    value = worker.metrics.registry.get_sample_value
+    assert value("abstream_abstracts_received_total", {"lane": "interactive"}) == 3
+    assert value("abstream_abstracts_received_total", {"lane": "bulk"}) == 1
+    assert value("abstream_refusals_total", {"reason": "undecodable"}) == 1
+    answered = [value("abstream_predictions_total", {"question": "cancer", "label": label}) for label in LABELS]
+    assert sum(number or 0 for number in answered) == 3
+    assert value("abstream_batch_abstracts_sum") == 3
+    assert value("abstream_end_to_end_seconds_count") == 3
+
+
+async def test_a_call_is_repeated_until_redis_is_back():
+    failures = [RedisConnectionError("down"), RedisConnectionError("loading")]
+    retries = []
+
+    async def call() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    assert await until_available(call, lambda: retries.append(1)) == "done"
+    assert len(retries) == 2
+
+
+async def test_a_worker_waits_for_a_redis_that_restarts(tmp_path, workers, streams):
+    """Killed and started again with its append-only file: nothing is lost, nothing is repeated."""
+    socket = tmp_path / "r.sock"
+
+    def start() -> "subprocess.Popen[bytes]":
+        where = ["--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path)]
+        durable = ["--appendonly", "yes", "--appendfsync", "always"]
+        return subprocess.Popen([find_server(), *where, *durable], stdout=subprocess.DEVNULL)
+
+    async def answers(to: str) -> bool:
+        try:
+            return bool(await getattr(workers.redis, to)())
+        except RedisConnectionError:
+            return False
+
+    server = start()
+    url = f"unix://{socket}"
+    workers.redis = connect(url)
+    try:
+        await wait_until(lambda: answers("ping"), "the server")
+        async with Publisher(url, namespace=streams.namespace) as publisher, workers.running() as worker:
+            await publish(publisher, "before")
+            await wait_until(lambda: workers.redis.xlen(streams.predictions))
+            server.kill()
+            server.wait()
+            await wait_until(lambda: worker.metrics.registry.get_sample_value("abstream_redis_reconnects_total"))
+            server = start()
+            await wait_until(lambda: answers("ping"), "the server")
+            await publish(publisher, "after")
+            await wait_until(lambda: has_length(workers.redis, streams.predictions, 2))
+        assert await workers.pending() == 0
+    finally:
+        await workers.redis.aclose()
+        server.kill()
+        server.wait()
+
+
+async def has_length(redis, stream: str, length: int) -> bool:
+    return await redis.xlen(stream) == length

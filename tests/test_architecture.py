@@ -1,0 +1,115 @@
+"""The arrows of imports, the light client, the package list: what LAYOUT promises, held by the imports themselves."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import abstream
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(abstream.__file__).parent
+PARTS = ("schemas", "producer", "consumer", "training", "ops")
+
+# Which parts each may import. Training shares the forward pass and the tokenizing with serving, so that there
+# is one of each: of the consumer it may import the engine, and nothing else.
+ARROWS = {
+    "schemas": set(),
+    "producer": {"schemas"},
+    "consumer": {"schemas"},
+    "training": {"schemas", "consumer.engine"},
+    "ops": {"schemas", "producer", "consumer", "training", ""},
+}
+TORCH = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"}
+OTHERS = {
+    "schemas": {"pydantic"},
+    "producer": {"redis"},
+    "consumer": {"pydantic", "redis", "structlog", "prometheus_client"},
+    "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
+    "training": {"pydantic", "redis", "structlog", *TORCH},
+}
+
+
+def modules(part: str) -> list[Path]:
+    return sorted((ROOT / part).rglob("*.py"))
+
+
+def imports(path: Path) -> list[tuple[str, ...]]:
+    """Every import of a file: ('.', 'schemas', 'events') for one of ours, ('redis', 'asyncio') for another."""
+    package = path.relative_to(ROOT).parts[:-1]
+    found: list[tuple[str, ...]] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.append(tuple((node.module or "").split(".")))
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1]
+            named = tuple(node.module.split(".")) if node.module else ()
+            found += [(".", *above, *named)] if named or above else [(".", alias.name) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_imports_only_what_it_may(part):
+    for path in modules(part):
+        for name in imports(path):
+            if name[0] == "." and name[1:2] != (part,):
+                reached = ".".join(name[1:])
+                allowed = any(reached == arrow or reached.startswith(f"{arrow}.") for arrow in ARROWS[part])
+                assert allowed or (part == "ops" and not reached.startswith(PARTS)), f"{path.name} imports {reached}"
+
+
+@pytest.mark.parametrize("part", OTHERS)
+def test_a_part_knows_only_its_libraries(part):
+    for path in modules(part.replace(".", "/")):
+        if part == "consumer" and "engine" in path.parts:
+            continue
+        foreign = {name[0] for name in imports(path)} - {".", "abstream"} - set(sys.stdlib_module_names)
+        assert foreign <= OTHERS[part], f"{path.relative_to(ROOT)} imports {foreign - OTHERS[part]}"
+
+
+@pytest.mark.parametrize("light", ["abstream", "abstream.producer", "abstream.producer.formats", "abstream.ops.cli"])
+def test_the_light_parts_bring_in_no_torch(light):
+    code = f"import {light}, sys; assert not {TORCH!r} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_list_is_that_of_the_folders():
+    """One that is missing would be left out of the wheel without a word."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for part in PARTS for path in modules(part)}
+    named = {".".join(("abstream", *folder.parts)) for folder in folders}
+    assert set(settings["packages"]) == {"abstream", *named}
+
+
+def test_what_is_not_python_is_packaged_too():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    globs = settings["package-data"]
+    for package in settings["packages"]:
+        folder = ROOT.joinpath(*package.split(".")[1:])
+        patterns = [*globs["*"], *globs.get(package, [])]
+        data = [path for path in folder.glob("*") if path.suffix in {".lua", ".json", ".jsonl", ".typed"}]
+        assert all(any(path.match(pattern) for pattern in patterns) for path in data), f"{package} loses data"
+    assert (ROOT / "ops/models/phi3-nano/model.safetensors").exists()
+    assert globs["abstream.ops.models"] == ["phi3-nano/*"]
+
+
+@pytest.mark.parametrize("module", ["abstream", "abstream.schemas", "abstream.producer"])
+def test_all_is_the_whole_public_surface(module):
+    door = importlib.import_module(module)
+    public = {name for name, value in vars(door).items() if name[0] != "_" and not isinstance(value, ModuleType)}
+    assert set(door.__all__) == public
+    assert list(door.__all__) == sorted(door.__all__, key=lambda name: (not name.isupper(), name))
+
+
+def test_the_shipped_model_is_small():
+    size = sum(path.stat().st_size for path in (ROOT / "ops/models").rglob("*") if path.is_file())
+    assert size < 20_000_000
