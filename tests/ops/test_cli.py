@@ -1,0 +1,162 @@
+"""The command line: exit codes, data on stdout, everything else on stderr."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOWHERE = "unix:///nowhere/redis.sock"
+
+
+@pytest.fixture
+def abstream(server, namespace, tmp_path, monkeypatch):
+    """Run ``abstream …`` in a folder of its own."""
+
+    def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
+        monkeypatch.setenv("REDIS_URL", server)
+        monkeypatch.setenv("ABSTREAM_NAMESPACE", namespace)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        command = [sys.executable, "-m", "abstream.ops.cli", *map(str, arguments)]
+        return subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, check=False, timeout=120)
+
+    return run
+
+
+def json_lines(output: bytes) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.fixture
+def good(tmp_path) -> Path:
+    path = tmp_path / "good.jsonl"
+    path.write_text(
+        "".join(json.dumps({"id": str(n), "title": f"Title {n}", "text": "Text."}) + "\n" for n in range(5))
+    )
+    return path
+
+
+def test_publish_work_follow(abstream, good):
+    published = abstream("publish", good)
+    worked = abstream("work", "--engine", "fake", "--burst")
+    followed = abstream("follow", "--since", "0", "--until-idle", "0.05")
+
+    assert [done.returncode for done in (published, worked, followed)] == [0, 0, 0]
+    assert [entry["id"] for entry in json_lines(published.stdout)] == list("01234")
+    assert worked.stdout == b""
+    assert sorted(event["causationid"] for event in json_lines(followed.stdout)) == list("01234")
+
+
+def test_publish_reads_standard_input(abstream):
+    published = abstream("publish", "-", stdin=b'{"id": "piped", "text": "Text."}\n')
+    assert [entry["id"] for entry in json_lines(published.stdout)] == ["piped"]
+
+
+def test_a_broken_file_names_each_line_and_exits_3(abstream, tmp_path):
+    (tmp_path / "broken.jsonl").write_bytes(b'{"id": "a", "text": "Text."}\n{"id":\n\xff\n')
+
+    done = abstream("publish", "broken.jsonl")
+
+    assert done.returncode == 3
+    assert [entry["id"] for entry in json_lines(done.stdout)] == ["a"]
+    assert b"broken.jsonl: line 2: is not JSON" in done.stderr
+    assert b"broken.jsonl: line 3: is not UTF-8" in done.stderr
+    assert b"1 published, 2 broken, not sent" in done.stderr
+
+
+def test_a_file_with_nothing_usable_exits_1(abstream, tmp_path):
+    (tmp_path / "broken.jsonl").write_bytes(b"no\n")
+    assert abstream("publish", "broken.jsonl").returncode == 1
+
+
+@pytest.mark.parametrize("command", ["publish", "classify"])
+def test_a_file_that_is_not_there_exits_1_and_says_so(abstream, command):
+    done = abstream(command, "none.jsonl", *(["-o", "-", "--engine", "fake"] if command == "classify" else []))
+    assert done.returncode == 1
+    assert done.stderr.strip() == b"abstream: cannot read none.jsonl: No such file or directory"
+
+
+@pytest.mark.parametrize("command", ["publish FILE", "work --engine fake", "follow --since 0", "publish FILE --wait"])
+def test_without_redis_every_command_exits_5_at_once(abstream, good, command):
+    done = abstream(*(str(good) if word == "FILE" else word for word in command.split()), REDIS_URL=NOWHERE)
+    assert done.returncode == 5
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("usage", ["publish", "work --burts", "follow nothing", "nonsense", "--namespace {x} follow"])
+def test_wrong_usage_exits_2(abstream, usage):
+    assert abstream(*usage.split()).returncode == 2
+
+
+def test_publish_wait_gives_up_with_a_word_where_no_worker_runs(abstream, good):
+    done = abstream("publish", good, "--wait", "--patience-seconds", "0.2")
+    assert done.returncode == 1
+    assert b"5 of 5 abstracts have no result" in done.stderr
+
+
+def test_publish_wait_finds_what_was_answered_before(abstream, good):
+    """With a source of one's own, the same file again costs nothing and gives the same results."""
+    abstream("publish", good, "--source", "mine")
+    abstream("work", "--engine", "fake", "--burst")
+
+    done = abstream("publish", good, "--source", "mine", "--wait", "--patience-seconds", "5")
+
+    assert done.returncode == 0
+    assert sorted(event["causationid"] for event in json_lines(done.stdout)) == list("01234")
+
+
+def test_classify_writes_the_order_of_the_file_and_only_whole_files(abstream, good, tmp_path):
+    done = abstream("classify", good, "-o", "out.jsonl", "--engine", "fake")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert [line["id"] for line in json_lines((tmp_path / "out.jsonl").read_bytes())] == list("01234")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_config_file_gives_defaults_that_flags_override(abstream, good, tmp_path):
+    (tmp_path / "abstream.toml").write_text('namespace = "from-file"\n[work]\nengine = "fake"\nburst = true\n')
+    config = ["--config", "abstream.toml"]
+
+    assert abstream(*config, "publish", good).returncode == 0
+    assert abstream(*config, "work", "--drain-seconds", "1").returncode == 0
+
+
+def test_a_config_file_with_an_unknown_key_is_an_error(abstream, tmp_path):
+    (tmp_path / "abstream.toml").write_text("[work]\nengin = 'fake'\n")
+    done = abstream("--config", "abstream.toml", "work")
+    assert done.returncode == 2
+    assert b"work.engin" in done.stderr
+
+
+def test_since_that_is_neither_id_nor_time_is_an_error(abstream):
+    done = abstream("follow", "--since", "yesterday")
+    assert done.returncode == 1
+    assert b"ISO 8601" in done.stderr
+
+
+def test_doctor_finds_redis_and_model_well(abstream):
+    done = abstream("doctor", "--json")
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert findings["Redis"]["verdict"] == findings["model"]["verdict"] == "ok"
+    assert findings["Redis persistence"] | {"found": ""} == {
+        "what": "Redis persistence",
+        "verdict": "warning",
+        "found": "",
+        "remedy": "CONFIG SET appendonly yes, or a restart forgets what came since the last snapshot",
+    }
+
+
+def test_doctor_says_what_is_wrong_and_keeps_passwords_to_itself(abstream, tmp_path):
+    done = abstream("doctor", "--model", tmp_path, REDIS_URL="redis://:secret@127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert b"holds no readable config.json" in done.stdout
+    assert b"start Redis" in done.stdout
+    assert b"secret" not in done.stdout + done.stderr
+
+
+def test_schema_export_writes_a_file_for_each_event(abstream, tmp_path):
+    done = abstream("schema", "export", "-o", "schemas")
+    assert done.returncode == 0
+    assert len(list((tmp_path / "schemas").glob("*.json"))) == 6

@@ -1,0 +1,76 @@
+"""The deployment files, checked as far as that goes without a Docker engine."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import abstream
+import click
+import pytest
+import yaml
+from abstream.ops.cli import cli
+from abstream.ops.embedded import embedded_redis
+from redis import Redis
+
+ROOT = Path(abstream.__file__).parent
+COMPOSE = ROOT / "docker-compose.yml"
+DOCKERFILE = ROOT / "ops/docker/Dockerfile"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict:
+    return yaml.safe_load(COMPOSE.read_text())
+
+
+def test_compose_is_valid_by_the_compose_specification():
+    checker = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    done = subprocess.run(checker, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("service", ["worker-cpu", "worker-gpu"])
+def test_the_command_of_every_worker_is_one_that_abstream_takes(compose, service):
+    name, *flags = compose["services"][service]["command"]
+    command = cli.commands[name]
+    with click.Context(cli, info_name="abstream") as parent:
+        context = command.make_context(name, flags, parent=parent)
+    assert context.params["drain_seconds"] < int(compose["services"][service]["stop_grace_period"].rstrip("s"))
+
+
+def test_redis_starts_with_the_command_of_compose_and_keeps_what_it_is_given(compose):
+    """The very same options, on the server at hand."""
+    program, *options = compose["services"]["redis"]["command"]
+    assert program == "redis-server"
+    with embedded_redis(*options) as url, Redis.from_url(url, protocol=2, decode_responses=True) as redis:
+        assert redis.config_get("appendonly") == {"appendonly": "yes"}
+        assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_each_profile_has_one_worker_and_all_wait_for_redis(compose):
+    services = compose["services"]
+    assert {name: service.get("profiles") for name, service in services.items()} == {
+        "redis": None,
+        "worker-cpu": ["cpu"],
+        "worker-gpu": ["gpu"],
+    }
+    for name in ("worker-cpu", "worker-gpu"):
+        assert services[name]["depends_on"]["redis"]["condition"] == "service_healthy"
+
+
+def test_the_image_copies_what_is_there_and_installs_from_the_constraints():
+    lines = DOCKERFILE.read_text().splitlines()
+    copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
+    assert copied
+    assert all((ROOT / source).exists() for source in copied)
+    installs = [line for line in lines if "pip install" in line]
+    assert installs
+    assert all("--constraint constraints.txt" in line for line in installs)
+
+
+def test_the_image_and_the_package_have_one_version(compose):
+    assert compose["services"]["worker-cpu"]["image"] == f"abstream:{abstream.__version__}"
+
+
+def test_torch_is_pinned_to_what_was_tested():
+    assert re.search(r"^torch==2\.13\.0$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
