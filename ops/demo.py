@@ -255,7 +255,7 @@ def _show(summary: Summary, out: Path) -> None:
         "seconds from the first abstract to the last result": summary.seconds,
     }
     if summary.accuracy is not None:
-        rows["agreement with the labels, small untuned model"] = f"{summary.accuracy:.0%}"
+        rows["first answers that agree with the labels"] = f"{summary.accuracy:.0%}"
     for what, number in rows.items():
         table.add_row(what, str(number))
     Console(stderr=True).print(table)
