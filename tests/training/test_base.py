@@ -1,0 +1,59 @@
+"""The program that made the shipped base model runs from its data to a model that the engine serves."""
+
+import gzip
+import json
+
+import pytest
+from abstream import Abstract
+from abstream.consumer.config import EngineConfig
+from abstream.consumer.engine.phi3 import Phi3Engine
+from abstream.training import base, corpus
+
+SENTENCE = "In {n} patients with breast cancer the tumour was removed and {n} weeks later they went home well again. "
+OTHER = "In {n} children with asthma the cough was gone after {n} weeks of treatment with the inhaler at home. "
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Every permitted source, with a few records each."""
+    for name in corpus.TEXTS:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        with gzip.open(path, "wt") as lines:
+            for n in range(3):
+                text = (SENTENCE if n % 2 else OTHER).format(n=n) * 30
+                lines.write(json.dumps({"title": f"Study {n}", "text": text.strip()}) + "\n")
+    for name, sources in corpus.TYPED.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        rows = [{"title": "T", "text": OTHER, "source": source} for source in (*sources, "not-permitted")]
+        path.write_text("".join(json.dumps({**row, "cancer_type": "breast"}) + "\n" for row in rows))
+    (tmp_path / "lexicon").mkdir()
+    (tmp_path / "lexicon/DO_cancer_slim.obo").write_text("name: seminoma\n")
+    return tmp_path
+
+
+def test_sources_without_a_permitting_licence_are_left_out(data):
+    assert len(list(corpus.typed(data))) == sum(map(len, corpus.TYPED.values()))
+
+
+def test_long_texts_come_in_pieces_of_whole_sentences(data):
+    pieces = list(corpus.texts(data))
+    assert len(pieces) > 3 * len(corpus.TEXTS)
+    assert all(len(piece.abstract.split()) <= 260 for piece in pieces)
+    assert all(piece.abstract.endswith(".") for piece in pieces)
+
+
+def test_a_few_steps_make_a_model_that_the_engine_serves(data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "model"
+    monkeypatch.setattr(base, "BATCH_TOKENS", 1024)
+    monkeypatch.setattr(base, "VOCABULARY", 600)
+    monkeypatch.setattr("sys.argv", ["base", "--data", str(data), "--out", str(out), "--steps", "2"])
+
+    base.main()
+
+    spent = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert spent["steps"] == 2
+    engine = Phi3Engine(EngineConfig(model=str(out), device="cpu"))
+    [logits] = engine.classify([engine.encode(Abstract(title="Breast cancer", abstract=""))]).logits
+    assert [len(row) for row in logits] == [2, 20]
