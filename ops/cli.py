@@ -181,7 +181,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def main() -> None:
-    """The console script: what goes wrong is said in one line, with the exit code of the contract."""
+    """Run the command line; what goes wrong is said in one line, with the exit code of the contract."""
     try:
         cli(prog_name="abstream")
     except (Unavailable, RedisConnectionError, RedisTimeoutError) as error:
@@ -190,19 +190,9 @@ def main() -> None:
     except (AbstreamError, RedisError) as error:
         _say(error)
         sys.exit(ERROR)
-    except ModuleNotFoundError as error:
-        extra = {"click": "cli", "rich": "cli", "structlog": "cli", "datasets": "training"}.get(
-            error.name or "", "worker"
-        )
-        click.echo(f"abstream: this command needs {error.name}: pip install 'abstream[{extra}]'", err=True)
-        sys.exit(ERROR)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _say(error: Exception) -> None:
     click.echo(f"abstream: {error}", err=True)
-
-
-if __name__ == "__main__":
-    main()

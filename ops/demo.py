@@ -142,7 +142,7 @@ def _start(name: str, url: str, streams: Streams, model: str, log: Path) -> Work
     common = ["--redis-url", url, "--namespace", streams.namespace, "--log-format", "json"]
     work = ["work", "--name", name, "--model", model, "--threads", "1", "--lease-seconds", str(LEASE_SECONDS)]
     with log.open("wb") as stderr:
-        command = [sys.executable, "-m", "abstream.ops.cli", *common, *work]
+        command = [sys.executable, "-m", "abstream.ops", *common, *work]
         return WorkerProcess(name, subprocess.Popen(command, stderr=stderr, start_new_session=True), log)
 
 

@@ -19,7 +19,7 @@ def abstream(server, namespace, tmp_path, monkeypatch):
         monkeypatch.setenv("ABSTREAM_NAMESPACE", namespace)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        command = [sys.executable, "-m", "abstream.ops.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "abstream.ops", *map(str, arguments)]
         return subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, check=False, timeout=120)
 
     return run

@@ -156,7 +156,7 @@ def start_worker(server: str, namespace: str, log: Path, *options: str) -> "subp
     with log.open("wb") as stderr:
         common = ["--redis-url", server, "--namespace", namespace, "--log-format", "json"]
         work = ["work", "--engine", "fake", "--name", "worker", *options]
-        return subprocess.Popen([sys.executable, "-m", "abstream.ops.cli", *common, *work], stderr=stderr)
+        return subprocess.Popen([sys.executable, "-m", "abstream.ops", *common, *work], stderr=stderr)
 
 
 async def test_at_sigterm_a_worker_finishes_what_it_holds(

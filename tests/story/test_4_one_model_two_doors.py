@@ -12,7 +12,7 @@ SAMPLE = str(files("abstream.ops.sample") / "test.jsonl")
 
 
 def abstream(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "abstream.ops.cli", *arguments]
+    return [sys.executable, "-m", "abstream.ops", *arguments]
 
 
 async def test_publish_and_wait_gives_the_labels_that_classify_gives_without_redis(server, namespace, tmp_path):

@@ -1,0 +1,21 @@
+"""``abstream`` and ``python -m abstream.ops``: a missing extra is said in one line, not in a traceback."""
+
+import sys
+
+# The extra that brings a package, where it is not the worker's.
+_EXTRAS = {"click": "cli", "rich": "cli", "structlog": "cli", "tomli": "cli", "datasets": "training"}
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        from .cli import main as run
+
+        run()
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "", "worker")
+        sys.exit(f"abstream: this needs {error.name}: pip install 'abstream[{extra}]'")
+
+
+if __name__ == "__main__":
+    main()
