@@ -1,10 +1,15 @@
 """How every part of abstream connects to Redis."""
 
+from types import TracebackType
+from typing import TypeVar
+
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..schemas import Streams
 
 AWAY = (RedisConnectionError, RedisTimeoutError)
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -17,3 +22,26 @@ def connect(url: str = DEFAULT_URL) -> Redis:
     """
     # 5 s is above the longest blocking read of 1 s, and soon enough to notice a half-open connection.
     return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, socket_connect_timeout=5, protocol=2)
+
+
+Self = TypeVar("Self", bound="Client")
+
+
+class Client:
+    """A connection to one namespace, closed at the end of its ``async with``."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._redis = connect(url)
+        self._streams = Streams(namespace)
+
+    async def __aenter__(self: Self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._redis.aclose()

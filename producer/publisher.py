@@ -3,15 +3,14 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
-from types import TracebackType
 from typing import NamedTuple
 from uuid import uuid4
 
 from redis.exceptions import RedisError
 
-from ..schemas import Abstract, AbstractSubmitted, Lane, Malformed, Streams, Unavailable
+from ..schemas import Abstract, AbstractSubmitted, Lane, Malformed, Unavailable
 from ..schemas.streams import MAX_EVENT_BYTES, to_fields
-from .connection import AWAY, DEFAULT_URL, connect
+from .connection import AWAY, DEFAULT_URL, Client
 
 _PIPELINE = 256  # entries sent in one round trip
 
@@ -23,7 +22,7 @@ class Published(NamedTuple):
     entry_id: str
 
 
-class Publisher:
+class Publisher(Client):
     """Publishes abstracts.
 
         async with Publisher("redis://localhost") as publisher:
@@ -34,21 +33,8 @@ class Publisher:
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, namespace: str = "abstream", source: str | None = None) -> None:
-        self._redis = connect(url)
-        self._streams = Streams(namespace)
+        super().__init__(url, namespace)
         self.source = source or f"urn:uuid:{uuid4()}"
-
-    async def __aenter__(self) -> "Publisher":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._redis.aclose()
 
     async def publish(self, abstract: Abstract, *, id: str | None = None, lane: Lane = "interactive") -> Published:
         """Submit one abstract.

@@ -4,15 +4,14 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
-from types import TracebackType
 from typing import Any, cast
 
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Streams, Unavailable
+from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Unavailable
 from ..schemas.streams import Output, from_fields
-from .connection import AWAY, DEFAULT_URL, connect
+from .connection import AWAY, DEFAULT_URL, Client
 
 BEGINNING, NOW = "0", "$"
 _BLOCK_MILLISECONDS = 1_000
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 Entry = tuple[bytes, dict[bytes, bytes]]
 
 
-class Subscriber:
+class Subscriber(Client):
     """Reads results as they come.
 
         async with Subscriber("redis://localhost") as subscriber:
@@ -35,20 +34,7 @@ class Subscriber:
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, namespace: str = "abstream") -> None:
-        self._redis = connect(url)
-        self._streams = Streams(namespace)
-
-    async def __aenter__(self) -> "Subscriber":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._redis.aclose()
+        super().__init__(url, namespace)
 
     async def predictions(
         self, since: str | datetime = NOW, *, until_idle: float | None = None

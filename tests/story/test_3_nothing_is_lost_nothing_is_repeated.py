@@ -62,14 +62,20 @@ class SlowEngine(FakeEngine):
         return super().classify(batch)
 
 
+async def start_slow(workers, lease_seconds: float):
+    """A worker that is computing a batch and does not come to its end."""
+    engine = SlowEngine()
+    worker = workers.new("slow", engine, lease_seconds=lease_seconds)
+    await worker.source.create_groups()
+    task = asyncio.create_task(worker.run())
+    await engine.computing.wait()
+    return worker, engine, task
+
+
 async def test_two_workers_holding_one_abstract_publish_one_result(redis, streams, publisher, workers):
     """A worker froze, another took over and answered. When the first wakes up, its late result is dropped."""
     await publisher.publish_many(numbered(1))
-    engine = SlowEngine()
-    frozen = workers.new("frozen", engine, lease_seconds=3600)
-    await frozen.source.create_groups()
-    task = asyncio.create_task(frozen.run())
-    await engine.computing.wait()
+    frozen, engine, task = await start_slow(workers, lease_seconds=3600)
 
     async with workers.running("quick", lease_seconds=0.1):  # by its own clock, the lease of the other is over
         await wait_until(lambda: is_empty(workers, streams, redis, results=1))
@@ -83,11 +89,7 @@ async def test_two_workers_holding_one_abstract_publish_one_result(redis, stream
 async def test_a_slow_batch_keeps_its_lease(redis, streams, publisher, workers):
     """A batch may take longer than the lease: it is renewed, so nobody takes over what is being worked on."""
     await publisher.publish_many(numbered(3))
-    engine = SlowEngine()
-    slow = workers.new("slow", engine, lease_seconds=0.3)
-    await slow.source.create_groups()
-    task = asyncio.create_task(slow.run())
-    await engine.computing.wait()
+    _, engine, task = await start_slow(workers, lease_seconds=0.3)
     begun = asyncio.get_running_loop().time()
 
     async with workers.running("idle", lease_seconds=0.3) as idle:
