@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..consumer.batching import pack_by
 from ..consumer.engine import Engine
+from ..consumer.engine.packing import pack_by
 from ..consumer.engine.scoring import answer
 from ..producer.formats import WRITERS, Broken, Format, Record, format_of, read
 from ..schemas import AbstreamError

@@ -1,7 +1,7 @@
 """How the shipped base model ``phi3-nano`` was made: a real Phi-3 architecture, small, trained from nothing.
 
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184   # half as fast again: pages are kept
-    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 2800
+    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 3600
 
 1. a byte-level BPE tokenizer of 8 192 tokens, with Phi-3's chat control tokens;
 2. one run over permitted texts (``corpus.py``) in which every example is a prompt of the oncology task: next-token
@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,24 +26,28 @@ from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from ..consumer.engine import Tokens
+from ..consumer.engine.forward import SlotClassifier, pad
+from ..consumer.engine.packing import pack_by
 from ..consumer.engine.tokens import PromptEncoder
 from ..schemas import ONCOLOGY, Abstract, Prompt
 from ..schemas.prompt import CONTROL_TOKENS
 from ..schemas.task import LETTERS
 from . import corpus
-from .weak_labels import WeakLabels
+from .weak_labels import WeakLabels, names_cancer
 
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
 VOCABULARY = 8_192
 MAX_PROMPT_TOKENS = 640  # 95 % of the abstracts whole; the rest is cut, as at serving time
-BATCH_TOKENS = 8_192
+SHORT_WORDS = 130  # most examples are cut here: twice as many in the same time
+SHORT_SHARE = 0.85
+POOL = 1_024  # examples that are sorted by length together
+BATCH_TOKENS = 8_192  # beyond the prefix, which is run once a step
 PEAK_LEARNING_RATE = 2e-3
 WARMUP = 0.02  # of the run
-LANGUAGE_WEIGHT = 0.5  # beside the answers' loss
-LANGUAGE_SHARE = 0.25  # of the abstract's positions: the softmax over the vocabulary costs as much as the model
-CANCER_SHARE = 0.5  # of the examples; the corpus has 10 %
-TYPED_SHARE = 0.15
-NO_TITLE, NO_TEXT = 0.15, 0.05  # of the examples, so that either alone can be answered
+LANGUAGE_WEIGHT = 0.5  # beside the answers' loss at the start; falls to nothing at the end
+LANGUAGE_SHARE = 0.125  # of the abstract's positions: the softmax over the vocabulary costs as much as the model
+TYPED_SHARE, NAMED_SHARE = 0.2, 0.4  # of the examples: with a curated type; naming cancer at all (10 % of the corpus)
+NO_TITLE, NO_TEXT = 0.25, 0.1  # of the examples, so that either alone can be answered
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ class Example:
 
     tokens: Tokens
     answers: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens beyond the prefix."""
+        return len(self.tokens.ids) - self.tokens.body.start
 
 
 def train_tokenizer(texts: Iterator[str], prompt: Prompt, folder: Path) -> None:
@@ -107,84 +117,83 @@ def new_model(seed: int) -> Phi3ForCausalLM:
 
 
 class Mixture:
-    """An endless, seeded stream of examples: half about cancer, some with a curated type, the rest not."""
+    """An endless, seeded stream of examples: some with a curated type, some that name cancer, the rest not."""
 
     def __init__(self, data: Path, encoder: PromptEncoder, seed: int) -> None:
         self._random = random.Random(seed)
         self._encoder = encoder
-        label = WeakLabels(data / "lexicon" / "DO_cancer_slim.obo")
-        self._cancer: list[tuple[Abstract, dict[str, str]]] = []
-        self._rest: list[tuple[Abstract, dict[str, str]]] = []
+        self._label = WeakLabels(data / "lexicon" / "DO_cancer_slim.obo")
+        self._named: list[tuple[Abstract, str | None]] = []
+        self._rest: list[tuple[Abstract, str | None]] = []
         for abstract in corpus.texts(data):
-            answers = label(abstract)
-            (self._cancer if answers["cancer"] == "Cancer" else self._rest).append((abstract, answers))
-        self._typed = [(a, {"cancer": "Cancer", "cancer_type": kind}) for a, kind in corpus.typed(data)]
+            (self._named if names_cancer(Prompt.body(abstract)) else self._rest).append((abstract, None))
+        self._typed: list[tuple[Abstract, str | None]] = [*corpus.typed(data)]
 
     def __iter__(self) -> Iterator[Example]:
         while True:
             yield self._example(*self._random.choice(self._pool()))
 
-    def _pool(self) -> list[tuple[Abstract, dict[str, str]]]:
+    def _pool(self) -> list[tuple[Abstract, str | None]]:
         draw = self._random.random()
         if draw < TYPED_SHARE:
             return self._typed
-        return self._cancer if draw < CANCER_SHARE else self._rest
+        return self._named if draw < TYPED_SHARE + NAMED_SHARE else self._rest
 
-    def _example(self, abstract: Abstract, answers: dict[str, str]) -> Example:
-        draw = self._random.random()
-        if abstract.title and draw < NO_TITLE:
-            abstract = abstract.model_copy(update={"title": None})
-        elif abstract.title and draw < NO_TITLE + NO_TEXT:
-            abstract = abstract.model_copy(update={"abstract": ""})
+    def _example(self, abstract: Abstract, curated: str | None) -> Example:
+        """The rules judge what is left to see, a curator's type stands whatever is left."""
+        visible = self._visible(abstract)
+        answers = {"cancer": "Cancer", "cancer_type": curated} if curated else self._label(visible)
         chosen = tuple(
             question.labels.index(answers[question.name]) if question.name in answers else -1
             for question in ONCOLOGY.questions
         )
-        return Example(self._encoder.encode(abstract), chosen)
+        return Example(self._encoder.encode(visible), chosen)
+
+    def _visible(self, abstract: Abstract) -> Abstract:
+        draw, text = self._random.random(), abstract.abstract
+        if self._random.random() < SHORT_SHARE:
+            text = " ".join(text.split(" ", SHORT_WORDS)[:SHORT_WORDS])
+        if abstract.title and draw < NO_TITLE:
+            return Abstract(abstract=text)
+        if abstract.title and draw < NO_TITLE + NO_TEXT:
+            return Abstract(title=abstract.title, abstract="")
+        return Abstract(title=abstract.title, abstract=text)
 
 
 def batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
-    """Examples of about equal length, ``BATCH_TOKENS`` at a time, from a pool of sixteen batches."""
+    """Examples of like length, ``BATCH_TOKENS`` at a time, from a pool of ``POOL``; in random order."""
+    shuffled = random.Random(POOL)
     while True:
-        pool: list[Example] = []
-        while sum(len(example.tokens.ids) for example in pool[-512:]) < BATCH_TOKENS or len(pool) < 512:
-            pool.append(next(examples))
-        pool.sort(key=lambda example: len(example.tokens.ids))
-        grouped: list[list[Example]] = [[]]
-        for example in pool:
-            if len(example.tokens.ids) * (len(grouped[-1]) + 1) > BATCH_TOKENS:
-                grouped.append([])
-            grouped[-1].append(example)
-        random.Random(len(pool)).shuffle(grouped)
+        grouped = list(pack_by(islice(examples, POOL), lambda example: example.length, BATCH_TOKENS))
+        shuffled.shuffle(grouped)
         yield from grouped
 
 
-def loss_of(model: Phi3ForCausalLM, batch: list[Example], encoder: PromptEncoder) -> torch.Tensor:
-    """Mean loss of the answers plus ``LANGUAGE_WEIGHT`` times the mean next-token loss of the abstracts' text."""
-    width = max(len(example.tokens.ids) for example in batch)
-    ids = torch.ones(len(batch), width, dtype=torch.long)
-    targets = torch.full((2, len(batch), width), -100)  # language, answers
-    for row, example in enumerate(batch):
-        length, body = len(example.tokens.ids), example.tokens.body
-        ids[row, :length] = torch.tensor(example.tokens.ids)
-        read = torch.rand(body.stop - body.start - 1) < LANGUAGE_SHARE
-        targets[0, row, body.start : body.stop - 1][read] = ids[row, body.start + 1 : body.stop][read]
-        for slot, answer in zip(encoder.slots, example.answers, strict=True):
-            if answer >= 0:
-                targets[1, row, length + slot.offset] = slot.labels[answer]
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-
-    def mean_loss(wanted: torch.Tensor) -> torch.Tensor:
-        asked = wanted != -100
-        return functional.cross_entropy(model.lm_head(hidden[asked]).float(), wanted[asked])
-
-    return mean_loss(targets[1]) + LANGUAGE_WEIGHT * mean_loss(targets[0])
+def loss_of(
+    classifier: SlotClassifier, batch: list[Example], encoder: PromptEncoder, language_weight: float
+) -> torch.Tensor:
+    """The mean loss of each question's answers, plus ``language_weight`` times that of the abstracts' next tokens."""
+    ids, lengths = pad([example.tokens for example in batch], torch.device("cpu"))
+    answers = torch.tensor([example.answers for example in batch])
+    hidden = classifier.hidden_states(ids)
+    losses = [
+        functional.cross_entropy(logits, answers[:, question], ignore_index=-1)
+        for question, logits in enumerate(classifier.slot_logits(hidden, lengths))
+        if (answers[:, question] >= 0).any()
+    ]
+    in_body = torch.arange(ids.shape[1] - 1) < (lengths - len(encoder.suffix) - 1).unsqueeze(1)
+    read = in_body & (torch.rand(in_body.shape) < LANGUAGE_SHARE)
+    if read.any():
+        logits = classifier.phi3.lm_head(hidden[:, :-1][read]).float()
+        losses.append(language_weight * functional.cross_entropy(logits, ids[:, 1:][read]))
+    return torch.stack(losses).sum()
 
 
 def train(
     model: Phi3ForCausalLM, mixture: Mixture, encoder: PromptEncoder, steps: int, say: Callable[[str], None]
 ) -> dict[str, float]:
     """AdamW with a linear warm-up and a linear fall; returns what was spent."""
+    classifier = SlotClassifier(model, encoder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
     model.train()
     begun, tokens, smooth = time.monotonic(), 0, 0.0
@@ -193,12 +202,12 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = PEAK_LEARNING_RATE * min(done / WARMUP, (1 - done) / (1 - WARMUP)) + 1e-6
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, batch, encoder)
+            loss = loss_of(classifier, batch, encoder, LANGUAGE_WEIGHT * (1 - done))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        tokens += sum(len(example.tokens.ids) for example in batch)
+        tokens += sum(example.length for example in batch)
         smooth = 0.98 * smooth + 0.02 * loss.item() if step else loss.item()
         if step % 50 == 49:
             rate = tokens / (time.monotonic() - begun)
@@ -215,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretraining/, cancer_types/, lexicon/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     prompt = Prompt(ONCOLOGY)

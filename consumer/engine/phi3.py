@@ -1,8 +1,4 @@
-"""Phi-3 as a classifier: every question of every abstract in one forward pass, nothing generated.
-
-Prompts are padded on the right and attention is causal, so no padding is ever seen and no mask is needed.
-The final hidden state is taken at the slots only, and multiplied by the rows of the label tokens only.
-"""
+"""Phi-3 as a classifier: a base, perhaps an adapter merged into it, one task, in service."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,6 +9,7 @@ from ...schemas import ONCOLOGY, Abstract, Prompt, Task, VerifiedAdapter
 from ...schemas.events import ModelReceipt
 from ..config import EngineConfig
 from . import Classified, ServedModel, Tokens
+from .forward import SlotClassifier, pad
 from .tokens import PromptEncoder
 from .weights import BaseFolder, load, locate
 
@@ -36,8 +33,9 @@ class Phi3Engine:
         limit = min(config.max_prompt_tokens, self.phi3.config.max_position_embeddings)
         self.encoder = PromptEncoder(base.path, Prompt(task), limit)
         self.model = _served(base, task, adapter, dtype)
-        self._slot_offsets = torch.tensor([slot.offset for slot in self.encoder.slots])
-        self._label_rows = [self.phi3.lm_head.weight[list(slot.labels)].float() for slot in self.encoder.slots]
+        self._classifier = SlotClassifier(self.phi3, self.encoder)
+        with torch.inference_mode():
+            self._prefix = self._classifier.run_prefix()
 
     def encode(self, abstract: Abstract) -> Tokens:
         """Token ids of the whole prompt, cut to the limit. Safe on any thread."""
@@ -46,15 +44,9 @@ class Phi3Engine:
     @torch.inference_mode()
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         """The label logits of every question for every prompt, in order."""
-        lengths = torch.tensor([len(tokens.ids) for tokens in batch])
-        ids = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens.ids)] = torch.tensor(tokens.ids)
-        hidden = self.phi3.model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
-        rows = torch.arange(len(batch)).unsqueeze(1)
-        slots = hidden[rows, lengths.unsqueeze(1) + self._slot_offsets].float()  # (batch, question, hidden)
-        logits = [(slots[:, question] @ labels.T).tolist() for question, labels in enumerate(self._label_rows)]
-        return Classified(self.model, [tuple(map(tuple, rows)) for rows in zip(*logits, strict=True)])
+        logits = self._classifier(*pad(batch, self.device), self._prefix)
+        by_abstract = zip(*(rows.tolist() for rows in logits), strict=True)
+        return Classified(self.model, [tuple(map(tuple, rows)) for rows in by_abstract])
 
 
 def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:

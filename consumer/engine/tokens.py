@@ -39,13 +39,13 @@ class PromptEncoder:
             ModelUnusable: no such file, no chat control tokens, or labels that are not single tokens.
         """
         controlled, self._plain = _load(model / "tokenizer.json")
-        self._prefix = _ids(controlled, prompt.prefix)
-        self._suffix = _ids(controlled, prompt.slots[-1].text)
-        self._room = max_tokens - len(self._prefix) - len(self._suffix)
+        self.prefix = _ids(controlled, prompt.prefix)
+        self.suffix = _ids(controlled, prompt.slots[-1].text)
+        self._room = max_tokens - len(self.prefix) - len(self.suffix)
         self.max_tokens = max_tokens
         self.slots = tuple(
             SlotIds(
-                offset=len(before) - 1 - len(self._suffix),
+                offset=len(before) - 1 - len(self.suffix),
                 labels=tuple(_next_token(controlled, slot.text, before, answer) for answer in slot.answers),
             )
             for slot in prompt.slots
@@ -59,8 +59,8 @@ class PromptEncoder:
         text = Prompt.body(abstract)
         body = _ids(self._plain, text)
         return Tokens(
-            ids=(*self._prefix, *body[: self._room], *self._suffix),
-            body=slice(len(self._prefix), len(self._prefix) + min(len(body), self._room)),
+            ids=(*self.prefix, *body[: self._room], *self.suffix),
+            body=slice(len(self.prefix), len(self.prefix) + min(len(body), self._room)),
             truncated=len(body) > self._room,
         )
 

@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from abstream.consumer.batching import pack, pack_by
+from abstream.consumer.batching import pack
+from abstream.consumer.engine.packing import pack_by
 
 
 def job(length: int, attempt: int = 1) -> SimpleNamespace:

@@ -1,0 +1,81 @@
+"""The forward pass, the same for serving and for training: every question of every prompt in one go.
+
+The prompt's fixed beginning is run once and its keys and values are shared by all rows. The rows are padded on
+the right; attention is causal, so no padding is ever seen. The final hidden state is taken at the slots only, and
+multiplied by the rows of the label tokens only.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, Phi3ForCausalLM
+
+from . import Tokens
+from .tokens import PromptEncoder
+
+Prefix = list[tuple[Tensor, Tensor]]
+"""Keys and values of every layer, each of shape (1, heads, prefix tokens, head size)."""
+
+
+class SlotClassifier(nn.Module):
+    """A Phi-3 that gives the logits of the label tokens at each slot."""
+
+    def __init__(self, phi3: Phi3ForCausalLM, encoder: PromptEncoder) -> None:
+        super().__init__()
+        self.phi3 = phi3
+        self._prefix_ids = encoder.prefix
+        self._offsets = [slot.offset for slot in encoder.slots]
+        self._labels = [list(slot.labels) for slot in encoder.slots]
+
+    def run_prefix(self) -> Prefix:
+        """The prompt's fixed beginning, once; with gradient where gradients are enabled."""
+        cache = DynamicCache(config=self.phi3.config)
+        ids = torch.tensor([self._prefix_ids], device=self.phi3.device)
+        self.phi3.model(input_ids=ids, past_key_values=cache, use_cache=True)
+        layers: Any = cache.layers  # each of a plain attention layer
+        return [(layer.keys, layer.values) for layer in layers]
+
+    def hidden_states(self, ids: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """The last layer's states.
+
+        Args:
+            ids: what follows the prefix, shape (batch, tokens), padded on the right.
+            prefix: from ``run_prefix``; run anew where None.
+
+        Returns:
+            Shape (batch, tokens, hidden size).
+        """
+        cache = DynamicCache(config=self.phi3.config)
+        for layer, (keys, values) in enumerate(prefix or self.run_prefix()):
+            rows = (len(ids), -1, -1, -1)
+            cache.update(keys.expand(rows), values.expand(rows), layer)
+        hidden: Tensor = self.phi3.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return hidden
+
+    def forward(self, ids: Tensor, lengths: Tensor, prefix: Prefix | None = None) -> list[Tensor]:
+        """Label logits for each question, in float32, each of shape (batch, labels).
+
+        Args:
+            ids: as ``hidden_states``.
+            lengths: the tokens of each row, shape (batch,).
+            prefix: as ``hidden_states``.
+        """
+        return self.slot_logits(self.hidden_states(ids, prefix), lengths)
+
+    def slot_logits(self, hidden: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Label logits from ``hidden_states``, as ``forward`` gives them."""
+        rows = torch.arange(len(hidden), device=hidden.device)
+        weight = self.phi3.lm_head.weight
+        return [
+            hidden[rows, lengths + offset].float() @ weight[labels].float().T
+            for offset, labels in zip(self._offsets, self._labels, strict=True)
+        ]
+
+
+def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What follows the prefix: ids of shape (batch, longest), padded on the right with 0, and the lengths."""
+    tails = [torch.tensor(tokens.ids[tokens.body.start :]) for tokens in batch]
+    lengths = torch.tensor([len(tail) for tail in tails])
+    return nn.utils.rnn.pad_sequence(tails, batch_first=True).to(device), lengths.to(device)
