@@ -132,7 +132,7 @@ def _without_password(url: str) -> str:
 def _model(model: str, adapter: Path | None) -> Iterator[Finding]:
     """Load what would be served, and let it answer once."""
     try:
-        from ..consumer.config import EngineConfig
+        from ..consumer.engine.config import EngineConfig
         from ..consumer.engine.phi3 import Phi3Engine
         from ..consumer.worker import PROBE
     except ImportError:

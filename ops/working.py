@@ -5,8 +5,9 @@ from typing import Any
 import structlog
 
 from .. import __version__
-from ..consumer.config import EngineConfig, WorkerConfig
+from ..consumer.config import WorkerConfig
 from ..consumer.engine import Engine
+from ..consumer.engine.config import EngineConfig
 from ..consumer.metrics import Metrics
 from ..consumer.service import serve
 from ..producer.connection import connect

@@ -33,7 +33,7 @@ OTHERS = {
     "producer": {"redis"},
     "consumer": {"pydantic", "redis", "structlog", "prometheus_client"},
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
-    "training": {"pydantic", "redis", "structlog", *TORCH},
+    "training": {"pydantic", "redis", "structlog", "numpy", "sklearn", "matplotlib", "jinja2", *TORCH},
 }
 
 

@@ -26,6 +26,11 @@ class Tokens:
     body: slice
     truncated: bool
 
+    @property
+    def tail_length(self) -> int:
+        """Tokens beyond the prompt's fixed beginning, which is run once for all."""
+        return len(self.ids) - int(self.body.start)
+
 
 @dataclass(frozen=True)
 class ServedModel:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, Phi3ForCausalLM
 
 from . import Tokens
+from .attention import use_blocked_attention
 from .tokens import PromptEncoder
 
 Prefix = list[tuple[Tensor, Tensor]]
@@ -20,10 +21,11 @@ Prefix = list[tuple[Tensor, Tensor]]
 
 
 class SlotClassifier(nn.Module):
-    """A Phi-3 that gives the logits of the label tokens at each slot."""
+    """A Phi-3, where it will run, that gives the logits of the label tokens at each slot."""
 
     def __init__(self, phi3: Phi3ForCausalLM, encoder: PromptEncoder) -> None:
         super().__init__()
+        use_blocked_attention(phi3, encoder.max_tokens)
         self.phi3 = phi3
         self._prefix_ids = encoder.prefix
         self._offsets = [slot.offset for slot in encoder.slots]
@@ -68,10 +70,11 @@ class SlotClassifier(nn.Module):
         """Label logits from ``hidden_states``, as ``forward`` gives them."""
         rows = torch.arange(len(hidden), device=hidden.device)
         weight = self.phi3.lm_head.weight
-        return [
-            hidden[rows, lengths + offset].float() @ weight[labels].float().T
-            for offset, labels in zip(self._offsets, self._labels, strict=True)
-        ]
+        with torch.autocast(hidden.device.type, enabled=False):  # answers are worth full precision
+            return [
+                hidden[rows, lengths + offset].float() @ weight[labels].float().T
+                for offset, labels in zip(self._offsets, self._labels, strict=True)
+            ]
 
 
 def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,13 @@
 """Phi-3 as a classifier: a base, perhaps an adapter merged into it, one task, in service."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
 from ...schemas import ONCOLOGY, Abstract, Prompt, Task, VerifiedAdapter
 from ...schemas.events import ModelReceipt
-from ..config import EngineConfig
 from . import Classified, ServedModel, Tokens
+from .config import Device, Dtype, EngineConfig
 from .forward import SlotClassifier, pad
 from .tokens import PromptEncoder
 from .weights import BaseFolder, load, locate
@@ -49,13 +48,13 @@ class Phi3Engine:
         return Classified(self.model, [tuple(map(tuple, rows)) for rows in by_abstract])
 
 
-def _device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+def _device(wanted: Device) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
 
 
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+def _dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]

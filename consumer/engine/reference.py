@@ -11,5 +11,8 @@ from .tokens import PromptEncoder
 def reference_logits(phi3: Phi3ForCausalLM, encoder: PromptEncoder, tokens: Tokens) -> LabelLogits:
     """The label logits of every question, read from ``Phi3ForCausalLM``'s own output for one prompt."""
     ids = torch.tensor([tokens.ids], device=phi3.device)
+    served_with = phi3.config._attn_implementation
+    phi3.set_attn_implementation("eager")
     logits = phi3(input_ids=ids, use_cache=False).logits[0].float()
+    phi3.set_attn_implementation(served_with)
     return tuple(tuple(logits[slot.offset, list(slot.labels)].tolist()) for slot in encoder.slots)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import Phi3ForCausalLM
+from transformers import BitsAndBytesConfig, Phi3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from ...schemas import AdapterRefused, ModelUnusable, Unavailable, VerifiedAdapter
@@ -80,19 +80,30 @@ def load(
         raise AdapterRefused(
             f"the adapter was trained on {wanted.id} {wanted.revision}, this base is {base.ref.revision}"
         )
-    model = _read(base.path, torch.float32 if adapter else dtype)
+    model = read_base(base.path, torch.float32 if adapter else dtype)
     if adapter:
         model = _merge(model, adapter)
     return cast(Phi3ForCausalLM, nn.Module.to(model, device, dtype).eval())
 
 
-def _read(folder: Path, dtype: torch.dtype) -> Phi3ForCausalLM:
+def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> Phi3ForCausalLM:
+    """The plain base model; ``in_4_bits`` (QLoRA) needs CUDA and bitsandbytes.
+
+    Raises:
+        ModelUnusable: the weights cannot be read.
+    """
     disable_progress_bar()  # transformers draws one even where stderr is a file
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4") if in_4_bits else None
     try:
         loaded: Any = Phi3ForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            quantization_config=quantization,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelUnusable(f"the weights in {folder} cannot be loaded: {error}") from error
     # transformers only warns of weights that are not there, and would go on with random ones.
     model, report = loaded

@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 import torch
-from abstream.consumer.config import EngineConfig
+from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.reference import reference_logits
 from abstream.consumer.engine.weights import locate

@@ -1,0 +1,22 @@
+"""Which model answers, and where it runs: every knob, its unit, and where its default comes from."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class EngineConfig(BaseModel):
+    """Which model answers, and where it runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str  # a local folder, or a Hugging Face id
+    revision: str | None = None  # of the Hugging Face id
+    device: Device = "auto"  # CUDA where there is one
+    dtype: Dtype = "auto"  # bfloat16 on CUDA, float32 on CPU
+    # From 2 047 tokens on, Phi-3-mini's sliding window begins to hide the start of the prompt.
+    max_prompt_tokens: Annotated[int, Field(ge=64, le=131_072)] = 2_046
+    threads: PositiveInt | None = None  # of the CPU; torch's own choice where None
