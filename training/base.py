@@ -1,9 +1,9 @@
 """How the shipped base model ``phi3-nano`` was made: a real Phi-3 architecture, small, trained from nothing.
 
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184   # half as fast again: pages are kept
-    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 3600
+    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 7500
 
-1. a byte-level BPE tokenizer of 8 192 tokens, with Phi-3's chat control tokens;
+1. a byte-level BPE tokenizer of 12 288 tokens, with Phi-3's chat control tokens;
 2. one run over permitted texts (``corpus.py``) in which every example is a prompt of the oncology task: next-token
    loss on the abstract's own text, plus the loss on the answers of a dictionary (``weak_labels.py``).
 
@@ -16,7 +16,6 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -25,42 +24,28 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from ..consumer.engine import Tokens
 from ..consumer.engine.forward import SlotClassifier, pad
-from ..consumer.engine.packing import pack_by
 from ..consumer.engine.tokens import PromptEncoder
 from ..schemas import ONCOLOGY, Abstract, Prompt
 from ..schemas.prompt import CONTROL_TOKENS
 from ..schemas.task import LETTERS
 from . import corpus
+from .objective import Example, answers_of, batches, example, slot_loss
 from .weak_labels import WeakLabels, names_cancer
 
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
-VOCABULARY = 8_192
+VOCABULARY = 12_288
 MAX_PROMPT_TOKENS = 640  # 95 % of the abstracts whole; the rest is cut, as at serving time
 SHORT_WORDS = 130  # most examples are cut here: twice as many in the same time
 SHORT_SHARE = 0.85
 POOL = 1_024  # examples that are sorted by length together
-BATCH_TOKENS = 8_192  # beyond the prefix, which is run once a step
-PEAK_LEARNING_RATE = 2e-3
+BATCH_TOKENS = 4_096  # beyond the prefix, which is run once a step
+PEAK_LEARNING_RATE = 1.5e-3
 WARMUP = 0.02  # of the run
 LANGUAGE_WEIGHT = 0.5  # beside the answers' loss at the start; falls to nothing at the end
 LANGUAGE_SHARE = 0.125  # of the abstract's positions: the softmax over the vocabulary costs as much as the model
-TYPED_SHARE, NAMED_SHARE = 0.2, 0.4  # of the examples: with a curated type; naming cancer at all (10 % of the corpus)
-NO_TITLE, NO_TEXT = 0.25, 0.1  # of the examples, so that either alone can be answered
-
-
-@dataclass(frozen=True)
-class Example:
-    """A tokenized prompt and the index of the right label of each question, or -1 where it is not asked."""
-
-    tokens: Tokens
-    answers: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        """Tokens beyond the prefix."""
-        return len(self.tokens.ids) - self.tokens.body.start
+TYPED_SHARE, NAMED_SHARE = 0.15, 0.45  # of the examples: with a curated type; naming cancer at all (10 % of the corpus)
+NO_TITLE, NO_TEXT = 0.35, 0.1  # of the examples, so that either alone can be answered
 
 
 def train_tokenizer(texts: Iterator[str], prompt: Prompt, folder: Path) -> None:
@@ -98,14 +83,14 @@ def train_tokenizer(texts: Iterator[str], prompt: Prompt, folder: Path) -> None:
 
 
 def new_model(seed: int) -> Phi3ForCausalLM:
-    """Phi-3 with 4 layers of width 192: 3.3 million parameters, input and output embeddings tied."""
+    """Phi-3 with 3 layers of width 256: 5.7 million parameters, input and output embeddings tied."""
     torch.manual_seed(seed)
     config = Phi3Config(
         vocab_size=VOCABULARY,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=3,
+        num_attention_heads=4,
         max_position_embeddings=1024,
         original_max_position_embeddings=1024,
         tie_word_embeddings=True,
@@ -123,31 +108,28 @@ class Mixture:
         self._random = random.Random(seed)
         self._encoder = encoder
         self._label = WeakLabels(data / "lexicon" / "DO_cancer_slim.obo")
-        self._named: list[tuple[Abstract, str | None]] = []
-        self._rest: list[tuple[Abstract, str | None]] = []
+        self._named: list[tuple[Abstract, dict[str, str]]] = []
+        self._rest: list[tuple[Abstract, dict[str, str]]] = []
         for abstract in corpus.texts(data):
-            (self._named if names_cancer(Prompt.body(abstract)) else self._rest).append((abstract, None))
-        self._typed: list[tuple[Abstract, str | None]] = [*corpus.typed(data)]
+            kind = self._label.kind(abstract)
+            pool = self._named if names_cancer(Prompt.body(abstract)) else self._rest
+            pool.append((abstract, {"cancer_type": kind} if kind else {}))
+        self._typed = [(abstract, {"cancer": "Cancer", "cancer_type": kind}) for abstract, kind in corpus.typed(data)]
 
     def __iter__(self) -> Iterator[Example]:
         while True:
             yield self._example(*self._random.choice(self._pool()))
 
-    def _pool(self) -> list[tuple[Abstract, str | None]]:
+    def _pool(self) -> list[tuple[Abstract, dict[str, str]]]:
         draw = self._random.random()
         if draw < TYPED_SHARE:
             return self._typed
         return self._named if draw < TYPED_SHARE + NAMED_SHARE else self._rest
 
-    def _example(self, abstract: Abstract, curated: str | None) -> Example:
-        """The rules judge what is left to see, a curator's type stands whatever is left."""
+    def _example(self, abstract: Abstract, known: dict[str, str]) -> Example:
+        """Whether it is about cancer is judged by what is left to see; the type is that of the whole, as of a title."""
         visible = self._visible(abstract)
-        answers = {"cancer": "Cancer", "cancer_type": curated} if curated else self._label(visible)
-        chosen = tuple(
-            question.labels.index(answers[question.name]) if question.name in answers else -1
-            for question in ONCOLOGY.questions
-        )
-        return Example(self._encoder.encode(visible), chosen)
+        return example(self._encoder, ONCOLOGY, visible, {"cancer": self._label.cancer(visible)} | known)
 
     def _visible(self, abstract: Abstract) -> Abstract:
         draw, text = self._random.random(), abstract.abstract
@@ -160,11 +142,11 @@ class Mixture:
         return Abstract(title=abstract.title, abstract=text)
 
 
-def batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+def shuffled_batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
     """Examples of like length, ``BATCH_TOKENS`` at a time, from a pool of ``POOL``; in random order."""
     shuffled = random.Random(POOL)
     while True:
-        grouped = list(pack_by(islice(examples, POOL), lambda example: example.length, BATCH_TOKENS))
+        grouped = list(batches(islice(examples, POOL), BATCH_TOKENS))
         shuffled.shuffle(grouped)
         yield from grouped
 
@@ -173,43 +155,53 @@ def loss_of(
     classifier: SlotClassifier, batch: list[Example], encoder: PromptEncoder, language_weight: float
 ) -> torch.Tensor:
     """The mean loss of each question's answers, plus ``language_weight`` times that of the abstracts' next tokens."""
-    ids, lengths = pad([example.tokens for example in batch], torch.device("cpu"))
-    answers = torch.tensor([example.answers for example in batch])
+    ids, lengths = pad([one.tokens for one in batch], torch.device("cpu"))
     hidden = classifier.hidden_states(ids)
-    losses = [
-        functional.cross_entropy(logits, answers[:, question], ignore_index=-1)
-        for question, logits in enumerate(classifier.slot_logits(hidden, lengths))
-        if (answers[:, question] >= 0).any()
-    ]
+    loss = slot_loss(classifier.slot_logits(hidden, lengths), answers_of(batch, ids.device))
     in_body = torch.arange(ids.shape[1] - 1) < (lengths - len(encoder.suffix) - 1).unsqueeze(1)
     read = in_body & (torch.rand(in_body.shape) < LANGUAGE_SHARE)
     if read.any():
         logits = classifier.phi3.lm_head(hidden[:, :-1][read]).float()
-        losses.append(language_weight * functional.cross_entropy(logits, ids[:, 1:][read]))
-    return torch.stack(losses).sum()
+        loss = loss + language_weight * functional.cross_entropy(logits, ids[:, 1:][read])
+    return loss
+
+
+class MasterWeights:
+    """AdamW on float32 copies of bfloat16 weights (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740)."""
+
+    def __init__(self, model: Phi3ForCausalLM) -> None:
+        self._served: list[torch.Tensor] = list(model.parameters())
+        self._masters = [weight.detach().float() for weight in self._served]
+        self._optimizer = torch.optim.AdamW(self._masters, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+
+    def step(self, learning_rate: float) -> None:
+        """Take the gradients of the served weights, and give the weights back rounded."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        for master, served in zip(self._masters, self._served, strict=True):
+            master.grad = None if served.grad is None else served.grad.float()
+            served.grad = None
+        torch.nn.utils.clip_grad_norm_(self._masters, 1.0)
+        self._optimizer.step()
+        with torch.no_grad():
+            torch._foreach_copy_(self._served, self._masters)
 
 
 def train(
     model: Phi3ForCausalLM, mixture: Mixture, encoder: PromptEncoder, steps: int, say: Callable[[str], None]
 ) -> dict[str, float]:
-    """AdamW with a linear warm-up and a linear fall; returns what was spent."""
-    classifier = SlotClassifier(model, encoder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    model.train()
+    """A linear warm-up and a linear fall of the learning rate; returns what was spent."""
+    classifier = SlotClassifier(model.bfloat16().train(), encoder)
+    weights = MasterWeights(model)
     begun, tokens, smooth = time.monotonic(), 0, 0.0
-    for step, batch in zip(range(steps), batches(iter(mixture)), strict=False):
+    for step, batch in zip(range(steps), shuffled_batches(iter(mixture)), strict=False):
         done = step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_LEARNING_RATE * min(done / WARMUP, (1 - done) / (1 - WARMUP)) + 1e-6
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(classifier, batch, encoder, LANGUAGE_WEIGHT * (1 - done))
-        optimizer.zero_grad()
+        loss = loss_of(classifier, batch, encoder, LANGUAGE_WEIGHT * (1 - done))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        tokens += sum(example.length for example in batch)
+        weights.step(PEAK_LEARNING_RATE * min(done / WARMUP, (1 - done) / (1 - WARMUP)) + 1e-6)
+        tokens += sum(one.tokens.tail_length for one in batch)
         smooth = 0.98 * smooth + 0.02 * loss.item() if step else loss.item()
-        if step % 50 == 49:
+        if step % 250 == 249:
             rate = tokens / (time.monotonic() - begun)
             say(f"step {step + 1}  tokens {tokens:,}  loss {smooth:.3f}  {rate:,.0f} tokens/s")
     return {
@@ -224,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretraining/, cancer_types/, lexicon/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=7500)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     prompt = Prompt(ONCOLOGY)
@@ -232,8 +224,14 @@ def main() -> None:
     train_tokenizer(sample, prompt, arguments.out)
     encoder = PromptEncoder(arguments.out, prompt, MAX_PROMPT_TOKENS)
     model = new_model(arguments.seed)
-    spent = train(model, Mixture(arguments.data, encoder, arguments.seed), encoder, arguments.steps, print)
-    model.bfloat16().save_pretrained(arguments.out)
+    mixture = Mixture(arguments.data, encoder, arguments.seed)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        model.save_pretrained(arguments.out)  # a run that is cut short leaves a model too
+
+    spent = train(model, mixture, encoder, arguments.steps, say)
+    model.save_pretrained(arguments.out)
     print(json.dumps({**spent, "parameters": sum(p.numel() for p in model.parameters())}))
 
 

@@ -1,13 +1,16 @@
 """The text the shipped base model may learn from, as abstracts.
 
 Only sources whose licence allows weights to be shipped are read: CC BY, CC BY-SA, CC0, MIT. Everything
-research-only, non-commercial or unstated is left out, though it lies in the same folder.
+research-only, non-commercial or unstated is left out, though it lies in the same folder. What the model is judged
+on is left out too: every record with the title of a validation record, and the CIViC statements of a tenth of the
+articles (``is_held_back``).
 """
 
 import gzip
+import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +30,56 @@ TEXTS = {
 }
 # Records with a cancer type, and the sources among them that may be used.
 TYPED = {"cancer_types/train.jsonl": {"oncology-rct", "pathway-abstracts"}, "cancer_types/civic_train.jsonl": {"civic"}}
+# Whose titles are not learned from.
+JUDGED_ON = ("abstracts/validation.jsonl", "cancer_types/validation.jsonl", "neoplasm/validation.jsonl.gz")
 
 _CHUNK_WORDS = 240  # about the length of an abstract
 
 
 def texts(data: Path) -> Iterator[Abstract]:
     """Every permitted text as an abstract; full texts become one abstract with the title and chunks without."""
+    judged_on = _titles(data)
     for name in TEXTS:
-        for record in _records(data / name):
+        for record in records(data / name):
+            if _normalized(record["title"]) in judged_on:
+                continue
             for number, chunk in enumerate(_chunks(record["text"])):
                 yield _abstract(record["title"] if number == 0 else "", chunk)
 
 
 def typed(data: Path) -> Iterator[tuple[Abstract, str]]:
     """Every permitted record that has a cancer type, with the type."""
+    judged_on = _titles(data)
     for name, sources in TYPED.items():
-        for record in _records(data / name):
-            if record["source"] in sources:
+        for record in records(data / name):
+            held_back = is_held_back(record) or _normalized(record["title"]) in judged_on
+            if record["source"] in sources and not held_back:
                 yield _abstract(record["title"], record["text"]), record["cancer_type"]
+
+
+def is_held_back(record: Mapping[str, Any]) -> bool:
+    """Whether a CIViC statement belongs to the tenth of the articles on which models are judged."""
+    return record["source"] == "civic" and hashlib.sha256(str(record["pmid"]).encode()).digest()[0] % 10 == 0
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, gzipped or not."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def _titles(data: Path) -> frozenset[str]:
+    titles = {_normalized(record["title"]) for name in JUDGED_ON for record in records(data / name)}
+    return frozenset(titles - {""})
+
+
+def _normalized(title: str | None) -> str:
+    return re.sub(r"\W+", " ", (title or "").casefold()).strip()
 
 
 def _abstract(title: str, text: str) -> Abstract:
     return Abstract(title=title[:MAX_TITLE_CHARACTERS] or None, abstract=text)
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 def _chunks(text: str) -> Iterator[str]:

@@ -63,20 +63,26 @@ class WeakLabels:
         self._names = names | {f"{name}s" for name in names}
 
     def __call__(self, abstract: Abstract) -> dict[str, str]:
-        """The answers of the oncology task; without ``cancer_type`` where the rules do not agree on one.
+        """The answers of the oncology task; without ``cancer_type`` where the rules do not agree on one."""
+        kind = self.kind(abstract)
+        return {"cancer": self.cancer(abstract)} | ({"cancer_type": kind} if kind else {})
 
-        ``cancer_type`` is given for texts that are not about cancer too, as the organ they are about: at serving
-        time nobody asks, but it teaches which words belong to which organ, on ten times as many texts.
+    def cancer(self, abstract: Abstract) -> str:
+        """``Cancer`` where it is named at least twice, or in the title."""
+        named = sum(weight * self._mentions(text) for text, weight in _weighted(abstract))
+        return "Cancer" if named >= 2 else "Non-Cancer"
+
+    def kind(self, abstract: Abstract) -> str | None:
+        """The type whose words stand out, if any does.
+
+        Given for texts that are not about cancer too, as the organ they are about: at serving time nobody asks,
+        but it teaches which words belong to which organ, on ten times as many texts.
         """
-        weighted = [(abstract.title or "", 3), (abstract.abstract, 1)]
-        evidence = sum(weight * self._mentions(text) for text, weight in weighted)
-        answers = {"cancer": "Cancer" if evidence >= 2 else "Non-Cancer"}
         types: Counter[str] = Counter()
-        for text, weight in weighted:
+        for text, weight in _weighted(abstract):
             for match in _TYPE.finditer(text):
                 types[str(match.lastgroup)] += weight
-        kind = _clear_winner(types)
-        return answers | ({"cancer_type": kind} if kind else {})
+        return _clear_winner(types)
 
     def _mentions(self, text: str) -> int:
         """How often cancer is named."""
@@ -84,9 +90,19 @@ class WeakLabels:
         return named + len(_GENERAL.findall(text))
 
 
+def cancer_mentions(abstract: Abstract) -> int:
+    """How often words that speak of cancer occur; one in the title counts three times."""
+    return sum(weight * len(_GENERAL.findall(text)) for text, weight in _weighted(abstract))
+
+
 def names_cancer(text: str) -> bool:
     """Whether a word that speaks of cancer occurs at all."""
     return _GENERAL.search(text) is not None
+
+
+def _weighted(abstract: Abstract) -> tuple[tuple[str, int], ...]:
+    """A word in the title counts three times."""
+    return (abstract.title or "", 3), (abstract.abstract, 1)
 
 
 def _clear_winner(types: Counter[str]) -> str | None:

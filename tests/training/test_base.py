@@ -5,7 +5,7 @@ import json
 
 import pytest
 from abstream import Abstract
-from abstream.consumer.config import EngineConfig
+from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.training import base, corpus
 
@@ -15,7 +15,7 @@ OTHER = "In {n} children with asthma the cough was gone after {n} weeks of treat
 
 @pytest.fixture
 def data(tmp_path):
-    """Every permitted source, with a few records each."""
+    """Every permitted source, with a few records each, and the validation data."""
     for name in corpus.TEXTS:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -26,8 +26,13 @@ def data(tmp_path):
     for name, sources in corpus.TYPED.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        rows = [{"title": "T", "text": OTHER, "source": source} for source in (*sources, "not-permitted")]
+        rows = [{"title": "T", "text": OTHER, "source": of, "pmid": 1} for of in (*sources, "not-permitted")]
         path.write_text("".join(json.dumps({**row, "cancer_type": "breast"}) + "\n" for row in rows))
+    for name in corpus.JUDGED_ON:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as lines:
+            lines.write(json.dumps({"title": "[Study 2.]"}) + "\n")
     (tmp_path / "lexicon").mkdir()
     (tmp_path / "lexicon/DO_cancer_slim.obo").write_text("name: seminoma\n")
     return tmp_path
@@ -35,6 +40,18 @@ def data(tmp_path):
 
 def test_sources_without_a_permitting_licence_are_left_out(data):
     assert len(list(corpus.typed(data))) == sum(map(len, corpus.TYPED.values()))
+
+
+def test_what_the_model_is_judged_on_is_not_learned_from(data):
+    titles = {piece.title for piece in corpus.texts(data)}
+    assert {"Study 0", "Study 1"} <= titles
+    assert "Study 2" not in titles
+
+
+def test_a_tenth_of_the_articles_with_evidence_statements_is_held_back():
+    held = [corpus.is_held_back({"source": "civic", "pmid": pmid}) for pmid in range(2_000)]
+    assert 150 < sum(held) < 250
+    assert not corpus.is_held_back({"source": "oncology-rct", "pmid": held.index(True)})
 
 
 def test_long_texts_come_in_pieces_of_whole_sentences(data):

@@ -1,0 +1,174 @@
+"""How good the answers are: accuracy, F1, calibration, each with a 95 % interval. Numbers in, numbers out.
+
+Intervals are percentile bootstraps over the abstracts (Efron 1979, https://doi.org/10.1214/aos/1176344552). The
+calibration error is ECE with 15 bins of equal width (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..consumer.engine import Engine, LabelLogits
+from ..consumer.engine.packing import pack_by
+from ..consumer.engine.scoring import softmax
+from ..schemas import Question
+from .data import Labelled
+
+RESAMPLES = 1_000
+BINS = 15
+_SEED = 20250402
+
+Indices = NDArray[np.int64]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2%} [{self.low:.2%}, {self.high:.2%}]"
+
+
+@dataclass(frozen=True)
+class QuestionMetrics:
+    """All about the answers of one question; ``confusion[i][j]`` counts label i answered as label j."""
+
+    question: str
+    labels: tuple[str, ...]
+    n: int
+    accuracy: Measured
+    macro_f1: Measured
+    f1: dict[str, Measured]
+    confusion: list[list[int]]
+    calibration_error: float
+
+    def flat(self) -> dict[str, float]:
+        """Figures by the names that gates and model cards use."""
+        by_label = {f"f1_{label}": one.value for label, one in self.f1.items()}
+        named = {"accuracy": self.accuracy.value, "macro_f1": self.macro_f1.value, **by_label}
+        return named | {"calibration_error": self.calibration_error}
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What some judge said to the records that have a label: which records, the right labels, the probabilities.
+
+    Attributes:
+        ids: of the records, in order.
+        truth: the index of the right label, shape (records,).
+        probabilities: shape (records, labels).
+    """
+
+    question: Question
+    ids: tuple[str, ...]
+    truth: Indices
+    probabilities: Matrix
+
+    @property
+    def predicted(self) -> Indices:
+        """The index of the most probable label, shape (records,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+
+def logits_of(engine: Engine, records: Sequence[Labelled], batch_tokens: int = 8_192) -> list[LabelLogits]:
+    """The engine's label logits for every record, in order: serving's own path."""
+    tokens = [engine.encode(record.abstract) for record in records]
+    found: dict[int, LabelLogits] = {}
+    for rows in pack_by(range(len(records)), lambda row: len(tokens[row].ids), batch_tokens):
+        found |= zip(rows, engine.classify([tokens[row] for row in rows]).logits, strict=True)
+    return [found[row] for row in range(len(records))]
+
+
+def answers(
+    question: Question,
+    position: int,
+    records: Sequence[Labelled],
+    logits: Sequence[LabelLogits],
+    temperature: float = 1.0,
+) -> Answers:
+    """What the logits say to one question, over the records that have its label."""
+    kept = [(one, row[position]) for one, row in zip(records, logits, strict=True) if question.name in one.answers]
+    return Answers(
+        question=question,
+        ids=tuple(one.id for one, _ in kept),
+        truth=np.array([question.labels.index(one.answers[question.name]) for one, _ in kept], dtype=np.int64),
+        probabilities=np.array([softmax(row, temperature) for _, row in kept]).reshape(len(kept), len(question.labels)),
+    )
+
+
+def measure(given: Answers) -> QuestionMetrics:
+    """Every figure of one question; ``given`` holds at least one record."""
+    labels, truth, predicted = given.question.labels, given.truth, given.predicted
+    counted = _confusion(truth, predicted, len(labels))
+    present = [index for index in range(len(labels)) if counted[index].sum() + counted[:, index].sum()]
+    samples = _resampled(truth, predicted, len(labels))
+
+    def with_interval(figure: Callable[[Matrix], float]) -> Measured:
+        low, high = np.percentile([figure(sample) for sample in samples], [2.5, 97.5])
+        return Measured(figure(counted), float(low), float(high))
+
+    return QuestionMetrics(
+        question=given.question.name,
+        labels=labels,
+        n=len(truth),
+        accuracy=with_interval(lambda counts: float(np.trace(counts) / counts.sum())),
+        macro_f1=with_interval(lambda counts: float(_f1(counts)[present].mean())),
+        f1={labels[index]: with_interval(lambda counts, index=index: float(_f1(counts)[index])) for index in present},  # type: ignore[misc]
+        confusion=counted.astype(int).tolist(),
+        calibration_error=calibration_error(given),
+    )
+
+
+def calibration_error(given: Answers) -> float:
+    """The mean distance between confidence and accuracy, over bins of equal width, weighted by their size."""
+    return float(sum(share * abs(accuracy - confidence) for share, confidence, accuracy in reliability(given)))
+
+
+def reliability(given: Answers) -> list[tuple[float, float, float]]:
+    """For every bin that is not empty: its share of the records, its mean confidence, its accuracy."""
+    confidence = given.probabilities.max(axis=1)
+    right = given.predicted == given.truth
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        (float(inside.mean()), float(confidence[inside].mean()), float(right[inside].mean()))
+        for inside in (bins == number for number in range(BINS))
+        if inside.any()
+    ]
+
+
+def confident_errors(given: Answers, most: int = 20) -> list[tuple[str, str, str, float]]:
+    """The errors the judge was surest of: id, right label, answer, confidence."""
+    labels, predicted, confidence = given.question.labels, given.predicted, given.probabilities.max(axis=1)
+    wrong = [row for row in np.argsort(-confidence) if predicted[row] != given.truth[row]][:most]
+    return [(given.ids[r], labels[given.truth[r]], labels[predicted[r]], float(confidence[r])) for r in wrong]
+
+
+def _confusion(truth: Indices, predicted: Indices, labels: int) -> Matrix:
+    counts = np.bincount(truth * labels + predicted, minlength=labels * labels)
+    return counts.reshape(labels, labels).astype(np.float64)
+
+
+def _resampled(truth: Indices, predicted: Indices, labels: int) -> Iterable[Matrix]:
+    """The confusion of ``RESAMPLES`` bootstrap samples. Sampling records is sampling cells of the confusion."""
+    cells = _confusion(truth, predicted, labels).ravel()
+    drawn = np.random.default_rng(_SEED).multinomial(int(cells.sum()), cells / cells.sum(), size=RESAMPLES)
+    return [sample.reshape(labels, labels).astype(np.float64) for sample in drawn]
+
+
+def _f1(counts: Matrix) -> Matrix:
+    """F1 of every label; 0 where a label neither occurs nor is answered."""
+    both = counts.sum(axis=0) + counts.sum(axis=1)
+    found: Matrix = np.divide(2 * np.diag(counts), both, out=np.zeros(len(counts)), where=both > 0)
+    return found

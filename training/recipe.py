@@ -1,0 +1,239 @@
+"""The fine-tuning run, top to bottom: labelled abstracts in, the best LoRA weights out.
+
+Only the LoRA weights learn, from the loss at the slots (``objective``); the forward pass and the tokens are those of
+serving. Killed at any moment, the run goes on from its last checkpoint to the same numbers, on a CPU bit for bit.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..consumer.engine.forward import SlotClassifier, pad
+from ..consumer.engine.tokens import PromptEncoder
+from ..consumer.engine.weights import BaseFolder, read_base
+from ..schemas import Prompt, Task
+from .config import TrainConfig
+from .data import Labelled, class_weights
+from .objective import NOT_ASKED, Example, answers_of, batches, example, slot_loss
+
+CHECKPOINT = "checkpoint.pt"
+POOL = 256  # examples that are sorted by length together
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Progress:
+    """Where the run stands; all that a checkpoint holds beside weights and optimizer."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is learned from, and what tells when to stop; ``questions`` are those that have two labels or more."""
+
+    task: Task
+    questions: frozenset[str]
+    train: Sequence[Labelled]
+    validation: Sequence[Labelled]
+
+
+class Run:
+    """One fine-tuning run. ``train()`` leaves the best LoRA weights in ``model``."""
+
+    def __init__(
+        self, config: TrainConfig, splits: Splits, base: BaseFolder, out: Path, show: Callable[[float], None]
+    ) -> None:
+        """Load the base and put LoRA on it. ``show`` is told the share of the run that is done."""
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config, self.out, self.show = config, out, show
+        self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=_precision(config))
+        self.device = self.accelerator.device
+        phi3 = read_base(base.path, torch.float32, in_4_bits=config.qlora)
+        limit = min(config.max_prompt_tokens, phi3.config.max_position_embeddings)
+        encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
+        self.model = get_peft_model(phi3, _lora(config, base))
+        classifier = SlotClassifier(phi3, encoder)  # PEFT has put its layers into phi3 itself
+        learning = [weight for weight in classifier.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.classifier, self.optimizer = self.accelerator.prepare(classifier, optimizer)
+        self.train_examples = _examples(splits.train, splits, encoder)
+        self.validation_examples = _examples(splits.validation, splits, encoder)
+        self.weights = _label_weights(config, splits, self.device)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        torch.manual_seed(config.seed + self.accelerator.process_index)  # of dropout, which differs by process
+
+    def train(self) -> Progress:
+        """Run to the last epoch, or until the validation loss has not fallen for ``patience`` epochs."""
+        self._resume()
+        while self.progress.epoch < self.config.epochs and not self._is_stale():
+            self._train_epoch()
+            self._end_epoch()
+        set_peft_model_state_dict(self.model, self.best)
+        return self.progress
+
+    def _train_epoch(self) -> None:
+        steps = self._steps(self.progress.epoch)
+        self.classifier.train()
+        for number in range(self.progress.step, len(steps)):
+            epochs_done = self.progress.epoch + number / len(steps)
+            loss = self._step(steps[number], epochs_done / self.config.epochs)
+            self.progress.step = number + 1
+            self.progress.history.append({"epoch": epochs_done, "loss": loss})
+            self.show((epochs_done + 1 / len(steps)) / self.config.epochs)
+            if self.progress.step % self.config.checkpoint_steps == 0:
+                self._save()
+
+    def _steps(self, epoch: int) -> list[list[list[Example]]]:
+        """The steps of an epoch; of each, this process's batches. The order depends on seed and epoch alone."""
+        shuffled = random.Random(f"{self.config.seed} {epoch}")
+        examples = shuffled.sample(self.train_examples, len(self.train_examples))
+        pools = (examples[start : start + POOL] for start in range(0, len(examples), POOL))
+        packed = [batch for pool in pools for batch in batches(pool, self.config.batch_tokens)]
+        shuffled.shuffle(packed)
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        packed += packed[: -len(packed) % processes]  # every process needs as many: the first ones come twice
+        size = processes * self.config.accumulate
+        return [packed[start : start + size][rank::processes] for start in range(0, len(packed), size)]
+
+    def _step(self, step: list[list[Example]], done: float) -> float:
+        """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * _schedule(done, self.config.warmup)
+        total = torch.zeros((), device=self.device)
+        for position, batch in enumerate(step):
+            is_last = position == len(step) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.classifier):
+                logits = self._logits(self.classifier, batch)
+                loss = slot_loss(logits, answers_of(batch, self.device), self.weights) / len(step)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.accelerator.clip_grad_norm_(self.classifier.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(self.accelerator.reduce(total, "mean"))
+
+    def _logits(self, classifier: nn.Module, batch: list[Example]) -> list[Tensor]:
+        with self.accelerator.autocast():
+            logits: list[Tensor] = classifier(*pad([one.tokens for one in batch], self.device))
+        return logits
+
+    def _end_epoch(self) -> None:
+        loss = self._validation_loss()
+        self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
+        self.progress.history.append({"epoch": self.progress.epoch, "validation_loss": loss})
+        if loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_epoch = loss, self.progress.epoch
+            self.best = {name: tensor.detach().clone().cpu() for name, tensor in self._lora_state().items()}
+        self._save()
+        log.info("epoch_ended", epoch=self.progress.epoch, validation_loss=round(loss, 4))
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        """The mean loss of an answer; every process computes all of it, and so the same."""
+        classifier = self.accelerator.unwrap_model(self.classifier).eval()
+        total, asked = 0.0, 0
+        for batch in batches(self.validation_examples, self.config.batch_tokens):
+            answers = answers_of(batch, self.device)
+            for question, rows in enumerate(self._logits(classifier, batch)):
+                wanted = answers[:, question]
+                total += float(functional.cross_entropy(rows, wanted, ignore_index=NOT_ASKED, reduction="sum"))
+                asked += int((wanted != NOT_ASKED).sum())
+        return total / max(asked, 1)
+
+    def _is_stale(self) -> bool:
+        return self.progress.epoch - self.progress.best_epoch >= self.config.patience
+
+    def _lora_state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = get_peft_model_state_dict(self.model)
+        return state
+
+    def _save(self) -> None:
+        """Written beside and renamed, so that a kill leaves the last checkpoint whole."""
+        if self.accelerator.is_main_process:
+            state = {
+                "config": self.config.model_dump(mode="json"),
+                "progress": vars(self.progress),
+                "lora": self._lora_state(),
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            }
+            unfinished = self.out / f"{CHECKPOINT}.part"
+            torch.save(state, unfinished)
+            unfinished.replace(self.out / CHECKPOINT)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        if state["config"] != self.config.model_dump(mode="json"):
+            log.warning("checkpoint_ignored", reason="it is of another config")
+            return
+        self.progress = Progress(**state["progress"])
+        self.best = state["best"]
+        set_peft_model_state_dict(self.model, state["lora"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        log.info("run_resumed", epoch=self.progress.epoch, step=self.progress.step)
+
+
+def _examples(records: Sequence[Labelled], splits: Splits, encoder: PromptEncoder) -> list[Example]:
+    learned = [{name: label for name, label in one.answers.items() if name in splits.questions} for one in records]
+    return [
+        example(encoder, splits.task, one.abstract, answers)
+        for one, answers in zip(records, learned, strict=True)
+        if answers
+    ]
+
+
+def _label_weights(config: TrainConfig, splits: Splits, device: torch.device) -> list[Tensor] | None:
+    if config.class_weights == "none":
+        return None
+    return [torch.tensor(class_weights(splits.train, question), device=device) for question in splits.task.questions]
+
+
+def _schedule(done: float, warmup: float) -> float:
+    """Share of the peak learning rate: linear up, then a cosine down."""
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+def _lora(config: TrainConfig, base: BaseFolder) -> LoraConfig:
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules),
+        base_model_name_or_path=base.ref.id,
+        revision=base.ref.revision,
+    )
+
+
+def _precision(config: TrainConfig) -> str:
+    on_cuda = config.device != "cpu" and torch.cuda.is_available()
+    wanted = config.precision if config.precision != "auto" else ("bfloat16" if on_cuda else "float32")
+    return "bf16" if wanted == "bfloat16" else "no"
