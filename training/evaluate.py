@@ -6,6 +6,7 @@ calibration error is ECE with 15 bins of equal width (Guo et al. 2017, https://a
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,24 @@ class Answers:
     def predicted(self) -> Indices:
         """The index of the most probable label, shape (records,)."""
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One question, answered by the bare base (before), the adapter (after) and the baselines, on the same records."""
+
+    before: Answers
+    after: Answers
+    baselines: dict[str, Answers]
+
+    @cached_property
+    def metrics(self) -> dict[str, QuestionMetrics]:
+        """``before``, ``after`` and each baseline by its name, in that order."""
+        return {name: measure(given) for name, given in self._judges.items()}
+
+    @property
+    def _judges(self) -> dict[str, Answers]:
+        return {"before": self.before, "after": self.after, **self.baselines}
 
 
 def logits_of(engine: Engine, records: Sequence[Labelled], batch_tokens: int = 8_192) -> list[LabelLogits]:

@@ -1,21 +1,22 @@
 """From labelled abstracts to a measured, calibrated adapter: load, check, train, measure, package."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from ..consumer.engine import LabelLogits
+from ..consumer.engine import Engine, LabelLogits
 from ..consumer.engine.config import EngineConfig
 from ..consumer.engine.phi3 import Phi3Engine
 from ..consumer.engine.weights import BaseFolder, locate
 from ..schemas import ONCOLOGY, Task, VerifiedAdapter
+from .baselines import baselines
 from .calibrate import review_threshold, temperature
 from .config import TrainConfig
 from .data import Labelled, digest, learnable, load, split
-from .evaluate import Answers, QuestionMetrics, answers, logits_of, measure
+from .evaluate import Comparison, answers, logits_of
 from .package import Calibrated, package
 from .recipe import CHECKPOINT, Progress, Run, Splits
 
@@ -25,27 +26,12 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One question, before and after, on the same records."""
-
-    before: Answers
-    after: Answers
-
-    @property
-    def metrics(self) -> tuple[QuestionMetrics, QuestionMetrics]:
-        """Of the bare base, and of the adapter."""
-        return measure(self.before), measure(self.after)
-
-
-@dataclass(frozen=True)
 class Outcome:
     """A finished run: the adapter, its figures, and all that its report shows."""
 
     config: TrainConfig
     adapter: VerifiedAdapter
     comparisons: dict[str, Comparison]
-    train: Sequence[Labelled]
-    test: Sequence[Labelled]
     progress: Progress
 
 
@@ -100,12 +86,10 @@ def _finish(
     draft = package(folder, config, task, base, digest(splits.train), Calibrated({}, {}), None, ())
     adapted = Phi3Engine(engine_config, adapter=draft)
     calibrated = _calibrate(config, task, splits.validation, logits_of(adapted, splits.validation))
-    comparisons = _compare(task, test, Phi3Engine(engine_config, task=task), adapted, calibrated)
-    metrics = {name: comparison.metrics for name, comparison in comparisons.items()}
-    adapter = package(
-        folder, config, task, base, digest(splits.train), calibrated, adapted, [(b, a) for b, a in metrics.values()]
-    )
-    return Outcome(config, adapter, comparisons, splits.train, test, progress)
+    comparisons = compare(splits.train, test, Phi3Engine(engine_config, task=task), adapted, calibrated.temperatures)
+    metrics = [(one.metrics["before"], one.metrics["after"]) for one in comparisons.values()]
+    adapter = package(folder, config, task, base, digest(splits.train), calibrated, adapted, metrics)
+    return Outcome(config, adapter, comparisons, progress)
 
 
 def _calibrate(
@@ -124,21 +108,26 @@ def _calibrate(
     return Calibrated(temperatures, thresholds)
 
 
-def _compare(
-    task: Task, test: Sequence[Labelled], bare: Phi3Engine, adapted: Phi3Engine, calibrated: Calibrated
+def compare(
+    train: Sequence[Labelled],
+    test: Sequence[Labelled],
+    bare: Engine,
+    adapted: Engine,
+    temperatures: Mapping[str, float],
 ) -> dict[str, Comparison]:
+    """Every question that ``test`` has a label for: the bare base, the adapter, and what ``train`` teaches the baselines."""
     before, after = logits_of(bare, test), logits_of(adapted, test)
     found: dict[str, Comparison] = {}
-    for position, question in enumerate(task.questions):
+    for position, question in enumerate(adapted.model.task.questions):
         zero_shot = answers(question, position, test, before)
         if len(zero_shot.truth):
-            heat = calibrated.temperatures.get(question.name, 1.0)
-            found[question.name] = Comparison(zero_shot, answers(question, position, test, after, heat))
+            tuned = answers(question, position, test, after, temperatures.get(question.name, 1.0))
+            found[question.name] = Comparison(zero_shot, tuned, baselines(question, train, test))
     return found
 
 
 def _metrics(outcome: Outcome) -> dict[str, object]:
     return {
-        name: {"before": before.as_json(), "after": after.as_json()}
-        for name, (before, after) in ((name, one.metrics) for name, one in outcome.comparisons.items())
+        question: {judge: figures.as_json() for judge, figures in one.metrics.items()}
+        for question, one in outcome.comparisons.items()
     }
