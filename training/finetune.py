@@ -115,7 +115,7 @@ def compare(
     adapted: Engine,
     temperatures: Mapping[str, float],
 ) -> dict[str, Comparison]:
-    """Every question that ``test`` has a label for: the bare base, the adapter, and what ``train`` teaches the baselines."""
+    """The bare base, the adapter, and what ``train`` teaches the baselines, for every question that ``test`` answers."""
     before, after = logits_of(bare, test), logits_of(adapted, test)
     found: dict[str, Comparison] = {}
     for position, question in enumerate(adapted.model.task.questions):
