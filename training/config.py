@@ -1,50 +1,57 @@
-"""Every knob of a fine-tuning run, its unit, and where its default comes from."""
+"""Every knob of a fine-tuning run, its unit, and where its default comes from; ``abstream train`` has a flag for each."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from ..schemas.events import NonEmpty
+
 # Every linear layer of Phi-3. The QLoRA paper (https://arxiv.org/abs/2305.14314) found that all of them matter.
 PHI3_LINEAR = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 class TrainConfig(BaseModel):
-    """What is saved as ``config.json`` beside every run: the run can be repeated from it."""
+    """What is saved as ``config.json`` beside every run: ``abstream --config config.json train`` repeats it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    data: str  # a local .jsonl, .csv or .parquet file, gzipped or not, or a Hugging Face data set's id
-    validation: str | None = None  # the same; a tenth of ``data``, drawn with ``seed``, where None
-    test: str | None = None  # the same; what the figures are measured on; ``validation`` where None
-    model: str = "phi3-nano"
-    model_revision: str | None = None
-    task: Path | None = None  # the oncology task where None
-    name: str = "adapter"
-    version: str = "1"
+    data: str = Field(description="Labelled .jsonl, .csv or .parquet, gzipped or not; or a Hugging Face data set.")
+    validation: str | None = Field(None, description="The same; a tenth of the data by default.")
+    test: str | None = Field(None, description="The same; what is measured on. The validation data by default.")
+    model: str = Field("phi3-nano", description="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
+    model_revision: str | None = Field(None, description="Revision of the Hugging Face id.")
+    task: Path | None = Field(None, description="Task file; the oncology task by default.")
+    name: NonEmpty = Field("adapter", description="Of the adapter.")
+    version: NonEmpty = Field("1", description="Of the adapter.")
 
-    rank: PositiveInt = 16
-    alpha: PositiveInt = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    target_modules: tuple[str, ...] = PHI3_LINEAR
-    qlora: bool = False  # the base in 4 bits; CUDA only
+    rank: PositiveInt = Field(16, description="Of the LoRA matrices.")
+    alpha: PositiveInt = Field(32, description="LoRA's scale, times the rank.")
+    dropout: Share = Field(0.05, description="Before the LoRA matrices.")
+    target_modules: tuple[str, ...] = Field(PHI3_LINEAR, description="Layers that get LoRA matrices.")
+    qlora: bool = Field(False, description="The base in 4 bits (extra qlora); CUDA only.")
 
-    epochs: PositiveInt = 6
-    learning_rate: PositiveFloat = 1e-3  # of phi3-nano; 2e-4 suits Phi-3-mini
-    weight_decay: NonNegativeFloat = 0.01
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
-    batch_tokens: PositiveInt = 4_096  # beyond the prompt's fixed beginning, padding included
-    accumulate: PositiveInt = 1  # batches in a step
-    class_weights: Literal["none", "balanced"] = "none"
-    patience: PositiveInt = 2  # epochs without a better validation loss
-    max_prompt_tokens: PositiveInt = 2_046
-    seed: int = 7
-    checkpoint_steps: PositiveInt = 50
+    epochs: PositiveInt = Field(6, description="At most.")
+    learning_rate: PositiveFloat = Field(1e-3, description="At its peak; of phi3-nano. 2e-4 suits Phi-3-mini.")
+    weight_decay: NonNegativeFloat = Field(0.01, description="AdamW's.")
+    warmup: Share = Field(0.1, description="Share of the steps in which the learning rate rises.")
+    batch_tokens: PositiveInt = Field(
+        4_096, description="Of a batch, beyond the prompt's fixed beginning, with padding."
+    )
+    accumulate: PositiveInt = Field(1, description="Batches in a step.")
+    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: every label counts alike.")
+    drop_title: Share = Field(0.3, description="Share of the examples shown without their title, each epoch others.")
+    patience: PositiveInt = Field(2, description="Epochs without a better validation loss, then it ends.")
+    max_prompt_tokens: PositiveInt = Field(2_046, description="Longer abstracts are cut.")
+    seed: int = Field(7, description="On a CPU the same seed gives the same bits.")
+    checkpoint_steps: PositiveInt = Field(50, description="Steps between two checkpoints.")
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 on CUDA
-    threads: PositiveInt | None = None  # of the CPU
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA where there is one.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA.")
+    threads: PositiveInt | None = Field(None, description="Of the CPU; torch's own choice by default.")
 
-    # Answers whose confidence is under the threshold go to review; among the others, this label's recall is at least
-    # so high on the validation data. The first label of the first question.
-    review_recall: Annotated[float, Field(gt=0, le=1)] = 0.98
+    review_recall: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.98, description="Of the first label, among the answers that need no review, on the validation data."
+    )

@@ -1,0 +1,93 @@
+"""Whether an adapter is good enough to be announced: rules over its figures. Pure.
+
+accuracy>=0.90                   a bound
+macro_f1>=+0.02                  with a sign: against the adapter that is live, or the bare base where none is
+cancer_type.macro_f1>=0.80       of another question than the task's first
+f1_Non-Cancer>=0.9, calibration_error<=0.05
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..schemas import AbstreamError
+from ..schemas.events import Gate
+
+_RULE = re.compile(r"(?:(\w+)\.)?(\w[\w -]*?)\s*(>=|<=)\s*([+-]?)(\d*\.?\d+)")
+
+Figures = Mapping[str, float]
+"""``question.figure`` to its value, as in an adapter's manifest: ``cancer.accuracy``, ``cancer.f1_Non-Cancer``."""
+
+
+class GateInvalid(AbstreamError):
+    """A rule cannot be read, or names a figure that was not measured: correct the rule."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One bound; ``relative`` ones are bounds of the difference to a reference."""
+
+    text: str
+    question: str | None
+    figure: str
+    at_least: bool
+    bound: float
+    relative: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one rule."""
+
+    rule: Rule
+    value: float
+    reference: float | None
+    passed: bool
+
+    def __str__(self) -> str:
+        against = f" (reference {self.reference:.4f})" if self.reference is not None else ""
+        return f"{'passed' if self.passed else 'failed'}: {self.rule.text}, measured {self.value:.4f}{against}"
+
+
+def parse(text: str) -> tuple[Rule, ...]:
+    """The rules in a comma-separated text.
+
+    Raises:
+        GateInvalid: one cannot be read.
+    """
+    rules = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        if not (match := _RULE.fullmatch(part)):
+            raise GateInvalid(f"{part!r} is no rule: write such as accuracy>=0.90, macro_f1>=+0.02")
+        question, figure, comparison, sign, bound = match.groups()
+        signed = -float(bound) if sign == "-" else float(bound)
+        rules.append(Rule(part, question, figure, comparison == ">=", signed, bool(sign)))
+    if not rules:
+        raise GateInvalid("the gate has no rule")
+    return tuple(rules)
+
+
+def judge(rules: Iterable[Rule], first_question: str, figures: Figures, reference: Figures) -> tuple[Verdict, ...]:
+    """Hold ``figures`` against the rules; those without a question are of ``first_question``.
+
+    Raises:
+        GateInvalid: a rule names a figure that was not measured.
+    """
+    return tuple(_judge(rule, f"{rule.question or first_question}.{rule.figure}", figures, reference) for rule in rules)
+
+
+def as_event(verdicts: Iterable[Verdict]) -> Gate:
+    """The verdicts as an adapter update carries them."""
+    verdicts = tuple(verdicts)
+    return Gate(passed=all(one.passed for one in verdicts), rules=tuple(map(str, verdicts)))
+
+
+def _judge(rule: Rule, name: str, figures: Figures, reference: Figures) -> Verdict:
+    for known in (figures, reference) if rule.relative else (figures,):
+        if name not in known:
+            raise GateInvalid(f"{rule.text}: there is no figure {name}; measured were {', '.join(sorted(known))}")
+    against = reference[name] if rule.relative else None
+    margin = figures[name] - (against or 0.0) - rule.bound
+    # A margin that is nothing but rounding is none: 0.92 - 0.90 is a little under 0.02 in floating point.
+    passed = margin >= -1e-9 if rule.at_least else margin <= 1e-9
+    return Verdict(rule, figures[name], against, passed)
