@@ -19,7 +19,18 @@ from ..producer.connection import DEFAULT_URL
 from ..producer.formats import FORMATS
 from ..schemas import AbstreamError, Streams, Unavailable
 from ..schemas.streams import LANES, OUTPUTS
-from .settings import DEFAULT_MODEL, LogFormat, engine_options, option, read_config_file, shipped_model, worker_name
+from ..training.config import TrainConfig
+from .settings import (
+    DEFAULT_MODEL,
+    LogFormat,
+    build,
+    config_options,
+    engine_options,
+    option,
+    read_config_file,
+    shipped_model,
+    worker_name,
+)
 
 DONE, ERROR, USAGE, SOME_REFUSED, GATE_FAILED, OUT_OF_REACH = range(6)
 
@@ -41,7 +52,7 @@ class Common:
 @option("redis-url", env=("REDIS_URL",), help=f"Default: {DEFAULT_URL}; demo starts its own server.")
 @option("namespace", default="abstream", help="Prefix of every key.")
 @option("log-format", type=click.Choice(["console", "json"]), default="console")
-@option("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file of defaults.")
+@option("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML or YAML file of defaults.")
 @click.version_option(package_name="abstream")
 @click.pass_context
 def cli(context: click.Context, redis_url: str | None, namespace: str, log_format: Any, config: Path | None) -> None:
@@ -148,6 +159,57 @@ def classify(paths: tuple[str, ...], out: str, max_batch_tokens: int, **flags: A
 
 
 @cli.command()
+@config_options(TrainConfig)
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/train"), help="Of the run.")
+@option(
+    "gate", help="Such as accuracy>=0.90,macro_f1>=+0.02; a sign: against the live adapter. Exit code 4 if it fails."
+)
+@option("release", is_flag=True, help="Announce the adapter to the workers if the gate is passed.")
+@option("store", type=click.Path(file_okay=False, path_type=Path), help="Where released adapters are kept.")
+@option("json", is_flag=True, help="For programs.")
+@click.pass_obj
+def train(
+    common: Common, out: Path, gate: str | None, release: bool, store: Path | None, json: bool, **knobs: Any
+) -> None:
+    """Fine-tune an adapter on labelled abstracts; measure it before and after, calibrate it, judge it."""
+    if release and not store:
+        raise click.UsageError("--release needs --store, where the workers find the adapter")
+    config = build(TrainConfig, {**knobs, "model": shipped_model(knobs["model"])})
+    from ..training.gate import parse
+    from .adapters import announce, live_adapter
+    from .logs import configure
+    from .training import train as train_adapter
+
+    configure(common.log_format)
+    rules = parse(gate) if gate else ()
+    trained = train_adapter(config, out, rules, lambda: live_adapter(common.url, common.namespace), as_json=json)
+    if trained is None:
+        return
+    adapter, verdict = trained
+    if not verdict.passed:
+        _say("the gate is not passed, so nothing is announced: " + "; ".join(verdict.rules))
+        sys.exit(GATE_FAILED)
+    if release and store:
+        _run(lambda: announce(common.url, common.namespace, adapter.path, store, verdict if gate else None))
+
+
+@cli.command()
+@option("data", required=True, help="Labelled .jsonl, .csv or .parquet, gzipped or not; or a Hugging Face data set.")
+@option("baseline-data", help="The same: what the baselines that learn are trained on; without it they are left out.")
+@option("report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report there.")
+@option("json", is_flag=True, help="For programs.")
+@engine_options
+def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bool, **flags: Any) -> None:
+    """Accuracy, F1 and calibration of a model or an adapter on labelled abstracts, beside the baselines."""
+    from .training import evaluate as measure
+    from .working import load_engine
+
+    adapted = load_engine(flags)
+    bare = load_engine(flags | {"adapter": None}, adapted.model.task) if adapted.model.receipt.adapter else adapted
+    measure(data, baseline_data, bare, adapted, report, as_json=json)
+
+
+@cli.command()
 @option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
 @option("adapter", type=click.Path(file_okay=False, path_type=Path))
 @option("json", is_flag=True, help="For programs.")
@@ -194,5 +256,5 @@ def main() -> None:
         sys.exit(130)
 
 
-def _say(error: Exception) -> None:
+def _say(error: object) -> None:
     click.echo(f"abstream: {error}", err=True)

@@ -1,20 +1,24 @@
 """Flags, environment and file become settings here and nowhere else.
 
-Precedence: flag, then environment (``ABSTREAM_…``), then the TOML file of ``--config``, then the default.
+Precedence: flag, then environment (``ABSTREAM_…``), then the TOML, YAML or JSON file of ``--config``, then the default.
 """
 
 import os
 import socket
 import sys
+import types
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 LogFormat = Literal["console", "json"]
 Command = TypeVar("Command", bound=Callable[..., Any])
+Config = TypeVar("Config", bound=BaseModel)
 
 DEFAULT_MODEL = "phi3-nano"
 SHIPPED_MODELS = ("phi3-nano",)
@@ -36,6 +40,45 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
         return command
 
     return apply
+
+
+def config_options(config: type[BaseModel]) -> Callable[[Command], Command]:
+    """A flag for every field of ``config``, with the field's description and default."""
+    return options(*(_option_of(name, field) for name, field in config.model_fields.items()))
+
+
+def _option_of(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+    kind = _plain_type(field.annotation)
+    attributes: dict[str, Any] = {"help": field.description, "required": field.is_required()}
+    if not field.is_required():
+        attributes["default"] = field.default
+    if kind is bool:
+        attributes["is_flag"] = True
+    elif get_origin(kind) is Literal:
+        attributes["type"] = click.Choice(get_args(kind))
+    elif get_origin(kind) is tuple:
+        attributes |= {"type": str, "multiple": True}
+    else:
+        attributes["type"] = click.Path(path_type=Path) if kind is Path else kind
+    return option(name.replace("_", "-"), **attributes)
+
+
+def _plain_type(kind: Any) -> Any:
+    """Without what pydantic adds to it, and without ``None``."""
+    if get_origin(kind) is Annotated:
+        return _plain_type(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return _plain_type(next(one for one in get_args(kind) if one is not type(None)))
+    return kind
+
+
+def build(config: type[Config], values: dict[str, Any]) -> Config:
+    """The config, or a usage error that names each flag that is wrong and why."""
+    try:
+        return config(**values)
+    except ValidationError as error:
+        said = "; ".join(f"--{str(one['loc'][0]).replace('_', '-')}: {one['msg']}" for one in error.errors())
+        raise click.UsageError(said) from error
 
 
 engine_options = options(
@@ -79,12 +122,14 @@ def worker_name() -> str:
 
 
 def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]]:
-    """Defaults for every command from a TOML file: keys at the top serve all commands, a table ``[work]`` one.
+    """Defaults for every command from a file: keys at the top serve all commands, a table such as ``work`` one.
+
+    The ``config.json`` of a fine-tuning run is such a file.
 
     Raises:
         click.BadParameter: the file cannot be read, or names a command or an option that does not exist.
     """
-    values = _read_toml(path)
+    values = {key: value for key, value in _read(path).items() if value is not None}
     flags = {name: {p.name for p in command.params if p.name} for name, command in group.commands.items()}
     known = {p.name for p in group.params if p.name}.union(*flags.values())
     common = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
@@ -100,12 +145,30 @@ def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]
     return defaults | {key: value for key, value in common.items() if key in {p.name for p in group.params}}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    """A TOML file, or one of YAML, of which JSON is a part."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = _parse_toml(text) if path.suffix == ".toml" else _parse_yaml(text)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--config") from error
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path}: holds no settings but a {type(values).__name__}", param_hint="--config")
+    return values
+
+
+def _parse_toml(text: str) -> Any:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def _parse_yaml(text: str) -> Any:
+    import yaml
+
     try:
-        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="--config") from error
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error

@@ -16,9 +16,9 @@ from ..schemas.artifacts import verify
 from .settings import shipped_model
 
 
-def load_engine(flags: dict[str, Any]) -> Engine:
-    """The engine that the flags ask for; torch is imported only for the real one."""
-    task = Task.from_file(flags["task"]) if flags["task"] else ONCOLOGY
+def load_engine(flags: dict[str, Any], task: Task | None = None) -> Engine:
+    """The engine that the flags ask for, or with another ``task``; torch is imported only for the real one."""
+    task = task or (Task.from_file(flags["task"]) if flags["task"] else ONCOLOGY)
     if flags["engine"] == "fake":
         from ..consumer.engine.fake import FakeEngine
 

@@ -1,4 +1,4 @@
-"""Every knob of a fine-tuning run, its unit, and where its default comes from; ``abstream train`` has a flag for each."""
+"""Every knob of a fine-tuning run, its unit, and where its default comes from. Each is a flag of ``abstream train``."""
 
 from pathlib import Path
 from typing import Annotated, Literal

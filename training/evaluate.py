@@ -150,6 +150,22 @@ def measure(given: Answers) -> QuestionMetrics:
     )
 
 
+def measured(engine: Engine, records: Sequence[Labelled]) -> dict[str, QuestionMetrics]:
+    """The figures of a model in service, calibrated as it is, for every question with labels in ``records``."""
+    logits = logits_of(engine, records)
+    found: dict[str, QuestionMetrics] = {}
+    for position, question in enumerate(engine.model.task.questions):
+        given = answers(question, position, records, logits, engine.model.calibration.get(question.name, 1.0))
+        if len(given.truth):
+            found[question.name] = measure(given)
+    return found
+
+
+def flat(metrics: Iterable[QuestionMetrics]) -> dict[str, float]:
+    """``question.figure`` to its value: as gates name them and manifests keep them."""
+    return {f"{one.question}.{name}": value for one in metrics for name, value in one.flat().items()}
+
+
 def calibration_error(given: Answers) -> float:
     """The mean distance between confidence and accuracy, over bins of equal width, weighted by their size."""
     return float(sum(share * abs(accuracy - confidence) for share, confidence, accuracy in reliability(given)))

@@ -1,0 +1,134 @@
+"""What fine-tuning phi3-nano gives on real abstracts, beside the baselines, and how long it takes.
+
+    python -m abstream.ops.bench.training --data DATA [--set NAME …] [--out runs/bench]
+
+DATA holds ``abstracts/``, ``cancer_types/`` and ``neoplasm/`` (their own READMEs say where they come from). Each set
+is trained by the very command that users have, and measured on records that neither the adapter nor the base model
+learned from. Prints a table for ``RESULTS.md``, and one JSON line last.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...training.corpus import is_held_back, records
+
+ROOT = Path(__file__).parents[2]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One data set: where it comes from, what is asked, and the figure that counts."""
+
+    what: str
+    question: str
+    figure: str
+    files: Callable[[Path], tuple[Iterable[Row], Iterable[Row]]]  # to train on, to measure on
+    flags: tuple[str, ...] = ()
+
+
+def _cancer(data: Path) -> tuple[Iterable[Row], Iterable[Row]]:
+    return records(data / "abstracts/train.jsonl"), records(data / "abstracts/validation.jsonl")
+
+
+def _types(data: Path) -> tuple[Iterable[Row], Iterable[Row]]:
+    """The labels were made from the titles, so a fair test is on the text alone."""
+    return records(data / "cancer_types/train.jsonl"), (
+        {**row, "title": ""} for row in records(data / "cancer_types/validation.jsonl") if row["text"]
+    )
+
+
+def _evidence(data: Path) -> tuple[Iterable[Row], Iterable[Row]]:
+    rows = list(records(data / "cancer_types/civic_train.jsonl"))
+    return (row for row in rows if not is_held_back(row)), filter(is_held_back, rows)
+
+
+def _neoplasm(data: Path) -> tuple[Iterable[Row], Iterable[Row]]:
+    return records(data / "neoplasm/train.jsonl.gz"), records(data / "neoplasm/validation.jsonl.gz")
+
+
+CASES = {
+    "cancer": Case("Cancer / Non-Cancer, trained on 600", "cancer", "accuracy", _cancer),
+    "types": Case("cancer type, abstract without its title", "cancer_type", "macro_f1", _types),
+    "evidence": Case("cancer type of CIViC evidence", "cancer_type", "macro_f1", _evidence),
+    "neoplasm": Case(
+        "neoplasm / other, a task file of its own",
+        "neoplasm",
+        "f1_Neoplasm",
+        _neoplasm,
+        ("--task", str(ROOT / "ops/sample/neoplasm-task.json")),
+    ),
+}
+
+
+def run(case: Case, data: Path, out: Path, flags: Iterable[str]) -> Row:
+    """Train and measure one case with ``abstream train``."""
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = []
+    for name, rows in zip(("train", "test"), case.files(data), strict=True):
+        lines = [json.dumps(_kept(row)) + "\n" for row in rows]
+        (out / f"{name}.jsonl").write_text("".join(lines))
+        sizes.append(len(lines))
+    command = [sys.executable, "-m", "abstream.ops", "train", "--json", "--out", str(out / "run"), *case.flags, *flags]
+    files = ["--data", str(out / "train.jsonl"), "--test", str(out / "test.jsonl")]
+    begun = time.monotonic()
+    done = subprocess.run([*command, *files], check=True, stdout=subprocess.PIPE)
+    seconds = time.monotonic() - begun
+    metrics = json.loads(done.stdout)["metrics"][case.question]
+    figures = {who: _figure(one, case.figure) for who, one in metrics.items()}
+    return {"n": sizes, "seconds": round(seconds), "figure": case.figure, "figures": figures}
+
+
+def _kept(row: Row) -> Row:
+    kept = ("id", "title", "text", "label", "cancer_type")
+    return {name: row[name] for name in kept if row.get(name) is not None}
+
+
+def _figure(metrics: Row, figure: str) -> list[float]:
+    found = metrics["f1"][figure.removeprefix("f1_")] if figure.startswith("f1_") else metrics[figure]
+    return [found["value"], found["low"], found["high"]]
+
+
+def table(found: dict[str, Row]) -> Iterator[str]:
+    """Lines of Markdown: a row for each case, in per cent with 95 % intervals."""
+    judges = list(dict.fromkeys(judge for row in found.values() for judge in row["figures"]))
+    yield f"| data | figure | trained on | measured on | {' | '.join(judges)} | seconds |"
+    yield "|---" * (len(judges) + 5) + "|"
+    for name, row in found.items():
+        cells = [_cell(row["figures"].get(judge)) for judge in judges]
+        about = [CASES[name].what, row["figure"], *map(str, row["n"])]
+        yield f"| {' | '.join([*about, *cells, str(row['seconds'])])} |"
+
+
+def _cell(figure: list[float] | None) -> str:
+    if figure is None:
+        return ""
+    value, low, high = (100 * one for one in figure)
+    return f"{value:.1f} [{low:.1f}–{high:.1f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", action="append", choices=CASES, help="all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    arguments, flags = parser.parse_known_args()
+    found = {name: run(CASES[name], arguments.data, arguments.out / name, flags) for name in arguments.set or CASES}
+    print("\n".join(table(found)))
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    print(json.dumps({"machine": machine, "flags": flags, "sets": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The labelled data of the shipped oncology adapter: only what may be shipped, as two files for ``abstream train``.
+
+    python -m abstream.training.oncology --data DATA --sample ops/sample --out runs/oncology
+    abstream train --data runs/oncology/train.jsonl --validation runs/oncology/validation.jsonl …
+
+Types come from curators and from a dictionary over titles, Non-Cancer and the rest of Cancer from the word rule
+(``weak_labels``), the hard cases from the bundled sample, which people labelled.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..schemas import Abstract
+from . import corpus
+from .weak_labels import WeakLabels, cancer_mentions
+
+WITHOUT_CANCER, IN_PASSING, UNTYPED = 1_200, 300, 300  # abstracts that the rule labels
+VALIDATION_SHARE = 0.1
+SEED = 7
+
+Row = dict[str, Any]
+
+
+def rows(data: Path) -> Iterator[Row]:
+    """Every curated record, and as many as wanted that the rule labels; each with an ``id`` of its own."""
+    for number, (abstract, kind) in enumerate(corpus.typed(data)):
+        yield _row(f"typed-{number}", abstract, "Cancer", kind)
+    yield from _weakly_labelled(data)
+
+
+def _weakly_labelled(data: Path) -> Iterator[Row]:
+    """Abstracts with a title: free of cancer words, naming one in passing, or about cancer in general."""
+    label = WeakLabels(data / "lexicon" / "DO_cancer_slim.obo")
+    titled = [abstract for abstract in corpus.texts(data) if abstract.title]
+    random.Random(SEED).shuffle(titled)
+    wanted = {"without": WITHOUT_CANCER, "passing": IN_PASSING, "untyped": UNTYPED}
+    for number, abstract in enumerate(titled):
+        group = _group(label, abstract)
+        if group and wanted[group]:
+            wanted[group] -= 1
+            yield _row(f"rule-{number}", abstract, "Cancer" if group == "untyped" else "Non-Cancer", None)
+
+
+def _group(label: WeakLabels, abstract: Abstract) -> str | None:
+    if label.cancer(abstract) == "Cancer":
+        return "untyped" if cancer_mentions(abstract) >= 6 and not label.kind(abstract) else None
+    return "passing" if cancer_mentions(abstract) else "without"
+
+
+def _row(identity: str, abstract: Abstract, label: str, kind: str | None) -> Row:
+    return {"id": identity, "title": abstract.title, "text": abstract.abstract, "label": label, "cancer_type": kind}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with pretraining/, cancer_types/, lexicon/")
+    parser.add_argument("--sample", type=Path, required=True, help="the bundled sample")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    everything = list(rows(arguments.data))
+    random.Random(SEED).shuffle(everything)
+    held = round(VALIDATION_SHARE * len(everything))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, part in (("validation", everything[:held]), ("train", everything[held:])):
+        own = list(corpus.records(arguments.sample / f"{name}.jsonl"))
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in (*part, *own))
+        (arguments.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        print(f"{name}: {len(part) + len(own)} abstracts")
+
+
+if __name__ == "__main__":
+    main()
