@@ -1,22 +1,33 @@
-"""Labelled abstracts: loaded by Hugging Face ``datasets``, checked before any training.
+"""Labelled abstracts: read from a file or by Hugging Face ``datasets``, checked before any training.
 
 A column named like a question holds its label; the first question's may be called ``label`` (``id``, ``title``,
 ``text``, ``label``, ``cancer_type``). Where a label is missing, the question is not trained on; an answer to a
 question that is asked only after another's answer implies that answer. Ids are never shown to a model.
+
+JSON and CSV are read as they stand. ``datasets`` guesses a type for each column: the id 007 becomes 7, the label
+None no label, and a column that is empty for the first ten megabytes an error.
 """
 
+import csv
+import gzip
 import hashlib
+import json
 import random
+import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..schemas import Abstract, AbstreamError, Malformed, Question, Task
 
-_FORMATS = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".csv": "csv", ".parquet": "parquet"}
+_FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _NAMED = 5  # rows that an error names; of the others it tells how many
+_KINDS = 10  # of wrong that an error tells
 
 
 class DataInvalid(AbstreamError):
@@ -31,6 +42,11 @@ class Labelled:
     abstract: Abstract
     answers: dict[str, str]
 
+    @property
+    def text(self) -> str:
+        """What makes two records the same to a reader: the text, or the title where there is none."""
+        return " ".join((self.abstract.abstract.strip() or self.abstract.title or "").split()).casefold()
+
 
 def load(source: str, task: Task) -> list[Labelled]:
     """Every record of a file, or of a Hugging Face data set's ``train`` split (or ``NAME:SPLIT``).
@@ -38,21 +54,24 @@ def load(source: str, task: Task) -> list[Labelled]:
     Raises:
         DataInvalid: with the rows that are wrong, all kinds of wrong at once.
     """
-    rows = _rows(source)
     problems: dict[str, list[int]] = defaultdict(list)
     records: list[Labelled] = []
-    first: dict[str, Labelled] = {}
-    for number, row in enumerate(rows, start=1):
+    first: dict[str, tuple[int, Labelled]] = {}
+    for number, row in enumerate(_rows(source), start=1):
+        if isinstance(row, str) and not row.strip():
+            continue
         try:
-            record = _labelled(row, number, task)
-            if first.setdefault(record.id, record).answers != record.answers:
-                raise ValueError(f"id {record.id!r} stood before with other labels")
-            records.append(record)
+            record = _labelled(row, f"{Path(source).name}:{number}", task)
         except ValueError as problem:
             problems[str(problem)].append(number)
+            continue
+        before, same = first.setdefault(record.id, (number, record))
+        if same.answers != record.answers:
+            of_id = problems[f"the id {record.id!r} has different labels"]
+            of_id += [number] if of_id else [before, number]
+        records.append(record)
     if problems:
-        said = "; ".join(f"{problem}: {_name(numbers)}" for problem, numbers in problems.items())
-        raise DataInvalid(f"{source}: {said}")
+        raise DataInvalid(f"{source}: {_all_of(problems)}")
     if not records:
         raise DataInvalid(f"{source}: holds no record")
     return records
@@ -73,26 +92,43 @@ def learnable(records: Sequence[Labelled], task: Task, where: str) -> frozenset[
     }
     if names := frozenset(name for name, labels in seen.items() if len(labels) > 1):
         return names
-    only = "; ".join(f"{name} is always {min(labels)}" for name, labels in seen.items() if labels)
-    raise DataInvalid(f"{where}: one class only ({only}): add examples of another")
+    only = ", ".join(f"{name} is always {min(labels)}" for name, labels in seen.items() if labels)
+    raise DataInvalid(f"{where}: one class only ({only or 'no record'}): add examples of another")
+
+
+def keep_apart(records: Sequence[Labelled], others: Sequence[Labelled], where: str, elsewhere: str) -> None:
+    """Check that no text is judged by that was learned from. Ids are not compared: two files may both count their rows.
+
+    Raises:
+        DataInvalid: texts stand on both sides.
+    """
+    learned = {record.text for record in others}
+    if both := [record.id for record in records if record.text in learned]:
+        named = ", ".join(both[:_NAMED]) + (" …" if len(both) > _NAMED else "")
+        raise DataInvalid(f"{where}: {len(both)} texts stand in {elsewhere} too ({named}): take them out of one")
 
 
 def split(records: Sequence[Labelled], share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """A larger and a smaller part, the smaller with ``share`` of every combination of answers; by ``seed`` alone."""
-    groups: dict[tuple[tuple[str, str], ...], list[Labelled]] = defaultdict(list)
-    for record in records:
-        groups[tuple(sorted(record.answers.items()))].append(record)
+    """A larger and a smaller part, the smaller with ``share`` of every combination of answers; by ``seed`` alone.
+
+    Records with the same id or the same text stay on one side.
+    """
+    strata: dict[tuple[tuple[str, str], ...], list[list[Labelled]]] = defaultdict(list)
+    for family in _families(records):
+        strata[tuple(sorted(family[0].answers.items()))].append(family)
     larger: list[Labelled] = []
     smaller: list[Labelled] = []
     owed = 0.0
-    for key in sorted(groups):
-        group = sorted(groups[key], key=lambda record: record.id)
-        random.Random(f"{seed} {key}").shuffle(group)
-        owed += share * len(group)
-        take = min(round(owed), len(group))
-        owed -= take
-        smaller += group[:take]
-        larger += group[take:]
+    for answers in sorted(strata):
+        families = strata[answers]
+        random.Random(f"{seed} {answers}").shuffle(families)
+        owed += share * sum(map(len, families))
+        for family in families:
+            if len(family) <= round(owed):
+                smaller += family
+                owed -= len(family)
+            else:
+                larger += family
     return larger, smaller
 
 
@@ -103,54 +139,138 @@ def digest(records: Iterable[Labelled]) -> str:
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
-def _rows(source: str) -> Iterable[dict[str, Any]]:
+def class_weights(records: Iterable[Labelled], question: Question) -> list[float]:
+    """For each label the weight that makes all labels count alike: n / (labels seen * n of the label)."""
+    counts = Counter(record.answers[question.name] for record in records if question.name in record.answers)
+    return [counts.total() / (len(counts) * counts[label]) if counts[label] else 1.0 for label in question.labels]
+
+
+def _families(records: Sequence[Labelled]) -> list[list[Labelled]]:
+    """Records that share an id or a text, be it through a third, together; in the order of their ids."""
+    family_of: dict[tuple[str, str], list[Labelled]] = {}
+    for record in sorted(records, key=lambda record: (record.id, record.text)):
+        by_id, by_text = ("id", record.id), ("text", record.text)
+        family = family_of.get(by_id) or family_of.get(by_text) or []
+        if (other := family_of.get(by_text, family)) is not family:
+            family += other
+            family_of |= {key: family for one in other for key in (("id", one.id), ("text", one.text))}
+        family.append(record)
+        family_of[by_id] = family_of[by_text] = family
+    return list({id(family): family for family in family_of.values()}.values())
+
+
+def _rows(source: str) -> list[Any]:
+    """Lines of JSON, or mappings of column to value."""
+    path = Path(source)
+    kind = Path(source.removesuffix(".gz")).suffix.lower()
+    if kind not in _FORMATS:
+        return _from_hub(source)
+    if not path.is_file():
+        raise DataInvalid(f"{source}: there is no such file")
+    try:
+        if kind == ".parquet":
+            return _from_parquet(path)
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file)) if kind == ".csv" else _from_json(file)
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        raise DataInvalid(f"{source}: cannot be read: {error}") from error
+
+
+def _from_json(file: Iterable[str]) -> list[Any]:
+    lines = list(file)
+    is_one_list = bool(lines) and lines[0].lstrip().startswith("[")
+    return list(json.loads("".join(lines))) if is_one_list else lines
+
+
+def _from_parquet(path: Path) -> list[Any]:
+    from datasets import Dataset
+
+    # A cache of its own, because the shared one knows a file by its name and the second of its last change.
+    with TemporaryDirectory() as cache:
+        return _named(Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True))
+
+
+def _from_hub(source: str) -> list[Any]:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    path = Path(source)
+
+    name, _, part = source.partition(":")
     try:
-        if kind := _FORMATS.get(Path(source.removesuffix(".gz")).suffix.lower()):
-            if not path.is_file():
-                raise DataInvalid(f"{source}: there is no such file")
-            return load_dataset(kind, data_files=str(path), split="train")
-        name, _, part = source.partition(":")
-        return load_dataset(name, split=part or "train")
-    except DatasetGenerationError as error:
-        raise DataInvalid(f"{source}: cannot be read: {error.__cause__ or error}") from error
-    except (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:
-        known = "a file (.jsonl, .csv, .parquet, gzipped or not) nor a data set on the hub"
+        return _named(load_dataset(name, split=part or "train"))
+    except (DatasetsError, OSError, ValueError) as error:  # ConnectionError is an OSError
+        known = f"a file ({', '.join(_FORMATS)}, gzipped or not) nor a data set on the hub"
         raise DataInvalid(f"{source}: is neither {known}: {error}") from error
 
 
-def _labelled(row: dict[str, Any], number: int, task: Task) -> Labelled:
-    """One record, or ValueError with what is wrong, in words that do not depend on the row."""
-    text = row.get("text") if row.get("text") is not None else row.get("abstract")
+def _named(read: Any) -> list[dict[str, Any]]:
+    """The rows of a ``datasets.Dataset``; labels that it keeps as numbers, by their names."""
+    from datasets import ClassLabel
+
+    numbered = {name: kind for name, kind in read.features.items() if isinstance(kind, ClassLabel)}
+    return [
+        row | {name: kind.int2str(row[name]) for name, kind in numbered.items() if row[name] not in (None, -1)}
+        for row in read
+    ]
+
+
+def _labelled(row: Any, where: str, task: Task) -> Labelled:
+    """One record, or ValueError with what is wrong, in words that do not depend on the row.
+
+    Args:
+        row: a line of JSON, or a mapping of column to value.
+        where: the id of a record that has none.
+    """
+    values = _parsed(row)
+    text = values.get("text") or values.get("abstract")
     try:
-        abstract = Abstract.parse({"title": row.get("title") or None, "abstract": text or ""})
+        abstract = Abstract.parse({"title": values.get("title") or None, "abstract": text or ""})
     except Malformed as problem:
         raise ValueError(problem.message) from None
     answers: dict[str, str] = {}
     for position, question in enumerate(task.questions):
-        if (label := _label(row, question, first=position == 0)) is not None:
+        if (label := _label(values, question, first=position == 0)) is not None:
             _answer(answers, question.name, label)
             if question.asked_if:
                 _answer(answers, question.asked_if.question, question.asked_if.label)
     if not answers:
         raise ValueError("no label")
-    return Labelled(str(row.get("id") or row.get("pmid") or f"row {number}"), abstract, answers)
+    named = next((str(values[key]) for key in ("id", "pmid") if values.get(key) not in (None, "")), where)
+    return Labelled(named, abstract, answers)
+
+
+def _parsed(row: Any) -> dict[str, Any]:
+    try:
+        values = json.loads(row) if isinstance(row, str) else row
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - a row that is wrong, like every other
+    if None in values:
+        raise ValueError("more fields than the header")
+    return values
 
 
 def _label(row: dict[str, Any], question: Question, *, first: bool) -> str | None:
     value = row.get(question.name)
-    if value is None and first:
+    if first and value in (None, ""):
         value = row.get("label")
     if value is None or value == "":
         return None
-    if value not in question.labels:
-        raise ValueError(f"{question.name}: unknown label {str(value)[:60]!r}, known are {', '.join(question.labels)}")
-    return str(value)
+    written = str(value)
+    if written in question.labels:
+        return written
+    alike = [label for label in question.labels if _plain(label) == _plain(written)]
+    if len(alike) != 1:
+        raise ValueError(f"{question.name}: unknown label {written[:60]!r}, known are {', '.join(question.labels)}")
+    return alike[0]
+
+
+def _plain(label: str) -> str:
+    """``non_cancer`` and ``Non-Cancer`` are one label: as column values they cannot always be written alike."""
+    return re.sub(r"[\s_-]+", "_", label.strip()).casefold()
 
 
 def _answer(answers: dict[str, str], question: str, label: str) -> None:
@@ -158,13 +278,13 @@ def _answer(answers: dict[str, str], question: str, label: str) -> None:
         raise ValueError(f"{question} is {answers[question]!r}, but a later answer is only possible for {label!r}")
 
 
+def _all_of(problems: dict[str, list[int]]) -> str:
+    said = [f"{problem}: {_name(numbers)}" for problem, numbers in islice(problems.items(), _KINDS)]
+    more = [f"and {len(problems) - _KINDS} more kinds"] if len(problems) > _KINDS else []
+    return "; ".join(said + more)
+
+
 def _name(rows: list[int]) -> str:
     named = ", ".join(map(str, rows[:_NAMED]))
     more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
     return f"row {named}" if len(rows) == 1 else f"rows {named}{more}"
-
-
-def class_weights(records: Iterable[Labelled], question: Question) -> list[float]:
-    """For each label the weight that makes all labels count alike: n / (labels seen * n of the label)."""
-    counts = Counter(record.answers[question.name] for record in records if question.name in record.answers)
-    return [counts.total() / (len(counts) * counts[label]) if counts[label] else 1.0 for label in question.labels]
