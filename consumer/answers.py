@@ -7,7 +7,16 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import uuid4
 
-from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Malformed, Prediction, Prompt, Streams
+from ..schemas import (
+    AbstractClassified,
+    AbstractRefused,
+    AbstractSubmitted,
+    Event,
+    Malformed,
+    Prediction,
+    Prompt,
+    Streams,
+)
 from ..schemas.events import InputReceipt, OriginalEntry, Refusal, Timing
 from .engine import LabelLogits, ServedModel
 from .engine.scoring import answer
@@ -46,7 +55,9 @@ def prediction(job: Job, model: ServedModel, logits: LabelLogits, inference_seco
         identifiers=event.data.identifiers,
         metadata=event.data.metadata,
     )
-    return Answered(delivery, AbstractClassified(data=data, **_follows(delivery, event, worker)), identity(event))
+    return Answered(
+        delivery, AbstractClassified(data=data, **follows(delivery.entry_id, event, worker)), identity(event)
+    )
 
 
 def refusal(
@@ -61,7 +72,7 @@ def refusal(
         retryable=problem.reason in _RETRYABLE,
         original=_original(delivery, streams),
     )
-    return Answered(delivery, AbstractRefused(data=data, **_follows(delivery, event, worker)))
+    return Answered(delivery, AbstractRefused(data=data, **follows(delivery.entry_id, event, worker)))
 
 
 def identity(event: AbstractSubmitted) -> bytes:
@@ -69,13 +80,13 @@ def identity(event: AbstractSubmitted) -> bytes:
     return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12).digest()
 
 
-def _follows(delivery: Delivery, event: AbstractSubmitted | None, worker: str) -> dict[str, Any]:
+def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
     """The envelope's attributes that tie an answer to what it answers."""
     own = {
         "id": str(uuid4()),
         "source": f"urn:abstream:worker:{worker}",
         "time": datetime.now(timezone.utc),
-        "sequence": delivery.entry_id,
+        "sequence": entry_id,
     }
     if event is None:
         return own

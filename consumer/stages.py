@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Lane
-from .engine import Classified, Tokens
+from .engine import Classified, Engine, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,16 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A delivery that was validated and tokenized."""
+    """A delivery that was validated, and tokenized by the engine that will answer it."""
 
     delivery: Delivery
     event: AbstractSubmitted
     tokens: Tokens
+    engine: Engine
 
 
 Batch = list[Job]
-"""Jobs that share a forward pass."""
+"""Jobs that share a forward pass, all of one engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,10 @@ class Worker:
         self.config = config
         self.streams = streams
         self.source = source
-        self.engine = engine
+        self.engine = engine  # the live one; an engine never changes, another takes its place (``switch``)
         self.sink = sink
         self.metrics = metrics
-        # One thread owns the model. A switch of adapters is a job of the same thread, between two batches.
+        # One thread runs every forward pass of the live engine and of those before it.
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     async def run(self) -> None:
@@ -76,8 +76,14 @@ class Worker:
         while inferred := await done.get():
             await self.commit([self.answer(inferred, row) for row in range(len(inferred.batch))])
 
+    def switch(self, engine: Engine) -> None:
+        """Let ``engine`` answer what is read from now on; what is in hand is finished by the one that tokenized it."""
+        self.engine = engine
+        self.metrics.serving(engine.model.receipt)
+
     def admit(self, deliveries: list[Delivery]) -> tuple[list[Job], list[Answered]]:
-        """Validate and tokenize; what cannot be answered is refused."""
+        """Validate and tokenize, all for one engine; what cannot be answered is refused."""
+        engine = self.engine
         jobs: list[Job] = []
         refused: list[Answered] = []
         with self.metrics.tokenize_seconds.time():
@@ -88,7 +94,7 @@ class Worker:
                     if delivery.attempt > self.config.max_deliveries:
                         tries = delivery.attempt - 1
                         raise Malformed("max_deliveries", f"{tries} workers were lost or stuck while they held it")
-                    jobs.append(Job(delivery, event, self.engine.encode(event.data)))
+                    jobs.append(Job(delivery, event, engine.encode(event.data), engine))
                 except Malformed as problem:
                     refused.append(refusal(delivery, problem, self.streams, self.config.name, event))
         return jobs, refused
@@ -100,14 +106,14 @@ class Worker:
 
     def classify(self, batch: Batch) -> list[Inferred]:
         """One forward pass, on the compute thread; where it fails, one for each abstract, to find the one at fault."""
-        begun = time.perf_counter()
+        begun, engine = time.perf_counter(), batch[0].engine
         try:
-            classified = self.engine.classify([job.tokens for job in batch])
+            classified = engine.classify([job.tokens for job in batch])
         except Exception:
             log.exception("inference_failed", abstracts=len(batch))
             if len(batch) > 1:
                 return [inferred for job in batch for inferred in self.classify([job])]
-            self.engine.classify([self.engine.encode(PROBE)])  # if this fails too, the worker must go, not the abstract
+            engine.classify([engine.encode(PROBE)])  # if this fails too, the worker must go, not the abstract
             classified = None
         seconds = time.perf_counter() - begun
         self.metrics.inferred([len(job.tokens.ids) for job in batch], seconds)

@@ -4,21 +4,46 @@ import hashlib
 from collections.abc import Sequence
 from zlib import crc32
 
-from ...schemas import ONCOLOGY, Abstract, Prompt, Task
-from ...schemas.events import ModelReceipt
+from ...schemas import ONCOLOGY, Abstract, AdapterRefused, Prompt, Task, VerifiedAdapter
+from ...schemas.artifacts import ADAPTER_FILES
+from ...schemas.events import BaseModelRef, ModelReceipt
 from . import Classified, LabelLogits, ServedModel, Tokens
+
+BASE = BaseModelRef(id="fake", revision="1")
 
 
 class FakeEngine:
-    """Answers by a hash of the words."""
+    """Answers by a hash of the words, and of the adapter's weights where there is one."""
 
-    def __init__(self, task: Task = ONCOLOGY, max_prompt_tokens: int = 2_046) -> None:
+    def __init__(
+        self, task: Task = ONCOLOGY, max_prompt_tokens: int = 2_046, adapter: VerifiedAdapter | None = None
+    ) -> None:
+        """An adapter brings its own task.
+
+        Raises:
+            AdapterRefused: made for another base.
+        """
+        manifest = adapter.manifest if adapter else None
+        if manifest and manifest.base_model != BASE:
+            wanted = manifest.base_model
+            raise AdapterRefused(f"the adapter was trained on {wanted.id} {wanted.revision}, this base is fake")
+        task = manifest.task if manifest else task
         self._limit = max_prompt_tokens
+        self._weights = _digest_of_weights(adapter) if adapter else ""
         self.model = ServedModel(
             receipt=ModelReceipt(
-                base="fake", base_revision="1", prompt_digest=Prompt(task).digest, dtype="float64", engine="fake"
+                base=BASE.id,
+                base_revision=BASE.revision,
+                adapter=manifest.name if manifest else None,
+                adapter_version=manifest.version if manifest else None,
+                adapter_digest=adapter.digest if adapter else None,
+                prompt_digest=Prompt(task).digest,
+                dtype="float64",
+                engine="fake",
             ),
             task=task,
+            calibration=manifest.calibration if manifest else {},
+            thresholds=manifest.thresholds if manifest else {},
         )
 
     def encode(self, abstract: Abstract) -> Tokens:
@@ -33,8 +58,13 @@ class FakeEngine:
 
     def _logits(self, tokens: Tokens) -> LabelLogits:
         # 64 bytes of hash give every label of a question (at most 52) a byte of its own.
-        hashed = hashlib.sha512(repr(tokens.ids).encode()).digest()
+        hashed = hashlib.sha512(f"{self._weights}{tokens.ids!r}".encode()).digest()
         return tuple(
             tuple(hashed[(index + 7 * position) % 64] / 32 - 4 for index in range(len(question.labels)))
             for position, question in enumerate(self.model.task.questions)
         )
+
+
+def _digest_of_weights(adapter: VerifiedAdapter) -> str:
+    """Not the adapter's digest, which is over the expected answers too."""
+    return next(file.sha256 for file in adapter.manifest.files if file.path == ADAPTER_FILES[1])
