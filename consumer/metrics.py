@@ -1,6 +1,8 @@
 """Every metric of the worker, by name. People alert on these names: they change like an API."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, start_http_server
 
@@ -46,6 +48,8 @@ class Metrics:
         self._batch_tokens = histogram("batch_tokens", "Tokens in a forward pass, without padding", TOKENS)
         self._batch_fill_ratio = histogram("batch_fill_ratio", "Share of a forward pass that is no padding", SHARES)
         self._confidence = histogram("confidence", "Confidence of the answers", SHARES, ("question",))
+        self._switches = counter("adapter_switches", "Adapter updates answered", "result")
+        self._switch_seconds = histogram("adapter_switch_seconds", "A step to another adapter", SECONDS, ("phase",))
         self._adapter = Info("abstream_adapter", "The adapter in service", registry=self.registry)
         Info("abstream_build", "This program", registry=self.registry).info({"version": version})
 
@@ -83,6 +87,13 @@ class Metrics:
 
     def redis_retried(self) -> None:
         self._reconnects.inc()
+
+    def switched(self, result: Literal["activated", "unchanged", "rejected"]) -> None:
+        self._switches.labels(result).inc()
+
+    def switching(self, phase: Literal["fetch", "load", "probe", "switch"]) -> AbstractContextManager[object]:
+        """Times a step to another adapter, also one that fails."""
+        return self._switch_seconds.labels(phase).time()
 
     def serving(self, model: ModelReceipt) -> None:
         self._adapter.info(

@@ -7,7 +7,10 @@ from collections.abc import Callable
 import structlog
 from redis.asyncio import Redis
 
-from ..schemas import Streams
+from ..schemas import Streams, VerifiedAdapter
+from .adapters.fleet import Fleet
+from .adapters.registry import Registry
+from .adapters.watch import Watch
 from .config import WorkerConfig
 from .engine import Engine
 from .metrics import Metrics
@@ -21,12 +24,26 @@ log = structlog.get_logger()
 
 
 async def serve(
-    redis: Redis, streams: Streams, config: WorkerConfig, load_engine: Callable[[], Engine], metrics: Metrics
+    redis: Redis,
+    streams: Streams,
+    config: WorkerConfig,
+    load_engine: Callable[[VerifiedAdapter | None], Engine],
+    metrics: Metrics,
+    *,
+    follow: bool = True,
 ) -> None:
     """Run one worker until SIGTERM or SIGINT, or with ``burst`` until nothing is left to read.
 
     The first signal stops reading and finishes what is in hand; what is not finished after ``drain_seconds``
     is handed back. A second signal leaves at once: the entries in hand are taken over when their lease ends.
+
+    Args:
+        redis: a client that repeats no command by itself.
+        streams: of the namespace.
+        config: of this worker.
+        load_engine: makes the engine that serves an adapter; for None the one to begin with.
+        metrics: of this worker.
+        follow: switch to the adapters that are announced, before anything is read to the newest.
 
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach at the start. Later, the worker waits for it.
@@ -34,16 +51,23 @@ async def serve(
     """
     source = Source(redis, streams, config, metrics)
     await source.create_groups()
-    engine = await asyncio.to_thread(load_engine)
+    engine = await asyncio.to_thread(load_engine, None)
     await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])  # nothing is read before the engine has answered
     metrics.serving(engine.model.receipt)
     worker = Worker(config, streams, source, engine, Sink(redis, streams, metrics), metrics)
-    log.info("worker_ready", worker=config.name, **engine.model.receipt.model_dump())
-    await _until_drained(asyncio.create_task(worker.run()), source, config.drain_seconds)
+    registry = Registry(worker, Watch(redis, streams, metrics), Fleet(redis, streams, metrics), load_engine)
+    if follow:
+        await registry.catch_up()
+    log.info("worker_ready", worker=config.name, **worker.engine.model.receipt.model_dump())
+    following = [asyncio.create_task(registry.follow())] if follow else []
+    await _until_drained(asyncio.create_task(worker.run()), following, source, config.drain_seconds)
     log.info("worker_left", worker=config.name)
 
 
-async def _until_drained(work: asyncio.Task[None], source: Source, drain_seconds: float) -> None:
+async def _until_drained(
+    work: asyncio.Task[None], following: list[asyncio.Task[None]], source: Source, drain_seconds: float
+) -> None:
+    """Return when the work has ended, or was ended; where following fails, what is in hand is finished first."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -58,12 +82,14 @@ async def _until_drained(work: asyncio.Task[None], source: Source, drain_seconds
         loop.add_signal_handler(number, stop)
     asked = asyncio.create_task(stopping.wait())
     try:
-        await asyncio.wait([work, asked], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work, asked, *following], return_when=asyncio.FIRST_COMPLETED)
+        source.stop()
+        ended = [task for task in following if task.done()]
+        await end(following)  # no switch begins while the worker leaves
         await asyncio.wait([work], timeout=drain_seconds)
-        if work.done():
-            await work  # its error, if it ended in one, is the process's error
-        else:
-            await end([work])
+        ended += [work] if work.done() else []
+        await end([work])
+        await asyncio.gather(*ended)  # the error that one ended in is the process's error
     finally:
         asked.cancel()
         await _hand_back(source)

@@ -11,18 +11,20 @@ from ..consumer.engine.config import EngineConfig
 from ..consumer.metrics import Metrics
 from ..consumer.service import serve
 from ..producer.connection import connect
-from ..schemas import ONCOLOGY, Streams, Task
+from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
 from .settings import shipped_model
 
 
-def load_engine(flags: dict[str, Any], task: Task | None = None) -> Engine:
-    """The engine that the flags ask for, or with another ``task``; torch is imported only for the real one."""
+def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: VerifiedAdapter | None = None) -> Engine:
+    """What the flags ask for, or with another ``task`` or ``adapter``; torch is imported only for the real engine."""
     task = task or (Task.from_file(flags["task"]) if flags["task"] else ONCOLOGY)
+    if adapter is None and flags["adapter"]:
+        adapter = verify(flags["adapter"])
     if flags["engine"] == "fake":
         from ..consumer.engine.fake import FakeEngine
 
-        return FakeEngine(task, flags["max_prompt_tokens"])
+        return FakeEngine(task, flags["max_prompt_tokens"], adapter)
     from ..consumer.engine.phi3 import Phi3Engine
 
     config = EngineConfig(
@@ -30,11 +32,11 @@ def load_engine(flags: dict[str, Any], task: Task | None = None) -> Engine:
         revision=flags["model_revision"],
         **{name: flags[name] for name in ("device", "dtype", "max_prompt_tokens", "threads")},
     )
-    return Phi3Engine(config, task=task, adapter=verify(flags["adapter"]) if flags["adapter"] else None)
+    return Phi3Engine(config, task=task, adapter=adapter)
 
 
 async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
-    """Connect, load, work, drain."""
+    """Connect, load, work, drain. A worker that was given an adapter keeps it; any other follows the adapter stream."""
     config = WorkerConfig(**{name: flags[name] for name in WorkerConfig.model_fields})
     metrics = Metrics(__version__)
     if flags["metrics_port"] is not None:
@@ -42,6 +44,14 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
         structlog.get_logger().info("metrics_served", port=port)
     redis = connect(url)
     try:
-        await serve(redis, Streams(namespace), config, lambda: load_engine(flags), metrics)
+        follow = flags["adapter"] is None
+        await serve(
+            redis,
+            Streams(namespace),
+            config,
+            lambda adapter: load_engine(flags, adapter=adapter),
+            metrics,
+            follow=follow,
+        )
     finally:
         await redis.aclose()

@@ -10,19 +10,25 @@ from uuid import uuid4
 import pytest
 import structlog
 from abstream import Publisher, Subscriber
+from abstream.consumer.adapters.fleet import Fleet
+from abstream.consumer.adapters.registry import Registry
+from abstream.consumer.adapters.watch import Watch
 from abstream.consumer.config import WorkerConfig
 from abstream.consumer.engine import Engine
-from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.engine.fake import BASE, FakeEngine
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.sink import Sink
 from abstream.consumer.source import Source
+from abstream.consumer.tasks import end
 from abstream.consumer.worker import Worker
 from abstream.ops.embedded import embedded_redis
 from abstream.ops.settings import shipped_model
 from abstream.producer.connection import connect
-from abstream.schemas import Streams
+from abstream.schemas import Streams, VerifiedAdapter
 from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
+
+from .sealing import seal_for
 
 PATIENCE_SECONDS = 30
 
@@ -89,6 +95,13 @@ async def subscriber(server: str, namespace: str) -> AsyncIterator[Subscriber]:
         yield subscriber
 
 
+LoadEngine = Callable[[VerifiedAdapter], Engine]
+
+
+def fake_engine(adapter: VerifiedAdapter) -> Engine:
+    return FakeEngine(adapter=adapter)
+
+
 class Workers:
     """Workers of one namespace, inside the test's own process, with the fake engine unless told otherwise."""
 
@@ -122,10 +135,71 @@ class Workers:
             worker.source.stop()
             await asyncio.wait_for(task, PATIENCE_SECONDS)
 
+    def registry(self, worker: Worker, load_engine: LoadEngine = fake_engine) -> Registry:
+        """What decides which adapter ``worker`` serves."""
+        watch = Watch(self.redis, self.streams, worker.metrics)
+        return Registry(worker, watch, Fleet(self.redis, self.streams, worker.metrics), load_engine)
+
+    @asynccontextmanager
+    async def following(
+        self, name: str = "worker", engine: Engine | None = None, load_engine: LoadEngine = fake_engine
+    ) -> AsyncIterator[Worker]:
+        """As ``running``, and let it serve the newest adapter from its first abstract on, and those that follow."""
+        worker = self.new(name, engine, burst=False)
+        registry = self.registry(worker, load_engine)
+        await worker.source.create_groups()
+        await registry.catch_up()
+        working, following = asyncio.create_task(worker.run()), asyncio.create_task(registry.follow())
+        try:
+            yield worker
+        finally:
+            worker.source.stop()
+            await asyncio.wait_for(working, PATIENCE_SECONDS)
+            await end([following])
+
     async def pending(self) -> int:
         """Entries that were read and not answered."""
         lanes = (self.streams.lane("interactive"), self.streams.lane("bulk"))
         return sum([(await self.redis.xpending(lane, "classifiers"))["pending"] for lane in lanes])
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> Callable[..., VerifiedAdapter]:
+    """Makes an adapter of the fake engine's base; its version decides its answers."""
+
+    def make(version: str = "1", **manifest: object) -> VerifiedAdapter:
+        folder = tmp_path / "adapters" / version
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8, "target_modules": ["o_proj"]}')
+        (folder / "adapter_model.safetensors").write_text(version)
+        return seal_for(fake_engine, folder, BASE, version=version, **manifest)
+
+    return make
+
+
+@pytest.fixture
+def make_nano_adapter(phi3_nano: Path, tmp_path: Path) -> Callable[..., VerifiedAdapter]:
+    """Makes an adapter of the shipped model that visibly changes the answers, as PEFT saves it."""
+    import torch
+    from abstream.consumer.engine.config import EngineConfig
+    from abstream.consumer.engine.phi3 import Phi3Engine
+    from abstream.consumer.engine.weights import locate
+    from abstream.training.config import PHI3_LINEAR
+    from peft import LoraConfig, get_peft_model
+    from transformers import Phi3ForCausalLM
+
+    def load(adapter: VerifiedAdapter) -> Engine:
+        return Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=adapter)
+
+    def make(version: str = "1", seed: int = 1, **manifest: object) -> VerifiedAdapter:
+        folder = tmp_path / f"nano-{version}"
+        torch.manual_seed(seed)
+        base = Phi3ForCausalLM.from_pretrained(phi3_nano, dtype=torch.float32)
+        lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(PHI3_LINEAR), init_lora_weights=False)
+        get_peft_model(base, lora).save_pretrained(folder)
+        return seal_for(load, folder, locate(str(phi3_nano)).ref, version=version, **manifest)
+
+    return make
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from abstream import Abstract, Publisher
 from abstream.consumer.engine import Classified, Tokens
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.patience import until_available
+from abstream.consumer.stages import Delivery
 from abstream.ops.embedded import find_server
 from abstream.producer.connection import connect
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -87,6 +88,21 @@ async def test_a_long_text_is_cut_and_marked(publisher, subscriber, workers):
     [(_, prediction)] = [result async for result in subscriber.predictions(since="0", until_idle=0.1)]
     assert prediction.data.input.truncated
     assert prediction.data.input.tokens == 100
+
+
+def test_what_one_engine_tokenized_it_also_answers_whatever_is_live_by_then(workers, make_adapter):
+    """Another adapter may bring another task, for which these tokens would mean nothing."""
+    worker = workers.new()
+    before, after = worker.engine, FakeEngine(adapter=make_adapter())
+    delivery = Delivery("interactive", "1-0", {b"title": b"One"}, 1, ("worker",))
+
+    prepared, _ = worker.admit([delivery])
+    worker.switch(after)
+    [inferred] = worker.classify(prepared)
+    [later], _ = worker.admit([delivery])
+
+    assert inferred.classified.model is before.model
+    assert later.engine is after
 
 
 async def test_the_metrics_are_what_happened(redis, streams, publisher, workers):

@@ -111,8 +111,8 @@ def test_another_task_needs_no_other_code(phi3_nano):
     assert largest_difference(logits, reference_logits(engine.phi3, engine.encoder, tokens)) < TOLERANCE
 
 
-def test_an_adapter_answers_as_peft_does_without_merging(make_adapter, phi3_nano):
-    adapter = make_adapter()
+def test_an_adapter_answers_as_peft_does_without_merging(make_nano_adapter, phi3_nano):
+    adapter = make_nano_adapter()
     engine = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=adapter)
     unmerged = PeftModel.from_pretrained(Phi3ForCausalLM.from_pretrained(phi3_nano, dtype=torch.float32), adapter.path)
     tokens = engine.encode(Abstract(title="Title", abstract=text_of(80)))
@@ -123,24 +123,24 @@ def test_an_adapter_answers_as_peft_does_without_merging(make_adapter, phi3_nano
     assert engine.model.receipt.adapter_digest == adapter.digest
 
 
-def test_an_adapter_changes_the_answers(engine, make_adapter, phi3_nano):
-    adapted = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=make_adapter())
+def test_an_adapter_changes_the_answers(engine, make_nano_adapter, phi3_nano):
+    adapted = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=make_nano_adapter())
     tokens = engine.encode(Abstract(title="Title", abstract=text_of(80)))
 
     assert largest_difference(engine.classify([tokens]).logits[0], adapted.classify([tokens]).logits[0]) > 0.01
 
 
-def test_an_adapter_of_another_base_is_refused(make_adapter, phi3_nano):
-    adapter = make_adapter(base_model={"id": "phi3-other", "revision": "sha256:0"})
+def test_an_adapter_of_another_base_is_refused(make_nano_adapter, phi3_nano):
+    adapter = make_nano_adapter(base_model={"id": "phi3-other", "revision": "sha256:0"})
 
     with pytest.raises(AdapterRefused, match="was trained on phi3-other"):
         Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=adapter)
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
-def test_an_adapter_whose_tensors_fit_nothing_is_refused(make_adapter, phi3_nano):
+def test_an_adapter_whose_tensors_fit_nothing_is_refused(make_nano_adapter, phi3_nano):
     """PEFT would warn, and serve the bare base under the adapter's name."""
-    adapter = make_adapter()
+    adapter = make_nano_adapter()
     weights = adapter.path / "adapter_model.safetensors"
     save_file({name.replace("qkv_proj", "q_proj"): tensor for name, tensor in load_file(weights).items()}, weights)
 

@@ -1,0 +1,66 @@
+"""The stream of adapter updates, read by every worker for itself, without a group: all must see all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from ...schemas import AdapterUpdated, Malformed, Streams
+from ...schemas.streams import from_fields
+from ..metrics import Metrics
+from ..patience import until_available
+from ..source import BLOCK_MILLISECONDS
+
+# So far back an adapter is looked for that can be served, where the newest ones cannot.
+MOST_UPDATES = 16
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Announced:
+    """An update and the stream entry it came in."""
+
+    entry_id: str
+    event: AdapterUpdated
+
+
+class Watch:
+    """Owns this worker's place in the stream."""
+
+    def __init__(self, redis: Redis, streams: Streams, metrics: Metrics) -> None:
+        self._redis = redis
+        self._stream = streams.output("adapters")
+        self._metrics = metrics
+        self._seen = "0-0"
+
+    async def unseen(self) -> list[Announced]:
+        """The newest of what was announced since the last look, or ever at the first look; newest first."""
+        return await until_available(self._read, self._metrics.redis_retried)
+
+    async def wait(self) -> None:
+        """Return once something is there that was not seen."""
+        while not await until_available(self._block, self._metrics.redis_retried):
+            pass
+
+    async def _block(self) -> bool:
+        return bool(await self._redis.xread({self._stream: self._seen}, count=1, block=BLOCK_MILLISECONDS))
+
+    async def _read(self) -> list[Announced]:
+        # redis-py's own types are the unions of all protocols' replies.
+        entries: Any = await self._redis.xrevrange(self._stream, min=f"({self._seen}", count=MOST_UPDATES)
+        if entries:
+            self._seen = entries[0][0].decode()
+        read = [_announced(entry_id.decode(), fields) for entry_id, fields in entries]
+        return [announced for announced in read if announced]
+
+
+def _announced(entry_id: str, fields: dict[bytes, bytes]) -> Announced | None:
+    """None for an entry that this version cannot read: it would stop every worker for ever."""
+    try:
+        event = from_fields(fields)
+    except Malformed as problem:
+        log.warning("adapter_update_skipped", entry_id=entry_id, reason=problem.message)
+        return None
+    return Announced(entry_id, event) if isinstance(event, AdapterUpdated) else None

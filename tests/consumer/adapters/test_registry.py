@@ -1,0 +1,196 @@
+"""What becomes of an update: live, unchanged or rejected, and what is said of it."""
+
+import subprocess
+import threading
+
+import pytest
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.worker import PROBE
+from abstream.ops.embedded import find_server
+from abstream.producer.connection import connect
+from abstream.schemas import AdapterActivated, AdapterRejected
+from abstream.schemas.streams import from_fields
+from abstream.training.release import release
+from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
+
+from ...conftest import wait_until
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "store"
+
+
+async def said(redis, streams) -> list:
+    return [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
+
+
+async def test_the_answer_tells_the_update_it_is_to(redis, streams, workers, make_adapter, store):
+    released = await release(redis, streams, make_adapter().path, store)
+    await workers.registry(workers.new("one")).catch_up()
+
+    [answer] = await said(redis, streams)
+    assert isinstance(answer, AdapterActivated)
+    assert (answer.causationid, answer.causationsource) == (released.event.id, released.event.source)
+    assert (answer.sequence, answer.subject) == (released.entry_id, "adapter:oncology")
+    assert answer.source == "urn:abstream:worker:one"
+
+
+async def test_an_adapter_that_is_live_is_not_loaded_again(redis, streams, workers, make_adapter, store):
+    adapter = make_adapter()
+    loads = []
+
+    def load_engine(adapter):
+        loads.append(adapter.digest)
+        return FakeEngine(adapter=adapter)
+
+    worker = workers.new()
+    registry = workers.registry(worker, load_engine)
+    for _ in range(2):
+        await release(redis, streams, adapter.path, store)
+        await registry.catch_up()
+
+    assert loads == [adapter.digest]
+    [_, again] = await said(redis, streams)
+    assert isinstance(again, AdapterActivated)
+    assert (again.data.previous_digest, again.data.load_ms) == (adapter.digest, 0)
+    value = worker.metrics.registry.get_sample_value
+    assert value("abstream_adapter_switches_total", {"result": "activated"}) == 1
+    assert value("abstream_adapter_switches_total", {"result": "unchanged"}) == 1
+
+
+async def test_a_storm_of_updates_is_one_switch(redis, streams, workers, make_adapter, store):
+    adapters = [make_adapter(str(number)) for number in range(10)]
+    for adapter in adapters:
+        await release(redis, streams, adapter.path, store)
+    worker = workers.new()
+
+    await workers.registry(worker).catch_up()
+
+    assert worker.engine.model.receipt.adapter_digest == adapters[-1].digest
+    assert len(await said(redis, streams)) == 1
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_shadow_is_rejected_for_now(redis, streams, workers, make_adapter, store, is_live):
+    adapter = make_adapter()
+    worker = workers.new(engine=FakeEngine(adapter=adapter) if is_live else FakeEngine())
+    await release(redis, streams, adapter.path, store, action="shadow")
+
+    await workers.registry(worker).catch_up()
+
+    [answer] = await said(redis, streams)
+    assert isinstance(answer, AdapterRejected)
+    assert "shadow is not supported yet" in answer.data.reason
+
+
+async def test_an_engine_that_cannot_be_loaded_is_rejected_whatever_the_error(
+    redis, streams, workers, make_adapter, store
+):
+    """Such as CUDA out of memory: the old engine has its memory and serves on."""
+
+    def load_engine(adapter):
+        raise RuntimeError("CUDA out of memory")
+
+    worker = workers.new()
+    before = worker.engine
+    await release(redis, streams, make_adapter().path, store)
+    await workers.registry(worker, load_engine).catch_up()
+
+    [answer] = await said(redis, streams)
+    assert isinstance(answer, AdapterRejected)
+    assert answer.data.reason == "RuntimeError: CUDA out of memory"
+    assert worker.engine is before
+
+
+async def test_an_engine_that_cannot_answer_is_rejected(redis, streams, workers, make_adapter, store):
+    class Broken(FakeEngine):
+        def classify(self, batch):
+            raise RuntimeError("no")
+
+    await release(redis, streams, make_adapter(probes=()).path, store)
+    await workers.registry(workers.new(), lambda adapter: Broken(adapter=adapter)).catch_up()
+
+    assert isinstance((await said(redis, streams))[0], AdapterRejected)
+
+
+async def test_the_old_engine_serves_while_the_new_one_is_loaded(
+    redis, streams, publisher, workers, make_adapter, store
+):
+    loading, may_load = threading.Event(), threading.Event()
+
+    def load_engine(adapter):
+        loading.set()
+        may_load.wait(30)
+        return FakeEngine(adapter=adapter)
+
+    async with workers.following(load_engine=load_engine):
+        await release(redis, streams, make_adapter().path, store)
+        await wait_until(loading.is_set)
+        await publisher.publish_many([("1", PROBE)])
+        await wait_until(lambda: redis.xlen(streams.predictions), "a result of the old engine")
+        assert await said(redis, streams) == []
+        may_load.set()
+        await wait_until(lambda: redis.xlen(streams.output("fleet")))
+
+
+async def test_the_metrics_tell_the_adapter_and_the_seconds_of_each_step(redis, streams, workers, make_adapter, store):
+    adapter = make_adapter("7")
+    await release(redis, streams, adapter.path, store)
+    worker = workers.new()
+    await workers.registry(worker).catch_up()
+
+    value = worker.metrics.registry.get_sample_value
+    live = {"name": "oncology", "version": "7", "digest": adapter.digest}
+    assert value("abstream_adapter_info", live) == 1
+    for phase in ("fetch", "load", "probe", "switch"):
+        assert value("abstream_adapter_switch_seconds_count", {"phase": phase}) == 1
+
+
+async def test_the_log_tells_version_digest_and_reason(redis, streams, workers, make_adapter, store):
+    good, bad = make_adapter("1"), make_adapter("2", base_model={"id": "other", "revision": "7"})
+    registry = workers.registry(workers.new())
+    with capture_logs() as logs:
+        for adapter in (good, bad):
+            await release(redis, streams, adapter.path, store)
+            await registry.catch_up()
+
+    [activated, rejected] = [line for line in logs if line["event"].startswith("adapter_")]
+    assert (activated["event"], activated["version"]) == ("adapter_activated", "1")
+    assert activated["digest"] == good.digest[7:19]
+    assert (rejected["event"], rejected["version"]) == ("adapter_rejected", "2")
+    assert "was trained on other" in rejected["reason"]
+
+
+async def test_a_worker_follows_on_after_redis_was_away(tmp_path, streams, workers, make_adapter, store):
+    socket = tmp_path / "r.sock"
+
+    def start() -> "subprocess.Popen[bytes]":
+        where = ["--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path)]
+        durable = ["--appendonly", "yes", "--appendfsync", "always"]
+        return subprocess.Popen([find_server(), *where, *durable], stdout=subprocess.DEVNULL)
+
+    async def answers() -> bool:
+        try:
+            return bool(await workers.redis.ping())
+        except RedisConnectionError:
+            return False
+
+    server = start()
+    workers.redis = connect(f"unix://{socket}")
+    adapter = make_adapter()
+    try:
+        await wait_until(answers, "the server")
+        async with workers.following() as worker:
+            server.kill()
+            server.wait()
+            await wait_until(lambda: worker.metrics.registry.get_sample_value("abstream_redis_reconnects_total"))
+            server = start()
+            await wait_until(answers, "the server")
+            await release(workers.redis, streams, adapter.path, store)
+            await wait_until(lambda: worker.engine.model.receipt.adapter_digest == adapter.digest, "the switch")
+    finally:
+        await workers.redis.aclose()
+        server.kill()
+        server.wait()

@@ -1,0 +1,46 @@
+"""Adapters sealed as a fine-tuning run seals them, with the answers that their own engine gives to golden probes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from abstream import Abstract
+from abstream.consumer.engine import Engine
+from abstream.consumer.engine.scoring import softmax
+from abstream.schemas import ONCOLOGY, AdapterManifest, Prompt, VerifiedAdapter
+from abstream.schemas.artifacts import MANIFEST, Probe, seal
+from abstream.schemas.events import BaseModelRef
+
+PROBES = (
+    Abstract(title="Giant lipoma of the shoulder", abstract="The mass was excised; histology showed mature fat."),
+    Abstract(title=None, abstract="Gleason grade 8 on biopsy; PSA fell after androgen deprivation."),
+)
+
+
+def seal_for(
+    load_engine: Callable[[VerifiedAdapter], Engine], folder: Path, base: BaseModelRef, **manifest: object
+) -> VerifiedAdapter:
+    """Seal what PEFT would have written into ``folder``; ``manifest`` overrides what is said about it."""
+    usual = {"name": "oncology", "version": "1", "base_model": base, "task": ONCOLOGY}
+    about = {**usual, "prompt_digest": Prompt(ONCOLOGY).digest, **manifest}
+    if "probes" not in about and about["base_model"] == base:
+        draft = seal(folder, AdapterManifest(**about))
+        (folder / MANIFEST).unlink()
+        about["probes"] = asked(load_engine(draft))
+    return seal(folder, AdapterManifest(**about))
+
+
+def asked(engine: Engine) -> tuple[Probe, ...]:
+    """What ``engine`` answers to the probes."""
+    rows = engine.classify([engine.encode(abstract) for abstract in PROBES]).logits
+    questions = engine.model.task.questions
+    return tuple(
+        Probe(
+            title=abstract.title,
+            abstract=abstract.abstract,
+            probabilities={
+                question.name: dict(zip(question.labels, softmax(logits), strict=True))
+                for question, logits in zip(questions, row, strict=True)
+            },
+        )
+        for abstract, row in zip(PROBES, rows, strict=True)
+    )
