@@ -20,6 +20,7 @@ from ..producer.formats import FORMATS
 from ..schemas import AbstreamError, Streams, Unavailable
 from ..schemas.streams import LANES, OUTPUTS
 from ..training.config import TrainConfig
+from .adapters import adapters
 from .settings import (
     DEFAULT_MODEL,
     LogFormat,
@@ -98,7 +99,10 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")
 @click.pass_obj
 def work(common: Common, /, **flags: Any) -> None:
-    """A worker: reads, classifies, publishes, until SIGTERM."""
+    """A worker: reads, classifies, publishes, until SIGTERM.
+
+    Without --adapter it serves the adapter that was announced last, and switches to each that follows.
+    """
     from .logs import configure
     from .working import run_worker
 
@@ -236,6 +240,9 @@ def schema_export(out: Path) -> None:
 
     for path in export(out):
         click.echo(path)
+
+
+cli.add_command(adapters)
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

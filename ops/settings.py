@@ -90,7 +90,11 @@ engine_options = options(
     ),
     option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id."),
     option("model-revision", help="Revision of the Hugging Face id."),
-    option("adapter", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of a LoRA adapter."),
+    option(
+        "adapter",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Folder of a LoRA adapter; a worker keeps it, and ignores the adapters that are announced.",
+    ),
     option(
         "task",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),

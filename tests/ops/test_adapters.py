@@ -1,0 +1,101 @@
+"""``abstream adapters``, and workers that follow what it releases."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def abstream(server, namespace, tmp_path, monkeypatch):
+    """Run ``abstream …`` with a store of its own."""
+    monkeypatch.setenv("REDIS_URL", server)
+    monkeypatch.setenv("ABSTREAM_NAMESPACE", namespace)
+    monkeypatch.setenv("ABSTREAM_STORE", str(tmp_path / "store"))
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        command = [sys.executable, "-m", "abstream.ops", *map(str, arguments)]
+        return subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, check=False, timeout=120)
+
+    return run
+
+
+async def test_released_then_served_then_listed(abstream, make_adapter, publisher):
+    adapter = make_adapter("7")
+    released = abstream("adapters", "release", adapter.path)
+    assert abstream("publish", "-", stdin=b'{"id": "1", "text": "Text."}\n').returncode == 0
+    worked = abstream("work", "--engine", "fake", "--burst", "--name", "one")
+
+    assert (released.returncode, worked.returncode) == (0, 0), worked.stderr
+    announced = json.loads(released.stdout)
+    assert (announced["name"], announced["version"], announced["digest"]) == ("oncology", "7", adapter.digest)
+    result = json.loads(abstream("follow", "--since", "0", "--until-idle", "0.05").stdout)
+    assert result["data"]["model"]["adapter_digest"] == adapter.digest
+
+    [listed] = json.loads(abstream("adapters", "list", "--json").stdout)
+    assert {name: listed[name] for name in announced} == announced
+    assert (listed["action"], listed["uri"]) == ("activate", announced["uri"])
+    [answer] = json.loads(abstream("adapters", "status", "--json").stdout)
+    assert (answer["worker"], answer["result"], answer["serves"]) == ("one", "activated", adapter.digest)
+    assert answer["probes"] == {"n": 2, "max_abs_diff": 0}
+
+
+async def test_the_newest_answer_of_each_worker_is_shown_to_people(abstream, make_adapter):
+    good, bad = make_adapter("1"), make_adapter("2", base_model={"id": "other", "revision": "7"})
+    for adapter in (good, bad):
+        abstream("adapters", "release", adapter.path)
+        abstream("work", "--engine", "fake", "--burst", "--name", "one")
+    abstream("work", "--engine", "fake", "--burst", "--name", "two")
+
+    header, one, two = abstream("adapters", "status").stdout.decode().splitlines()
+    assert header.split() == ["worker", "result", "name", "version", "digest", "serves", "time", "reason"]
+    assert one.split()[:4] == ["one", "activated", "oncology", "1"], "it passed over the newest"
+    assert two.split()[:4] == ["two", "activated", "oncology", "1"]
+    _, first, second = abstream("adapters", "list").stdout.decode().splitlines()
+    assert first.split()[1:4] == ["oncology", "1", "activate"]
+    assert second.endswith(bad.digest[:19])
+
+
+async def test_a_worker_that_was_given_an_adapter_keeps_it(abstream, make_adapter):
+    given, newer = make_adapter("1"), make_adapter("2")
+    abstream("adapters", "release", newer.path)
+    abstream("publish", "-", stdin=b'{"id": "1", "text": "Text."}\n')
+    worked = abstream("work", "--engine", "fake", "--burst", "--adapter", given.path)
+
+    assert worked.returncode == 0
+    result = json.loads(abstream("follow", "--since", "0", "--until-idle", "0.05").stdout)
+    assert result["data"]["model"]["adapter_digest"] == given.digest
+    assert abstream("adapters", "status", "--json").stdout == b"[]\n"
+
+
+async def test_verify_says_what_it_is_or_what_is_wrong(abstream, make_adapter):
+    adapter = make_adapter("1")
+    sound = abstream("adapters", "verify", adapter.path)
+    (adapter.path / "adapter_model.safetensors").write_text("harmed")
+    harmed = abstream("adapters", "verify", adapter.path)
+
+    assert sound.stdout.decode().split() == ["oncology", "1", adapter.digest]
+    assert (sound.returncode, harmed.returncode) == (0, 1)
+    assert b"changed after its release: adapter_model.safetensors" in harmed.stderr
+
+
+def test_release_needs_a_store(abstream, tmp_path, monkeypatch):
+    monkeypatch.delenv("ABSTREAM_STORE")
+    done = abstream("adapters", "release", tmp_path)
+    assert done.returncode == 2
+    assert b"--store" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["list"], ["status"]])
+def test_redis_out_of_reach_is_exit_code_5(abstream, monkeypatch, command):
+    monkeypatch.setenv("REDIS_URL", "unix:///nowhere/redis.sock")
+    assert abstream("adapters", *command).returncode == 5
+
+
+def test_release_without_redis_is_exit_code_5(abstream, make_adapter, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "unix:///nowhere/redis.sock")
+    done = abstream("adapters", "release", make_adapter().path)
+    assert done.returncode == 5
+    assert b"did not take the event" in done.stderr
