@@ -173,7 +173,7 @@ def classify(paths: tuple[str, ...], out: str, max_batch_tokens: int, **flags: A
 @option("json", is_flag=True, help="For programs.")
 @click.pass_obj
 def train(
-    common: Common, out: Path, gate: str | None, release: bool, store: Path | None, json: bool, **knobs: Any
+    common: Common, /, out: Path, gate: str | None, release: bool, store: Path | None, json: bool, **knobs: Any
 ) -> None:
     """Fine-tune an adapter on labelled abstracts; measure it before and after, calibrate it, judge it."""
     if release and not store:

@@ -130,7 +130,7 @@ def answers(
 def measure(given: Answers) -> QuestionMetrics:
     """Every figure of one question; ``given`` holds at least one record."""
     labels, truth, predicted = given.question.labels, given.truth, given.predicted
-    counted = _confusion(truth, predicted, len(labels))
+    counted = confusion(truth, predicted, len(labels))
     present = [index for index in range(len(labels)) if counted[index].sum() + counted[:, index].sum()]
     samples = _resampled(truth, predicted, len(labels))
 
@@ -138,13 +138,16 @@ def measure(given: Answers) -> QuestionMetrics:
         low, high = np.percentile([figure(sample) for sample in samples], [2.5, 97.5])
         return Measured(figure(counted), float(low), float(high))
 
+    def f1_of(index: int) -> Measured:
+        return with_interval(lambda counts: float(f1_of_labels(counts)[index]))
+
     return QuestionMetrics(
         question=given.question.name,
         labels=labels,
         n=len(truth),
         accuracy=with_interval(lambda counts: float(np.trace(counts) / counts.sum())),
-        macro_f1=with_interval(lambda counts: float(_f1(counts)[present].mean())),
-        f1={labels[index]: with_interval(lambda counts, index=index: float(_f1(counts)[index])) for index in present},  # type: ignore[misc]
+        macro_f1=with_interval(lambda counts: float(f1_of_labels(counts)[present].mean())),
+        f1={labels[index]: f1_of(index) for index in present},
         confusion=counted.astype(int).tolist(),
         calibration_error=calibration_error(given),
     )
@@ -190,19 +193,20 @@ def confident_errors(given: Answers, most: int = 20) -> list[tuple[str, str, str
     return [(given.ids[r], labels[given.truth[r]], labels[predicted[r]], float(confidence[r])) for r in wrong]
 
 
-def _confusion(truth: Indices, predicted: Indices, labels: int) -> Matrix:
+def confusion(truth: Indices, predicted: Indices, labels: int) -> Matrix:
+    """Counts of right label (row) and answer (column), shape (labels, labels)."""
     counts = np.bincount(truth * labels + predicted, minlength=labels * labels)
     return counts.reshape(labels, labels).astype(np.float64)
 
 
 def _resampled(truth: Indices, predicted: Indices, labels: int) -> Iterable[Matrix]:
     """The confusion of ``RESAMPLES`` bootstrap samples. Sampling records is sampling cells of the confusion."""
-    cells = _confusion(truth, predicted, labels).ravel()
+    cells = confusion(truth, predicted, labels).ravel()
     drawn = np.random.default_rng(_SEED).multinomial(int(cells.sum()), cells / cells.sum(), size=RESAMPLES)
     return [sample.reshape(labels, labels).astype(np.float64) for sample in drawn]
 
 
-def _f1(counts: Matrix) -> Matrix:
+def f1_of_labels(counts: Matrix) -> Matrix:
     """F1 of every label; 0 where a label neither occurs nor is answered."""
     both = counts.sum(axis=0) + counts.sum(axis=1)
     found: Matrix = np.divide(2 * np.diag(counts), both, out=np.zeros(len(counts)), where=both > 0)
