@@ -8,13 +8,15 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import structlog
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,15 +24,19 @@ from torch.nn import functional
 from ..consumer.engine.forward import SlotClassifier, pad
 from ..consumer.engine.tokens import PromptEncoder
 from ..consumer.engine.weights import BaseFolder, read_base
-from ..schemas import Prompt, Task
+from ..schemas import AbstreamError, Prompt, Task
 from .config import TrainConfig
-from .data import Labelled, class_weights
+from .data import Labelled, class_weights, digest
 from .objective import NOT_ASKED, Example, answers_of, batches, example, slot_loss
 
 CHECKPOINT = "checkpoint.pt"
 POOL = 256  # examples that are sorted by length together
 
 log = structlog.get_logger()
+
+
+class TrainingDiverged(AbstreamError):
+    """The loss is no finite number: lower the learning rate."""
 
 
 @dataclass
@@ -54,6 +60,21 @@ class Splits:
     validation: Sequence[Labelled]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A training example with its title, and without where a text is left; one epoch shows the one or the other."""
+
+    id: str
+    whole: Example
+    untitled: Example | None
+
+    def draw(self, config: TrainConfig, epoch: int) -> Example:
+        """By seed, epoch and example alone, so that a run that goes on shows what it would have shown."""
+        if self.untitled and random.Random(f"{config.seed} {epoch} {self.id}").random() < config.drop_title:
+            return self.untitled
+        return self.whole
+
+
 class Run:
     """One fine-tuning run. ``train()`` leaves the best LoRA weights in ``model``."""
 
@@ -70,15 +91,22 @@ class Run:
         phi3 = read_base(base.path, torch.float32, in_4_bits=config.qlora)
         limit = min(config.max_prompt_tokens, phi3.config.max_position_embeddings)
         encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
+        phi3.name_or_path = base.ref.id  # PEFT writes it down: the model's name, not where it lies on this machine
         self.model = get_peft_model(phi3, _lora(config, base))
         classifier = SlotClassifier(phi3, encoder)  # PEFT has put its layers into phi3 itself
         learning = [weight for weight in classifier.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.classifier, self.optimizer = self.accelerator.prepare(classifier, optimizer)
-        self.train_examples = _examples(splits.train, splits, encoder)
-        self.validation_examples = _examples(splits.validation, splits, encoder)
+        self.train_examples = [_shown(one, splits, encoder) for one in _asked(splits.train, splits)]
+        self.validation_examples = [_example(one, splits, encoder) for one in _asked(splits.validation, splits)]
         self.weights = _label_weights(config, splits, self.device)
         self.progress = Progress()
+        self.origin = {
+            "config": config.model_dump(mode="json"),
+            "base": base.ref.revision,
+            "data": [digest(splits.train), digest(splits.validation)],
+            "processes": self.accelerator.num_processes,
+        }
         self.best: dict[str, Tensor] = {}
         torch.manual_seed(config.seed + self.accelerator.process_index)  # of dropout, which differs by process
 
@@ -97,26 +125,33 @@ class Run:
         for number in range(self.progress.step, len(steps)):
             epochs_done = self.progress.epoch + number / len(steps)
             loss = self._step(steps[number], epochs_done / self.config.epochs)
+            self._must_be_finite(loss)
             self.progress.step = number + 1
             self.progress.history.append({"epoch": epochs_done, "loss": loss})
-            self.show((epochs_done + 1 / len(steps)) / self.config.epochs)
+            if self.accelerator.is_main_process:
+                self.show((epochs_done + 1 / len(steps)) / self.config.epochs)
             if self.progress.step % self.config.checkpoint_steps == 0:
                 self._save()
 
     def _steps(self, epoch: int) -> list[list[list[Example]]]:
         """The steps of an epoch; of each, this process's batches. The order depends on seed and epoch alone."""
         shuffled = random.Random(f"{self.config.seed} {epoch}")
-        examples = shuffled.sample(self.train_examples, len(self.train_examples))
+        examples = [
+            one.draw(self.config, epoch) for one in shuffled.sample(self.train_examples, len(self.train_examples))
+        ]
         pools = (examples[start : start + POOL] for start in range(0, len(examples), POOL))
         packed = [batch for pool in pools for batch in batches(pool, self.config.batch_tokens)]
         shuffled.shuffle(packed)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        packed += packed[: -len(packed) % processes]  # every process needs as many: the first ones come twice
+        packed += islice(cycle(packed), -len(packed) % processes)  # every process needs as many: the first come twice
         size = processes * self.config.accumulate
         return [packed[start : start + size][rank::processes] for start in range(0, len(packed), size)]
 
     def _step(self, step: list[list[Example]], done: float) -> float:
-        """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes."""
+        """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes.
+
+        Every batch counts alike, however many examples it holds.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * _schedule(done, self.config.warmup)
         total = torch.zeros((), device=self.device)
@@ -139,6 +174,7 @@ class Run:
 
     def _end_epoch(self) -> None:
         loss = self._validation_loss()
+        self._must_be_finite(loss)
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
         self.progress.history.append({"epoch": self.progress.epoch, "validation_loss": loss})
         if loss < self.progress.best_loss:
@@ -149,7 +185,7 @@ class Run:
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        """The mean loss of an answer; every process computes all of it, and so the same."""
+        """The mean loss of an answer, as the main process finds it: all must agree on when to stop."""
         classifier = self.accelerator.unwrap_model(self.classifier).eval()
         total, asked = 0.0, 0
         for batch in batches(self.validation_examples, self.config.batch_tokens):
@@ -158,25 +194,32 @@ class Run:
                 wanted = answers[:, question]
                 total += float(functional.cross_entropy(rows, wanted, ignore_index=NOT_ASKED, reduction="sum"))
                 asked += int((wanted != NOT_ASKED).sum())
-        return total / max(asked, 1)
+        return float(broadcast(torch.tensor(total / max(asked, 1), dtype=torch.float64, device=self.device)))
+
+    def _must_be_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            at = f"in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
+            raise TrainingDiverged(f"the loss is {loss} {at}: lower the learning rate, {self.config.learning_rate:g}")
 
     def _is_stale(self) -> bool:
         return self.progress.epoch - self.progress.best_epoch >= self.config.patience
 
     def _lora_state(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = get_peft_model_state_dict(self.model)
+        # Without the last argument PEFT asks the hub whether the base's vocabulary was ever resized.
+        state: dict[str, Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return state
 
     def _save(self) -> None:
         """Written beside and renamed, so that a kill leaves the last checkpoint whole."""
+        randomness = gather_object([_random_state(self.device)])
         if self.accelerator.is_main_process:
             state = {
-                "config": self.config.model_dump(mode="json"),
+                "origin": self.origin,
                 "progress": vars(self.progress),
                 "lora": self._lora_state(),
                 "best": self.best,
                 "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
+                "random": randomness,
             }
             unfinished = self.out / f"{CHECKPOINT}.part"
             torch.save(state, unfinished)
@@ -188,24 +231,43 @@ class Run:
         if not path.exists():
             return
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        if state["config"] != self.config.model_dump(mode="json"):
-            log.warning("checkpoint_ignored", reason="it is of another config")
+        if differing := [what for what, mine in self.origin.items() if state.get("origin", {}).get(what) != mine]:
+            log.warning("checkpoint_ignored", reason=f"it is of other {', '.join(differing)}")
             return
         self.progress = Progress(**state["progress"])
         self.best = state["best"]
         set_peft_model_state_dict(self.model, state["lora"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
+        _set_random_state(state["random"][self.accelerator.process_index], self.device)
         log.info("run_resumed", epoch=self.progress.epoch, step=self.progress.step)
 
 
-def _examples(records: Sequence[Labelled], splits: Splits, encoder: PromptEncoder) -> list[Example]:
+def _asked(records: Sequence[Labelled], splits: Splits) -> list[Labelled]:
+    """The records that answer a question that is learned, with these answers alone."""
     learned = [{name: label for name, label in one.answers.items() if name in splits.questions} for one in records]
-    return [
-        example(encoder, splits.task, one.abstract, answers)
-        for one, answers in zip(records, learned, strict=True)
-        if answers
-    ]
+    return [replace(one, answers=answers) for one, answers in zip(records, learned, strict=True) if answers]
+
+
+def _example(one: Labelled, splits: Splits, encoder: PromptEncoder) -> Example:
+    return example(encoder, splits.task, one.abstract, one.answers)
+
+
+def _shown(one: Labelled, splits: Splits, encoder: PromptEncoder) -> Shown:
+    text_alone = replace(one, abstract=one.abstract.model_copy(update={"title": None}))
+    has_both = bool(one.abstract.title and one.abstract.abstract.strip())
+    return Shown(one.id, _example(one, splits, encoder), _example(text_alone, splits, encoder) if has_both else None)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of the generators that dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _label_weights(config: TrainConfig, splits: Splits, device: torch.device) -> list[Tensor] | None:

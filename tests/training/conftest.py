@@ -1,13 +1,44 @@
-"""Small labelled data and small runs: what the training tests share."""
+"""Small labelled data, a base of a few thousand weights, and short runs: what the training tests share."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from abstream.consumer.engine.weights import BaseFolder, locate
+from abstream.schemas import Abstract, Condition, Question, Task
+from abstream.training.config import TrainConfig
+from abstream.training.data import Labelled
+from abstream.training.recipe import Run, Splits
+from transformers import Phi3Config, Phi3ForCausalLM
 
 Rows = list[dict[str, Any]]
+
+# One thread: the operations are so small that several would mostly wait for each other.
+ONE_CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
+
+TASK = Task(
+    name="design",
+    questions=(
+        Question(name="trial", text="Is it a trial?", labels=("yes", "no")),
+        Question(
+            name="arm",
+            text="Which arm?",
+            labels=("drug", "surgery", "diet"),
+            asked_if=Condition(question="trial", label="yes"),
+        ),
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -20,3 +51,59 @@ def write(tmp_path: Path) -> Callable[[str, Rows], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny(phi3_nano: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseFolder:
+    """A Phi-3 of random weights with the shipped tokenizer, small enough to be trained in a second."""
+    folder = tmp_path_factory.mktemp("base") / "phi3-tiny"
+    vocabulary = json.loads((phi3_nano / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    shape = Phi3Config(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=1,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    Phi3ForCausalLM(shape).save_pretrained(folder)
+    shutil.copy(phi3_nano / "tokenizer.json", folder)
+    return locate(str(folder))
+
+
+def records_of(n: int, task: Task = TASK) -> list[Labelled]:
+    """Records with all kinds of answers and of different lengths; a word in the text gives them away."""
+    trial, arm = task.questions
+    found = []
+    for number in range(n):
+        answers = {trial.name: trial.labels[number % 2]}
+        if number % 4 == 0:
+            answers[arm.name] = arm.labels[number % 3]
+        text = f"Study {number} of {' '.join(answers.values())}." + " It went on." * (number % 5)
+        found.append(Labelled(str(number), Abstract(title=f"Title {number}", abstract=text), answers))
+    return found
+
+
+@pytest.fixture
+def new_run(tiny: BaseFolder, tmp_path: Path) -> Callable[..., Run]:
+    """Makes a run over 16 records in two epochs; keywords are knobs of ``TrainConfig``."""
+
+    def new(
+        out: str = "run",
+        show: Callable[[float], None] = lambda _: None,
+        records: list[Labelled] | None = None,
+        **knobs: Any,
+    ) -> Run:
+        records = records_of(16) if records is None else records
+        folder = tmp_path / out
+        folder.mkdir(exist_ok=True)
+        usual = {"rank": 2, "epochs": 2, "batch_tokens": 200, "checkpoint_steps": 1, "dropout": 0.1, **ONE_CPU}
+        config = TrainConfig(data="unused", **(usual | knobs))
+        splits = Splits(TASK, frozenset({"trial", "arm"}), records, records_of(6))
+        return Run(config, splits, tiny, folder, show)
+
+    return new

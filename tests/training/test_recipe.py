@@ -1,0 +1,258 @@
+"""A fine-tuning run repeats itself bit for bit, goes on after a kill as if nothing had been, and says when it fails."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from abstream.schemas import Abstract
+from abstream.training.data import Labelled
+from abstream.training.objective import NOT_ASKED, Example
+from abstream.training.recipe import CHECKPOINT, Run, Splits, TrainingDiverged
+from torch import Tensor
+
+from .conftest import TASK, records_of
+
+
+def trained(run: Run) -> dict[str, Tensor]:
+    run.train()
+    return run._lora_state()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(new_run):
+    first, second, other = trained(new_run("1")), trained(new_run("2")), trained(new_run("3", seed=8))
+
+    assert same(first, second)
+    assert not same(first, other)
+
+
+def test_only_the_lora_weights_learn(new_run):
+    run = new_run()
+    learning = {name for name, weight in run.model.named_parameters() if weight.requires_grad}
+    assert learning
+    assert all("lora_" in name for name in learning)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(steps: int):
+    left = iter(range(steps))
+
+    def show(done: float) -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    return show
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 5])
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(new_run, steps):
+    """In the first epoch and in the second, with dropout, and with titles that are dropped by chance."""
+    whole = new_run("whole")
+    expected = trained(whole)
+    with pytest.raises(Killed):
+        new_run("killed", kill_after(steps), checkpoint_steps=2).train()
+
+    again = new_run("killed", checkpoint_steps=2)
+    weights = trained(again)
+
+    assert same(weights, expected)
+    assert again.progress == whole.progress
+
+
+def test_a_checkpoint_of_other_data_or_another_config_is_not_gone_on_from(new_run):
+    """Another text under the same file name, or another knob, is another run."""
+    expected = trained(new_run("fresh", seed=9))
+    new_run("run").train()
+    other = new_run("run", records=records_of(12))
+
+    assert same(trained(new_run("run", seed=9)), expected)
+    other._resume()
+    assert other.progress.epoch == 0
+
+
+def test_a_checkpoint_holds_no_text(new_run):
+    run = new_run()
+    run.train()
+    assert b"went on" not in (run.out / CHECKPOINT).read_bytes()
+
+
+def test_no_checkpoint_asks_the_hub_for_the_base(new_run, monkeypatch):
+    """PEFT would ask it for the base's config whenever LoRA weights are taken from the model."""
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_: pytest.fail("asked"))
+    new_run(epochs=1).train()
+
+
+def test_it_ends_when_validation_gets_no_better_and_keeps_the_best(new_run, monkeypatch):
+    """Patience of two: the second epoch is the best of four, and of ten no more are run."""
+    losses, seen = iter([3.0, 1.0, 2.0, 1.5, 0.1]), []
+    run = new_run(epochs=10)
+
+    def validation_loss() -> float:
+        seen.append({name: weight.clone() for name, weight in run._lora_state().items()})
+        return next(losses)
+
+    monkeypatch.setattr(run, "_validation_loss", validation_loss)
+    progress = run.train()
+
+    assert (progress.epoch, progress.best_epoch, progress.best_loss) == (4, 2, 1.0)
+    assert same(run._lora_state(), seen[1])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(new_run):
+    with pytest.raises(TrainingDiverged, match=r"the loss is (nan|inf) in epoch \d, step \d+: lower the learning rate"):
+        new_run(learning_rate=1e30, epochs=20).train()
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run(new_run, monkeypatch):
+    run = new_run()
+    monkeypatch.setattr(run, "_validation_loss", lambda: math.nan)
+    with pytest.raises(TrainingDiverged):
+        run.train()
+
+
+def gradients(run: Run, batches: list[list[Example]]) -> dict[str, Tensor]:
+    run.classifier.train()
+    run.optimizer.zero_grad = lambda: None
+    run._step(batches, 0.5)
+    return {name: weight.grad for name, weight in run.model.named_parameters() if weight.grad is not None}
+
+
+def test_two_accumulated_batches_of_equal_size_are_one_of_twice_the_size(new_run):
+    """Of equal size and with as many answers; otherwise each batch counts alike, and so its examples do not."""
+    examples = [one.whole for one in new_run(dropout=0).train_examples if one.whole.answers[1] >= 0]
+    assert len(examples) == 4
+
+    apart = gradients(new_run("apart", dropout=0), [examples[:2], examples[2:]])
+    together = gradients(new_run("together", dropout=0), [examples])
+
+    for name, gradient in together.items():
+        assert torch.allclose(apart[name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def test_steps_hold_every_example_once_an_epoch(new_run):
+    run = new_run(accumulate=2, drop_title=0)
+    steps = run._steps(0)
+
+    assert {len(step) for step in steps[:-1]} == {2}
+    shown = [one for step in steps for batch in step for one in batch]
+    assert sorted(one.tokens.ids for one in shown) == sorted(one.whole.tokens.ids for one in run.train_examples)
+    assert steps != run._steps(1)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5, 64])
+def test_every_process_has_as_many_batches_however_few_there_are(new_run, monkeypatch, processes):
+    """One that has fewer would leave the others waiting for ever."""
+    run = new_run(accumulate=2)
+    monkeypatch.setattr(type(run.accelerator), "num_processes", processes)
+    taken = []
+    for rank in range(processes):
+        monkeypatch.setattr(type(run.accelerator), "process_index", rank)
+        taken.append([len(step) for step in run._steps(0)])
+
+    assert taken[0]
+    assert all(one == taken[0] and all(one) for one in taken)
+
+
+def test_a_share_of_the_titles_is_dropped_each_epoch_others(new_run):
+    records = records_of(200)
+    run = new_run(records=records, drop_title=0.3)
+
+    untitled = [
+        {one.id for one in run.train_examples if one.draw(run.config, epoch) is one.untitled} for epoch in (0, 1)
+    ]
+
+    assert all(40 <= len(ids) <= 80 for ids in untitled)
+    assert untitled[0] != untitled[1]
+
+
+def test_whether_a_title_is_dropped_does_not_depend_on_the_other_examples(new_run):
+    many, few = (new_run(records=records_of(n), drop_title=0.5).train_examples for n in (40, 10))
+    config = new_run(drop_title=0.5).config
+    assert [one.draw(config, 3) for one in many][:10] == [one.draw(config, 3) for one in few]
+
+
+def test_without_its_title_an_abstract_is_its_text_alone(new_run):
+    titled = Labelled("1", Abstract(title="A title", abstract="A text."), {"trial": "yes"})
+    title_alone = Labelled("2", Abstract(title="A title", abstract=" "), {"trial": "no"})
+    text_alone = Labelled("3", Abstract(title=None, abstract="A text."), {"trial": "no"})
+    first, second, third = new_run(records=[titled, title_alone, text_alone]).train_examples
+
+    assert first.untitled.tokens == third.whole.tokens
+    assert second.untitled is None, "nothing would be left"
+    assert third.untitled is None
+
+
+def test_titles_are_never_dropped_in_validation(new_run):
+    with_titles = [one.tokens for one in new_run(drop_title=0).validation_examples]
+    assert [one.tokens for one in new_run(drop_title=0.9).validation_examples] == with_titles
+
+
+def test_an_answer_to_a_question_that_is_not_learned_is_left_out(new_run, tiny):
+    """And a record that answers no other question is no example."""
+    cancers = [Labelled("1", Abstract(title="T", abstract="x"), {"trial": "yes"}), *records_of(4)]
+    run = new_run()
+    splits = Splits(TASK, frozenset({"arm"}), cancers, cancers)
+    found = Run(run.config, splits, tiny, run.out, print)
+
+    assert [one.id for one in found.train_examples] == ["0"]
+    assert found.train_examples[0].whole.answers == (NOT_ASKED, 0)
+
+
+def test_balanced_weights_make_a_rare_label_count_as_much(new_run):
+    rare = [one for one in records_of(16) if one.id not in {"1", "3", "5", "7", "9", "11"}]
+
+    assert new_run(records=rare).weights is None
+    weights = new_run(records=rare, class_weights="balanced").weights
+
+    counts = [sum(one.answers["trial"] == label for one in rare) for label in ("yes", "no")]
+    assert (weights[0] * torch.tensor(counts)).tolist() == pytest.approx([5, 5])
+
+
+def test_two_processes_hold_the_same_weights_and_go_on_alike(tiny, tmp_path):
+    """Each has its own dropout, also after a kill; and the main one alone writes."""
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    script = Path(__file__).with_name("two_processes.py")
+    on_loopback = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+
+    done = subprocess.run(
+        [*launch, str(script), str(tiny.path), str(tmp_path)],
+        env=on_loopback,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stderr[-2_000:]
+    main, other = (json.loads((tmp_path / f"process-{number}.json").read_text()) for number in (0, 1))
+    assert main["weights"] == other["weights"] == main["resumed"] == other["resumed"]
+    assert main["history"]
+    assert main["steps"] == other["steps"]
+    assert (main["files"], other["files"]) == ([CHECKPOINT], [])
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
