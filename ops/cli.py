@@ -24,6 +24,7 @@ from .adapters import adapters
 from .settings import (
     DEFAULT_MODEL,
     LogFormat,
+    adapter_folder,
     build,
     config_options,
     engine_options,
@@ -209,20 +210,20 @@ def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bo
     from .working import load_engine
 
     adapted = load_engine(flags)
-    bare = load_engine(flags | {"adapter": None}, adapted.model.task) if adapted.model.receipt.adapter else adapted
+    bare = load_engine(flags | {"adapter": "none"}, adapted.model.task) if adapted.model.receipt.adapter else adapted
     measure(data, baseline_data, bare, adapted, report, as_json=json)
 
 
 @cli.command()
 @option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
-@option("adapter", type=click.Path(file_okay=False, path_type=Path))
+@option("adapter", default="auto", metavar="FOLDER|auto|none", help="auto: the one that comes with the model.")
 @option("json", is_flag=True, help="For programs.")
 @click.pass_obj
-def doctor(common: Common, model: str, adapter: Path | None, json: bool) -> None:
+def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
     """Python, torch, GPU, Redis, model, adapter: what is wrong and how to mend it."""
     from .doctor import examine
 
-    sys.exit(examine(common.url, shipped_model(model), adapter, as_json=json))
+    sys.exit(examine(common.url, shipped_model(model), adapter_folder(adapter, model, own_task=False), as_json=json))
 
 
 @cli.group()

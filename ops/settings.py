@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config", bound=BaseModel)
 
 DEFAULT_MODEL = "phi3-nano"
-SHIPPED_MODELS = ("phi3-nano",)
+SHIPPED_ADAPTERS: dict[str, str | None] = {"phi3-nano": None}  # of each shipped model
 
 
 def option(name: str, *, env: tuple[str, ...] = (), **attributes: Any) -> Callable[[Command], Command]:
@@ -92,8 +92,10 @@ engine_options = options(
     option("model-revision", help="Revision of the Hugging Face id."),
     option(
         "adapter",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="Folder of a LoRA adapter; a worker keeps it, and ignores the adapters that are announced.",
+        default="auto",
+        metavar="FOLDER|auto|none",
+        help="auto: the one that comes with the model, until another is announced; none: the bare base, likewise. "
+        "A worker keeps a FOLDER's, and ignores what is announced.",
     ),
     option(
         "task",
@@ -115,9 +117,30 @@ engine_options = options(
 
 def shipped_model(name: str) -> str:
     """The folder of a model that comes with abstream; any other name is returned as it is."""
-    if name in SHIPPED_MODELS and not Path(name).is_dir():
+    if name in SHIPPED_ADAPTERS and not Path(name).is_dir():
         return str(files("abstream.ops.models") / name)
     return name
+
+
+def adapter_folder(adapter: str, model: str, *, own_task: bool) -> Path | None:
+    """The folder that ``--adapter`` means; None for the bare base.
+
+    Args:
+        adapter: a folder, ``auto`` or ``none``.
+        model: as given by ``--model``.
+        own_task: whether a task file was given, which no shipped adapter answers.
+
+    Raises:
+        click.BadParameter: there is no such folder.
+    """
+    if adapter == "none":
+        return None
+    if adapter == "auto":
+        shipped = None if own_task or Path(model).is_dir() else SHIPPED_ADAPTERS.get(model)
+        return Path(str(files("abstream.ops.models") / shipped)) if shipped else None
+    if not Path(adapter).is_dir():
+        raise click.BadParameter(f"there is no folder {adapter}", param_hint="--adapter")
+    return Path(adapter)
 
 
 def worker_name() -> str:

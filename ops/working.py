@@ -13,14 +13,16 @@ from ..consumer.service import serve
 from ..producer.connection import connect
 from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
-from .settings import shipped_model
+from .settings import adapter_folder, shipped_model
 
 
 def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: VerifiedAdapter | None = None) -> Engine:
     """What the flags ask for, or with another ``task`` or ``adapter``; torch is imported only for the real engine."""
-    task = task or (Task.from_file(flags["task"]) if flags["task"] else ONCOLOGY)
-    if adapter is None and flags["adapter"]:
-        adapter = verify(flags["adapter"])
+    task = task or (Task.from_file(flags["task"]) if flags["task"] else None)
+    folder = adapter_folder(flags["adapter"], flags["model"], own_task=task is not None)
+    task = task or ONCOLOGY
+    if adapter is None and folder:
+        adapter = verify(folder)
     if flags["engine"] == "fake":
         from ..consumer.engine.fake import FakeEngine
 
@@ -44,7 +46,7 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
         structlog.get_logger().info("metrics_served", port=port)
     redis = connect(url)
     try:
-        follow = flags["adapter"] is None
+        follow = flags["adapter"] in ("auto", "none")
         await serve(
             redis,
             Streams(namespace),
