@@ -1,8 +1,8 @@
-"""The whole system in one command: every abstract gets exactly one result, though a worker is killed on the way.
+"""The whole system in one command: every abstract gets exactly one result, though much happens on the way.
 
-A real Redis server and two worker processes with the real model. As soon as some results are out, a worker that
-verifiably holds entries it has not answered is killed with SIGKILL; the other must take them over. At the end, when
-no worker runs any more, everything is counted in Redis.
+A real Redis server and two worker processes with the real model. An adapter is fine-tuned on the bundled sample and
+announced while abstracts flow; both workers switch to it. Then a worker that verifiably holds entries it has not
+answered is killed with SIGKILL; the other must take them over. At the end everything is counted in Redis.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from rich.console import Console
-from rich.table import Table
 
 from ..producer import Publisher
 from ..producer.formats import Record
-from ..schemas import AbstractClassified, AbstractRefused, AbstreamError, Event, Streams
-from ..schemas.streams import GROUP, LANES, from_fields
+from ..schemas import AbstreamError, AdapterActivated, Streams
+from ..schemas.streams import from_fields
+from .counting import Run, Summary, count, pending, results, table
 from .embedded import redis_url
 from .files import Tally, usable
 from .progress import bar
@@ -35,26 +35,10 @@ from .progress import bar
 LEASE_SECONDS = 2  # short, so that a take-over is seen within the demo
 PATIENCE_SECONDS = 60  # for a worker to be ready, and for the next result
 LOOK_SECONDS = 0.02  # between two looks
-SOME = 0.1  # of the results are out before a worker is killed
+# Of the bundled sample's short texts, so that it takes seconds.
+TRAINING = ("--epochs", "4", "--batch-tokens", "2048", "--name", "demo")
 
 say = Console(stderr=True, highlight=False).print
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What is written to ``summary.json``, counted in Redis after the last worker has left."""
-
-    submitted: int
-    predictions: int
-    refusals: int
-    duplicates: int  # results beyond the first of an abstract
-    missing: int  # abstracts without a result
-    pending: int  # entries that a worker took and nobody answered
-    killed_while_holding: int
-    answered_after_takeover: int
-    accuracy: float | None  # of the first question, where the data is labelled
-    seconds: float
-    passed: bool
 
 
 @dataclass(frozen=True)
@@ -86,24 +70,69 @@ def run(given_url: str | None, data: Path | None, out: Path, model: str) -> bool
         finally:
             _delete_keys(redis, streams)
     (out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
-    _show(summary, out)
+    Console(stderr=True).print(table(summary))
+    say(f"{'[green]PASSED[/]' if summary.passed else '[red]FAILED[/]'}  {out / 'summary.json'}")
     return summary.passed
 
 
 def _perform(redis: Any, url: str, streams: Streams, records: list[Record], out: Path, model: str) -> Summary:
+    adapter = _train(model, out)
     with _two_workers(url, streams, model, out) as workers:
         begun = time.monotonic()
-        asyncio.run(_publish(url, streams, records))
-        say(f"[bold]Published[/] {len(records)} abstracts; the workers are on them")
-        killed, held = _kill_one_that_holds(redis, streams, workers, len(records))
+        half = len(records) // 2
+        _publish(url, streams, records, 0, half)
+        digest = _switch(redis, url, streams, adapter, out)
+        before = results(redis, streams)
+        _publish(url, streams, records, half, len(records))
+        killed, held = _kill_one_that_holds(redis, streams, workers, before, len(records))
         say(f"[bold]Killed[/]    {killed.name} with SIGKILL while it held {held} unanswered abstracts")
         _wait_for_results(redis, streams, len(records))
-        seconds = time.monotonic() - begun
+        seconds = round(time.monotonic() - begun, 1)
         survivor = next(worker for worker in workers if worker is not killed)
         survivor.process.terminate()
         left = survivor.process.wait(PATIENCE_SECONDS)
         say(f"[bold]Stopped[/]   {survivor.name} with SIGTERM: exit code {left}")
-    return _count(redis, streams, records, held, seconds, drained=left == 0)
+    return count(redis, streams, Run(records, digest, half, held, seconds, drained=left == 0))
+
+
+def _train(model: str, out: Path) -> Path:
+    """Fine-tune an adapter on the bundled sample; its folder."""
+    begun = time.monotonic()
+    sample = files("abstream.ops.sample")
+    data = ["--data", str(sample / "train.jsonl"), "--validation", str(sample / "validation.jsonl")]
+    test = ["--test", str(sample / "test.jsonl"), "--model", model, "--out", str(out / "train"), "--json"]
+    say("[bold]Training[/]  an adapter on the 151 labelled abstracts of the sample …")
+    done = _abstream(["train", *data, *test, *TRAINING], out / "train.log")
+    metrics = json.loads(done)["metrics"]["cancer"]
+    before, after = (f"{metrics[judge]['accuracy']['value']:.0%}" for judge in ("before", "after"))
+    seconds = time.monotonic() - begun
+    say(f"[bold]Trained[/]   in {seconds:.0f} s: {before} before, {after} after on 50 others; {out}/train/report.html")
+    return out / "train" / "adapter"
+
+
+def _switch(redis: Any, url: str, streams: Streams, adapter: Path, out: Path) -> str:
+    """Announce the adapter while the workers are at work, and wait until both serve it; its digest."""
+    _until(lambda: results(redis, streams) > 0, "the first result")
+    common = ["--redis-url", url, "--namespace", streams.namespace]
+    said = _abstream([*common, "adapters", "release", str(adapter), "--store", str(out / "store")], out / "release.log")
+    digest = str(json.loads(said)["digest"])
+
+    def activated() -> set[str]:
+        events = [from_fields(fields) for _, fields in redis.xrange(streams.output("fleet"))]
+        return {one.data.worker for one in events if isinstance(one, AdapterActivated) and one.data.digest == digest}
+
+    _until(lambda: len(activated()) == 2, "both workers to serve the new adapter")
+    say(f"[bold]Switched[/]  both workers to {digest[:19]} after {results(redis, streams)} results")
+    return digest
+
+
+def _abstream(arguments: list[str], log: Path) -> bytes:
+    """Run a command to its end; what it wrote to stdout."""
+    with log.open("wb") as stderr:
+        done = subprocess.run([sys.executable, "-m", "abstream.ops", *arguments], stdout=subprocess.PIPE, stderr=stderr)
+    if done.returncode:
+        raise AbstreamError(f"abstream {' '.join(arguments)} ended with {done.returncode}, see {log}")
+    return done.stdout
 
 
 def _read(data: Path | None) -> list[Record]:
@@ -118,9 +147,16 @@ def _read(data: Path | None) -> list[Record]:
     return records
 
 
-async def _publish(url: str, streams: Streams, records: list[Record]) -> None:
-    async with Publisher(url, namespace=streams.namespace) as publisher:
-        await publisher.publish_many((str(number), record.abstract) for number, record in enumerate(records))
+def _publish(url: str, streams: Streams, records: list[Record], first: int, end: int) -> None:
+    """Submit the records from ``first`` up to ``end``; their numbers are the ids."""
+
+    async def publish() -> None:
+        async with Publisher(url, namespace=streams.namespace) as publisher:
+            numbered = islice(enumerate(records), first, end)
+            await publisher.publish_many((str(number), record.abstract) for number, record in numbered)
+
+    asyncio.run(publish())
+    say(f"[bold]Published[/] abstracts {first + 1} to {end} of {len(records)}; the workers are on them")
 
 
 @contextmanager
@@ -154,15 +190,15 @@ def _is_ready(worker: WorkerProcess) -> bool:
 
 
 def _kill_one_that_holds(
-    redis: Any, streams: Streams, workers: Sequence[WorkerProcess], submitted: int
+    redis: Any, streams: Streams, workers: Sequence[WorkerProcess], before: int, submitted: int
 ) -> tuple[WorkerProcess, int]:
     """Freeze a worker, look what it holds, and kill it if that is anything; or let it go on and look again."""
-    _until(lambda: _results(redis, streams) >= SOME * submitted, "the first results")
-    while _results(redis, streams) < submitted:
+    _until(lambda: results(redis, streams) > before, "the next result")
+    while results(redis, streams) < submitted:
         for worker in workers:
             worker.process.send_signal(signal.SIGSTOP)
             redis.ping()  # what the worker had sent before it froze has reached Redis now
-            if held := _pending(redis, streams, worker.name):
+            if held := pending(redis, streams, worker.name):
                 worker.process.kill()
                 worker.process.wait()
                 return worker, held
@@ -176,8 +212,8 @@ def _wait_for_results(redis: Any, streams: Streams, submitted: int) -> None:
         answered = -1
         while answered < submitted:
             before = answered
-            _until(lambda before=before: _results(redis, streams) > before, "the next result")  # type: ignore[misc]
-            answered = _results(redis, streams)
+            _until(lambda before=before: results(redis, streams) > before, "the next result")  # type: ignore[misc]
+            answered = results(redis, streams)
             show(answered)
 
 
@@ -187,79 +223,6 @@ def _until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise AbstreamError(f"waited {PATIENCE_SECONDS} s in vain for {what}")
         time.sleep(LOOK_SECONDS)
-
-
-def _results(redis: Any, streams: Streams) -> int:
-    return int(redis.xlen(streams.predictions)) + int(redis.xlen(streams.refusals))
-
-
-def _pending(redis: Any, streams: Streams, worker: str | None = None) -> int:
-    """Entries taken and not answered, by one worker or by any."""
-    pending = 0
-    for lane in LANES:
-        summary = redis.xpending(streams.lane(lane), GROUP)
-        by_worker = {holder["name"].decode(): holder["pending"] for holder in summary["consumers"]}
-        pending += by_worker.get(worker, 0) if worker else summary["pending"]
-    return pending
-
-
-def _count(redis: Any, streams: Streams, records: list[Record], held: int, seconds: float, *, drained: bool) -> Summary:
-    events: list[Event] = [
-        from_fields(fields) for stream in (streams.predictions, streams.refusals) for _, fields in redis.xrange(stream)
-    ]
-    results = Counter(event.causationid for event in events)
-    classified = [event for event in events if isinstance(event, AbstractClassified)]
-    refused = [event for event in events if isinstance(event, AbstractRefused)]
-    duplicates = results.total() - len(results)
-    missing = len(records) - len(results)
-    pending = _pending(redis, streams)
-    deliveries = [event.data.attempt for event in classified] + [event.data.deliveries for event in refused]
-    taken_over = sum(number > 1 for number in deliveries)
-    return Summary(
-        submitted=len(records),
-        predictions=len(classified),
-        refusals=len(refused),
-        duplicates=duplicates,
-        missing=missing,
-        pending=pending,
-        killed_while_holding=held,
-        answered_after_takeover=taken_over,
-        accuracy=_accuracy(classified, records),
-        seconds=round(seconds, 1),
-        passed=not (duplicates or missing or pending) and 0 < held <= taken_over and drained,
-    )
-
-
-def _accuracy(classified: list[AbstractClassified], records: list[Record]) -> float | None:
-    right = [
-        next(iter(event.data.answers.values())).label == label
-        for event in classified
-        if (label := records[int(event.causationid or 0)].fields.get("label"))
-    ]
-    return round(sum(right) / len(right), 4) if right else None
-
-
-def _show(summary: Summary, out: Path) -> None:
-    table = Table(title="Every abstract, exactly one result" if summary.passed else "[red]This must not happen[/]")
-    table.add_column("what")
-    table.add_column("how many", justify="right")
-    rows: dict[str, int | float | str] = {
-        "abstracts submitted": summary.submitted,
-        "predictions published": summary.predictions,
-        "refusals published": summary.refusals,
-        "results beyond the first of an abstract": summary.duplicates,
-        "abstracts without a result": summary.missing,
-        "entries left pending": summary.pending,
-        "unanswered abstracts in the killed worker's hands": summary.killed_while_holding,
-        "answered after being taken over": summary.answered_after_takeover,
-        "seconds from the first abstract to the last result": summary.seconds,
-    }
-    if summary.accuracy is not None:
-        rows["first answers that agree with the labels"] = f"{summary.accuracy:.0%}"
-    for what, number in rows.items():
-        table.add_row(what, str(number))
-    Console(stderr=True).print(table)
-    say(f"{'[green]PASSED[/]' if summary.passed else '[red]FAILED[/]'}  {out / 'summary.json'}")
 
 
 def _delete_keys(redis: Any, streams: Streams) -> None:
