@@ -157,7 +157,7 @@ def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]
         click.BadParameter: the file cannot be read, or names a command or an option that does not exist.
     """
     values = {key: value for key, value in _read(path).items() if value is not None}
-    flags = {name: {p.name for p in command.params if p.name} for name, command in group.commands.items()}
+    flags = {name: _flags(command) for name, command in group.commands.items()}
     known = {p.name for p in group.params if p.name}.union(*flags.values())
     common = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
@@ -166,10 +166,23 @@ def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]
     for name, names in flags.items():
         own = {key.replace("-", "_"): value for key, value in tables.get(name, {}).items()}
         unknown += [f"{name}.{key}" for key in own if key not in names]
-        defaults[name] = {key: value for key, value in common.items() if key in names} | own
+        defaults[name] = _defaults(group.commands[name], common | own)
     if unknown:
         raise click.BadParameter(f"{path} sets what does not exist: {', '.join(unknown)}", param_hint="--config")
     return defaults | {key: value for key, value in common.items() if key in {p.name for p in group.params}}
+
+
+def _flags(command: click.Command) -> set[str]:
+    """The names of its options, and of those of the commands below it."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return {p.name for p in command.params if p.name}.union(*map(_flags, below))
+
+
+def _defaults(command: click.Command, values: dict[str, Any]) -> dict[str, Any]:
+    """What of ``values`` a command has a flag for, and under their names what the commands below it have."""
+    below = command.commands if isinstance(command, click.Group) else {}
+    own = {p.name: values[p.name] for p in command.params if p.name in values}
+    return own | {name: _defaults(one, values) for name, one in below.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

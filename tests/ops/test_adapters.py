@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from abstream.ops.adapters import live_adapter
 
 
 @pytest.fixture
@@ -79,6 +80,20 @@ async def test_verify_says_what_it_is_or_what_is_wrong(abstream, make_adapter):
     assert sound.stdout.decode().split() == ["oncology", "1", adapter.digest]
     assert (sound.returncode, harmed.returncode) == (0, 1)
     assert b"changed after its release: adapter_model.safetensors" in harmed.stderr
+
+
+async def test_the_store_may_stand_in_a_config_file(abstream, make_adapter, tmp_path, monkeypatch):
+    monkeypatch.delenv("ABSTREAM_STORE")
+    (tmp_path / "abstream.toml").write_text('[adapters]\nstore = "from-file"\n')
+    released = abstream("--config", "abstream.toml", "adapters", "release", make_adapter().path)
+    assert "/from-file/oncology/" in json.loads(released.stdout)["uri"]
+
+
+def test_the_live_adapter_is_the_last_that_was_announced_to_be_served(abstream, make_adapter, server, namespace):
+    assert live_adapter(server, namespace) is None
+    adapter = make_adapter()
+    abstream("adapters", "release", adapter.path)
+    assert live_adapter(server, namespace).digest == adapter.digest
 
 
 def test_release_needs_a_store(abstream, tmp_path, monkeypatch):
