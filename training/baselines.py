@@ -14,13 +14,16 @@ _ABOUT_CANCER = ("cancer", "neoplasm")
 
 
 def baselines(question: Question, train: Sequence[Labelled], test: Sequence[Labelled]) -> dict[str, Answers]:
-    """Name -> what it says to ``test`` for one question; each learns from ``train`` where it learns at all."""
+    """Name -> what it says to ``test`` for one question; those that learn are left out where ``train`` has no label."""
     known = [record for record in train if question.name in record.answers]
     asked = [record for record in test if question.name in record.answers]
-    found = {"majority": _majority(question, known, asked)}
+    found: dict[str, Matrix] = {}
+    if known:
+        found["majority"] = _majority(question, known, asked)
     if len(question.labels) == 2 and question.labels[0].lower() in _ABOUT_CANCER:
         found["cancer words"] = _cancer_words(asked)
-    found["TF-IDF + logistic regression"] = _tfidf(question, known, asked)
+    if len({record.answers[question.name] for record in known}) > 1:  # of one label alone there is nothing to learn
+        found["TF-IDF + logistic regression"] = _tfidf(question, known, asked)
     ids = tuple(record.id for record in asked)
     truth = np.array([question.labels.index(record.answers[question.name]) for record in asked], dtype=np.int64)
     return {name: Answers(question, ids, truth, probabilities) for name, probabilities in found.items()}

@@ -33,6 +33,6 @@ def review_threshold(given: Answers, recall: float) -> float:
     found = wanted & (given.predicted == 0)
     for threshold in [0.0, *np.unique(confidence)]:
         kept = confidence >= threshold
-        if not wanted[kept].any() or found[kept].sum() >= recall * wanted[kept].sum():
+        if not wanted[kept].any() or found[kept].sum() / wanted[kept].sum() >= recall:
             return float(threshold)
     return 1.0

@@ -4,7 +4,7 @@ Intervals are percentile bootstraps over the abstracts (Efron 1979, https://doi.
 calibration error is ECE with 15 bins of equal width (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -131,23 +131,19 @@ def measure(given: Answers) -> QuestionMetrics:
     """Every figure of one question; ``given`` holds at least one record."""
     labels, truth, predicted = given.question.labels, given.truth, given.predicted
     counted = confusion(truth, predicted, len(labels))
-    present = [index for index in range(len(labels)) if counted[index].sum() + counted[:, index].sum()]
-    samples = _resampled(truth, predicted, len(labels))
-
-    def with_interval(figure: Callable[[Matrix], float]) -> Measured:
-        low, high = np.percentile([figure(sample) for sample in samples], [2.5, 97.5])
-        return Measured(figure(counted), float(low), float(high))
-
-    def f1_of(index: int) -> Measured:
-        return with_interval(lambda counts: float(f1_of_labels(counts)[index]))
-
+    samples = _resampled(counted)
+    f1, sampled_f1 = f1_of_labels(counted), f1_of_labels(samples)
     return QuestionMetrics(
         question=given.question.name,
         labels=labels,
         n=len(truth),
-        accuracy=with_interval(lambda counts: float(np.trace(counts) / counts.sum())),
-        macro_f1=with_interval(lambda counts: float(f1_of_labels(counts)[present].mean())),
-        f1={labels[index]: f1_of(index) for index in present},
+        accuracy=_with_interval(_accuracy(counted), _accuracy(samples)),
+        macro_f1=_with_interval(_macro_f1(counted), _macro_f1(samples)),
+        f1={
+            label: _with_interval(f1[index], sampled_f1[:, index])
+            for index, label in enumerate(labels)
+            if _occurrences(counted)[index]
+        },
         confusion=counted.astype(int).tolist(),
         calibration_error=calibration_error(given),
     )
@@ -199,15 +195,45 @@ def confusion(truth: Indices, predicted: Indices, labels: int) -> Matrix:
     return counts.reshape(labels, labels).astype(np.float64)
 
 
-def _resampled(truth: Indices, predicted: Indices, labels: int) -> Iterable[Matrix]:
-    """The confusion of ``RESAMPLES`` bootstrap samples. Sampling records is sampling cells of the confusion."""
-    cells = confusion(truth, predicted, labels).ravel()
-    drawn = np.random.default_rng(_SEED).multinomial(int(cells.sum()), cells / cells.sum(), size=RESAMPLES)
-    return [sample.reshape(labels, labels).astype(np.float64) for sample in drawn]
-
-
 def f1_of_labels(counts: Matrix) -> Matrix:
-    """F1 of every label; 0 where a label neither occurs nor is answered."""
-    both = counts.sum(axis=0) + counts.sum(axis=1)
-    found: Matrix = np.divide(2 * np.diag(counts), both, out=np.zeros(len(counts)), where=both > 0)
+    """F1 of every label; 0 where a label neither occurs nor is answered.
+
+    Args:
+        counts: one or more confusions, shape (..., labels, labels).
+
+    Returns:
+        Shape (..., labels).
+    """
+    both = _occurrences(counts)
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    found: Matrix = np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0)
     return found
+
+
+def _macro_f1(counts: Matrix) -> Matrix:
+    """The mean over the labels that occur or are answered in the sample itself.
+
+    A sample of few records lacks some labels. Counted as 0 they would pull the interval below the value.
+    """
+    return np.asarray(f1_of_labels(counts).sum(axis=-1) / (_occurrences(counts) > 0).sum(axis=-1))
+
+
+def _accuracy(counts: Matrix) -> Matrix:
+    return np.asarray(np.trace(counts, axis1=-2, axis2=-1) / counts.sum(axis=(-2, -1)))
+
+
+def _occurrences(counts: Matrix) -> Matrix:
+    """How often each label occurs, and is answered, in sum."""
+    return np.asarray(counts.sum(axis=-2) + counts.sum(axis=-1))
+
+
+def _with_interval(value: Matrix, sampled: Matrix) -> Measured:
+    low, high = np.percentile(sampled, [2.5, 97.5])
+    return Measured(float(value), float(low), float(high))
+
+
+def _resampled(counted: Matrix) -> Matrix:
+    """The confusion of ``RESAMPLES`` bootstrap samples. Sampling records is sampling cells of the confusion."""
+    cells = counted.ravel()
+    drawn = np.random.default_rng(_SEED).multinomial(int(cells.sum()), cells / cells.sum(), size=RESAMPLES)
+    return drawn.reshape(RESAMPLES, *counted.shape).astype(np.float64)
