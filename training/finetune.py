@@ -32,6 +32,7 @@ class Outcome:
     config: TrainConfig
     adapter: VerifiedAdapter
     comparisons: dict[str, Comparison]
+    test: Sequence[Labelled]
     progress: Progress
 
 
@@ -89,7 +90,7 @@ def _finish(
     comparisons = compare(splits.train, test, Phi3Engine(engine_config, task=task), adapted, calibrated.temperatures)
     metrics = [(one.metrics["before"], one.metrics["after"]) for one in comparisons.values()]
     adapter = package(folder, config, task, base, digest(splits.train), calibrated, adapted, metrics)
-    return Outcome(config, adapter, comparisons, progress)
+    return Outcome(config, adapter, comparisons, test, progress)
 
 
 def _calibrate(
@@ -115,8 +116,9 @@ def compare(
     adapted: Engine,
     temperatures: Mapping[str, float],
 ) -> dict[str, Comparison]:
-    """The bare base, the adapter, and what ``train`` teaches the baselines, for every question that ``test`` answers."""
-    before, after = logits_of(bare, test), logits_of(adapted, test)
+    """The bare base, the adapter, and what ``train`` teaches the baselines, for what ``test`` has labels of."""
+    before = logits_of(bare, test)
+    after = before if adapted is bare else logits_of(adapted, test)
     found: dict[str, Comparison] = {}
     for position, question in enumerate(adapted.model.task.questions):
         zero_shot = answers(question, position, test, before)
