@@ -19,7 +19,8 @@ from .settings import adapter_folder, shipped_model
 def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: VerifiedAdapter | None = None) -> Engine:
     """What the flags ask for, or with another ``task`` or ``adapter``; torch is imported only for the real engine."""
     task = task or (Task.from_file(flags["task"]) if flags["task"] else None)
-    folder = adapter_folder(flags["adapter"], flags["model"], own_task=task is not None)
+    model = flags["model"] if flags["engine"] == "torch" else "fake"
+    folder = adapter_folder(flags["adapter"], model, own_task=task is not None)
     task = task or ONCOLOGY
     if adapter is None and folder:
         adapter = verify(folder)
@@ -30,7 +31,7 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
     from ..consumer.engine.phi3 import Phi3Engine
 
     config = EngineConfig(
-        model=shipped_model(flags["model"]),
+        model=shipped_model(model),
         revision=flags["model_revision"],
         **{name: flags[name] for name in ("device", "dtype", "max_prompt_tokens", "threads")},
     )

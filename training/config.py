@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
 
     rank: PositiveInt = Field(16, description="Of the LoRA matrices.")
     alpha: PositiveInt = Field(32, description="LoRA's scale, times the rank.")
-    dropout: Share = Field(0.05, description="Before the LoRA matrices.")
+    dropout: Share = Field(0.0, description="Before the LoRA matrices; on a CPU it costs a fifth of the time.")
     target_modules: tuple[str, ...] = Field(PHI3_LINEAR, description="Layers that get LoRA matrices.")
     qlora: bool = Field(False, description="The base in 4 bits (extra qlora); CUDA only.")
 
@@ -49,7 +49,9 @@ class TrainConfig(BaseModel):
     checkpoint_steps: PositiveInt = Field(50, description="Steps between two checkpoints.")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA where there is one.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, and on CPUs that have it."
+    )
     threads: PositiveInt | None = Field(None, description="Of the CPU; torch's own choice by default.")
 
     review_recall: Annotated[float, Field(gt=0, le=1)] = Field(

@@ -96,16 +96,10 @@ def learnable(records: Sequence[Labelled], task: Task, where: str) -> frozenset[
     raise DataInvalid(f"{where}: one class only ({only or 'no record'}): add examples of another")
 
 
-def keep_apart(records: Sequence[Labelled], others: Sequence[Labelled], where: str, elsewhere: str) -> None:
-    """Check that no text is judged by that was learned from. Ids are not compared: two files may both count their rows.
-
-    Raises:
-        DataInvalid: texts stand on both sides.
-    """
-    learned = {record.text for record in others}
-    if both := [record.id for record in records if record.text in learned]:
-        named = ", ".join(both[:_NAMED]) + (" …" if len(both) > _NAMED else "")
-        raise DataInvalid(f"{where}: {len(both)} texts stand in {elsewhere} too ({named}): take them out of one")
+def unseen(records: Sequence[Labelled], judged_on: Iterable[Labelled]) -> list[Labelled]:
+    """The records whose text is not judged by. Ids are not compared: two files may both count their rows."""
+    texts = {record.text for record in judged_on}
+    return [record for record in records if record.text not in texts]
 
 
 def split(records: Sequence[Labelled], share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:

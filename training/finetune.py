@@ -15,7 +15,7 @@ from ..schemas import ONCOLOGY, Task, VerifiedAdapter
 from .baselines import baselines
 from .calibrate import review_threshold, temperature
 from .config import TrainConfig
-from .data import Labelled, digest, learnable, load, split
+from .data import DataInvalid, Labelled, digest, learnable, load, split, unseen
 from .evaluate import Comparison, answers, logits_of
 from .package import Calibrated, package
 from .recipe import CHECKPOINT, Progress, Run, Splits
@@ -37,74 +37,77 @@ class Outcome:
 
 
 def finetune(config: TrainConfig, out: Path, show: Callable[[float], None]) -> Outcome | None:
-    """Train an adapter into ``out``/adapter. None in every process but the main one.
+    """Train an adapter into ``out``/adapter. None in every process but the main one, which alone writes.
 
     Raises:
         DataInvalid: the data contradicts itself or the task; nothing was trained.
+        TrainingDiverged: the loss became no number.
         ModelUnusable, TaskInvalid, Unavailable: there is nothing to train on or for.
     """
     task = Task.from_file(config.task) if config.task else ONCOLOGY
     splits, test = _splits(config, task)
     base = locate(config.model, config.model_revision)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-    log.info("training", records=len(splits.train), questions=sorted(splits.questions), base=base.ref.id)
     run = Run(config, splits, base, out, show)
+    if run.accelerator.is_main_process:
+        (out / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        log.info("training", records=len(splits.train), questions=sorted(splits.questions), base=base.ref.id)
     progress = run.train()
     if not run.accelerator.is_main_process:
         return None
-    folder = out / "adapter"
-    run.model.save_pretrained(str(folder))
-    outcome = _finish(config, task, base, splits, test, folder, progress)
+    run.save(out / "adapter")
+    outcome = _finish(config, base, splits, test, out / "adapter", progress)
     (out / CHECKPOINT).unlink(missing_ok=True)
     (out / "metrics.json").write_text(json.dumps(_metrics(outcome), indent=2) + "\n")
     return outcome
 
 
 def _splits(config: TrainConfig, task: Task) -> tuple[Splits, list[Labelled]]:
+    """What is learned from and what it is judged by, which share no text, and what is measured on."""
     records = load(config.data, task)
     if config.validation:
         train, validation = records, load(config.validation, task)
     else:
         train, validation = split(records, VALIDATION_SHARE, config.seed)
-    questions = learnable(train, task, config.data)
-    learnable(validation, task, config.validation or f"a tenth of {config.data}")
     test = load(config.test, task) if config.test else validation
-    return Splits(task, questions, train, validation), test
+    kept = unseen(train, [*validation, *test])
+    if left_out := len(train) - len(kept):
+        log.warning("records_left_out", records=left_out, reason="their texts are in the validation or test data")
+    questions = learnable(kept, task, config.data)
+    drawn = f"the tenth of {config.data} that is held out for validation"
+    if not questions & learnable(validation, task, config.validation or drawn):
+        raise DataInvalid(f"{config.validation or drawn}: answers no question that {config.data} teaches")
+    return Splits(task, questions, kept, validation), test
 
 
 def _finish(
-    config: TrainConfig,
-    task: Task,
-    base: BaseFolder,
-    splits: Splits,
-    test: list[Labelled],
-    folder: Path,
-    progress: Progress,
+    config: TrainConfig, base: BaseFolder, splits: Splits, test: list[Labelled], folder: Path, progress: Progress
 ) -> Outcome:
     """Measure through serving's own path, calibrate on the validation data, and seal."""
-    engine_config = EngineConfig(model=str(base.path), device=config.device, max_prompt_tokens=config.max_prompt_tokens)
-    draft = package(folder, config, task, base, digest(splits.train), Calibrated({}, {}), None, ())
+    task, data_digest = splits.task, digest(splits.train)
+    # In float32, so that golden probes hold on every worker, whatever it serves in.
+    engine_config = EngineConfig(
+        model=str(base.path), device=config.device, dtype="float32", max_prompt_tokens=config.max_prompt_tokens
+    )
+    draft = package(folder, config, task, base, data_digest, Calibrated({}, {}), None, {})
     adapted = Phi3Engine(engine_config, adapter=draft)
-    calibrated = _calibrate(config, task, splits.validation, logits_of(adapted, splits.validation))
+    calibrated = _calibrate(config, splits, logits_of(adapted, splits.validation))
     comparisons = compare(splits.train, test, Phi3Engine(engine_config, task=task), adapted, calibrated.temperatures)
-    metrics = [(one.metrics["before"], one.metrics["after"]) for one in comparisons.values()]
-    adapter = package(folder, config, task, base, digest(splits.train), calibrated, adapted, metrics)
+    adapter = package(folder, config, task, base, data_digest, calibrated, adapted, comparisons)
     return Outcome(config, adapter, comparisons, test, progress)
 
 
-def _calibrate(
-    config: TrainConfig, task: Task, validation: Sequence[Labelled], logits: Sequence[LabelLogits]
-) -> Calibrated:
+def _calibrate(config: TrainConfig, splits: Splits, logits: Sequence[LabelLogits]) -> Calibrated:
+    """Of the questions that were learned, where the validation data has two labels: one alone would be certain."""
     temperatures: dict[str, float] = {}
     thresholds: dict[str, float] = {}
-    for position, question in enumerate(task.questions):
-        given = answers(question, position, validation, logits)
-        if len(given.truth):
+    for position, question in enumerate(splits.task.questions):
+        given = answers(question, position, splits.validation, logits)
+        if question.name in splits.questions and len(set(given.truth.tolist())) > 1:
             temperatures[question.name] = temperature(given)
-    first = task.questions[0]
+    first = splits.task.questions[0]
     if first.name in temperatures:
-        given = answers(first, 0, validation, logits, temperatures[first.name])
+        given = answers(first, 0, splits.validation, logits, temperatures[first.name])
         thresholds[first.name] = review_threshold(given, config.review_recall)
     return Calibrated(temperatures, thresholds)
 

@@ -1,10 +1,8 @@
 """An adapter directory that plain PEFT loads and abstream trusts: weights, model card, manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader
 
 from ..consumer.engine.phi3 import Phi3Engine
 from ..consumer.engine.scoring import softmax
@@ -12,8 +10,9 @@ from ..consumer.engine.weights import BaseFolder
 from ..schemas import Abstract, AdapterManifest, Prompt, Task, VerifiedAdapter
 from ..schemas.artifacts import MANIFEST, Probe, seal
 from ..schemas.events import Metrics
+from .card import card, measured_on
 from .config import TrainConfig
-from .evaluate import QuestionMetrics
+from .evaluate import Comparison, flat
 
 CARD = "README.md"
 
@@ -42,17 +41,17 @@ class Calibrated:
 
 def package(
     folder: Path, config: TrainConfig, task: Task, base: BaseFolder, data_digest: str, calibrated: Calibrated,
-    engine: Phi3Engine | None, metrics: Sequence[tuple[QuestionMetrics, QuestionMetrics]],
+    engine: Phi3Engine | None, comparisons: Mapping[str, Comparison],
 ) -> VerifiedAdapter:  # fmt: skip
     """Write model card and manifest beside the weights, and seal.
 
     Args:
         folder: holds what PEFT saved.
         engine: serves the adapter; its answers to the probes are written down. None for a draft without probes.
-        metrics: before and after, of each question that was measured.
+        comparisons: before, after and the baselines, of each question that was measured.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
-    (folder / CARD).write_text(_card(config, task, base, metrics), encoding="utf-8")
+    (folder / CARD).write_text(card(config, task, base.ref, comparisons), encoding="utf-8")
     manifest = AdapterManifest(
         name=config.name,
         version=config.version,
@@ -61,7 +60,7 @@ def package(
         prompt_digest=Prompt(task).digest,
         calibration=calibrated.temperatures,
         thresholds=calibrated.thresholds,
-        metrics=_metrics(config, metrics),
+        metrics=_metrics(config, comparisons),
         probes=_probes(engine) if engine else (),
         data_digest=data_digest,
     )
@@ -85,27 +84,8 @@ def _probes(engine: Phi3Engine) -> tuple[Probe, ...]:
     )
 
 
-def _metrics(config: TrainConfig, metrics: Sequence[tuple[QuestionMetrics, QuestionMetrics]]) -> Metrics | None:
-    if not metrics:
+def _metrics(config: TrainConfig, comparisons: Mapping[str, Comparison]) -> Metrics | None:
+    if not comparisons:
         return None
-
-    def named(which: int) -> dict[str, float]:
-        return {f"{pair[0].question}.{name}": value for pair in metrics for name, value in pair[which].flat().items()}
-
-    return Metrics(
-        dataset=_measured_on(config), n=max(after.n for _, after in metrics), before=named(0), after=named(1)
-    )
-
-
-def _measured_on(config: TrainConfig) -> str:
-    source = config.test or config.validation
-    return Path(source).name if source else f"a held-out tenth of {Path(config.data).name}"
-
-
-def _card(
-    config: TrainConfig, task: Task, base: BaseFolder, metrics: Sequence[tuple[QuestionMetrics, QuestionMetrics]]
-) -> str:
-    templates = Environment(loader=PackageLoader("abstream.training", "templates"), autoescape=False, trim_blocks=True)
-    return templates.get_template("card.md").render(
-        config=config, task=task, base=base.ref, metrics=metrics, measured_on=_measured_on(config)
-    )
+    before, after = ([one.metrics[when] for one in comparisons.values()] for when in ("before", "after"))
+    return Metrics(dataset=measured_on(config), n=max(one.n for one in after), before=flat(before), after=flat(after))

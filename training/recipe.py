@@ -86,9 +86,14 @@ class Run:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config, self.out, self.show = config, out, show
-        self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=_precision(config))
+        dtype = _dtype(config)
+        mixed_precision = "bf16" if dtype is torch.bfloat16 else "no"
+        self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=mixed_precision)
         self.device = self.accelerator.device
-        phi3 = read_base(base.path, torch.float32, in_4_bits=config.qlora)
+        # The base is frozen, so it needs no float32 copy; the LoRA weights are float32 all the same.
+        phi3 = read_base(base.path, dtype, in_4_bits=config.qlora)
+        if not config.qlora:
+            nn.Module.to(phi3, self.device)
         limit = min(config.max_prompt_tokens, phi3.config.max_position_embeddings)
         encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
         phi3.name_or_path = base.ref.id  # PEFT writes it down: the model's name, not where it lies on this machine
@@ -118,6 +123,10 @@ class Run:
             self._end_epoch()
         set_peft_model_state_dict(self.model, self.best)
         return self.progress
+
+    def save(self, folder: Path) -> None:
+        """Write the LoRA weights as PEFT does."""
+        self.model.save_pretrained(str(folder), save_embedding_layers=False)  # see ``_lora_state``
 
     def _train_epoch(self) -> None:
         steps = self._steps(self.progress.epoch)
@@ -295,7 +304,8 @@ def _lora(config: TrainConfig, base: BaseFolder) -> LoraConfig:
     )
 
 
-def _precision(config: TrainConfig) -> str:
+def _dtype(config: TrainConfig) -> torch.dtype:
+    if config.precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
     on_cuda = config.device != "cpu" and torch.cuda.is_available()
-    wanted = config.precision if config.precision != "auto" else ("bfloat16" if on_cuda else "float32")
-    return "bf16" if wanted == "bfloat16" else "no"
+    return torch.bfloat16 if on_cuda or torch.cpu._is_avx512_bf16_supported() else torch.float32

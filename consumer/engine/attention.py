@@ -55,7 +55,7 @@ def blocked_attention(
         rows = q[:, start : start + _BLOCK_ROWS]
         first = keys - queries + start  # the key of this block's first query
         seen = first + rows.shape[1]
-        hidden = torch.full((rows.shape[1], seen), -torch.inf, dtype=q.dtype).triu(first + 1)
+        hidden = torch.full((rows.shape[1], seen), -torch.inf, dtype=q.dtype, device=q.device).triu(first + 1)
         scores = torch.baddbmm(hidden, rows, k[:, :seen].transpose(1, 2), alpha=scaling)
         blocks.append(torch.bmm(scores.softmax(-1), v[:, :seen]))
     attended = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]

@@ -1,0 +1,93 @@
+"""An adapter's model card: Hugging Face metadata, and what it answers and how well, for people.
+
+The metadata is written by ``huggingface_hub`` itself, so that no name or label can break it.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader
+
+from ..schemas import Task
+from ..schemas.events import BaseModelRef
+from .config import TrainConfig
+from .evaluate import Comparison, Measured, QuestionMetrics
+
+_FEW_LABELS = 5  # so many have an F1 of their own in the table
+
+Judges = Mapping[str, QuestionMetrics]
+"""``before``, ``after``, and every baseline by its name."""
+
+
+def card(config: TrainConfig, task: Task, base: BaseModelRef, comparisons: Mapping[str, Comparison]) -> str:
+    """The card as Markdown, metadata first."""
+    templates = Environment(loader=PackageLoader("abstream.training", "templates"), autoescape=False, trim_blocks=True)
+    judged = {question: one.metrics for question, one in comparisons.items()}
+    text = templates.get_template("card.md").render(
+        config=config,
+        task=task,
+        base=base,
+        tables={question: list(_table(metrics)) for question, metrics in judged.items()},
+        n={question: metrics["after"].n for question, metrics in judged.items()},
+        measured_on=measured_on(config),
+        learned_from=Path(config.data).name,
+    )
+    return f"---\n{_metadata(config, base, judged)}\n---\n\n{text}\n"
+
+
+def measured_on(config: TrainConfig) -> str:
+    """The name of the data that the figures are of."""
+    source = config.test or config.validation
+    return Path(source).name if source else f"a held-out tenth of {Path(config.data).name}"
+
+
+def _metadata(config: TrainConfig, base: BaseModelRef, judged: Mapping[str, Judges]) -> str:
+    results = [one for question, metrics in judged.items() for one in _results(config, question, metrics["after"])]
+    return ModelCardData(
+        base_model=base.id,
+        eval_results=results or None,
+        language="en",
+        library_name="peft",
+        metrics=["accuracy", "f1"],
+        model_name=config.name,
+        pipeline_tag="text-classification",
+        tags=["abstream", "biomedical", "lora", f"base_model:adapter:{base.id}"],
+    ).to_yaml()
+
+
+def _results(config: TrainConfig, question: str, metrics: QuestionMetrics) -> Iterator[EvalResult]:
+    for kind, name, figure in (("accuracy", None, metrics.accuracy), ("f1", "macro F1", metrics.macro_f1)):
+        yield EvalResult(
+            task_type="text-classification",
+            task_name=question,
+            dataset_type="text",  # of no data set on the hub
+            dataset_name=measured_on(config),
+            dataset_config=question,  # results of one data set are told apart by this
+            metric_type=kind,
+            metric_name=name,
+            metric_value=round(figure.value, 4),
+        )
+
+
+def _table(metrics: Judges) -> Iterator[list[str]]:
+    """Rows of cells, the heading first: a figure, before, after, what was gained, and every baseline."""
+    before, after = metrics["before"], metrics["after"]
+    judges = [before, after, *(one for name, one in metrics.items() if name not in ("before", "after"))]
+    yield ["", "before", "after", "improvement", *(name for name in metrics if name not in ("before", "after"))]
+    for name in _figures(after):
+        first, second, *others = (_figures(one).get(name) for one in judges)
+        gain = f"{100 * (second.value - first.value):+.2f}" if first and second else ""
+        yield [_cell(name), _cell(first), _cell(second), gain, *map(_cell, others)]
+    first_error, second_error, *other_errors = (f"{one.calibration_error:.3f}" for one in judges)
+    yield ["Calibration error", first_error, second_error, "", *other_errors]
+
+
+def _figures(metrics: QuestionMetrics) -> dict[str, Measured]:
+    by_label = {f"F1 {label}": one for label, one in metrics.f1.items()} if len(metrics.labels) <= _FEW_LABELS else {}
+    return {"Accuracy": metrics.accuracy, "Macro-F1": metrics.macro_f1} | by_label
+
+
+def _cell(content: object) -> str:
+    """What stands between two bars of a Markdown table, so without one."""
+    return "" if content is None else str(content).replace("|", "\\|")
