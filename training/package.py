@@ -1,5 +1,6 @@
 """An adapter directory that plain PEFT loads and abstream trusts: weights, model card, manifest."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from ..consumer.engine.phi3 import Phi3Engine
 from ..consumer.engine.scoring import softmax
 from ..consumer.engine.weights import BaseFolder
 from ..schemas import Abstract, AdapterManifest, Prompt, Task, VerifiedAdapter
-from ..schemas.artifacts import MANIFEST, Probe, seal
+from ..schemas.artifacts import ADAPTER_FILES, MANIFEST, Probe, seal
 from ..schemas.events import Metrics
 from .card import card, measured_on
 from .config import TrainConfig
@@ -51,6 +52,7 @@ def package(
         comparisons: before, after and the baselines, of each question that was measured.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
+    _order_targets(folder / ADAPTER_FILES[0])
     (folder / CARD).write_text(card(config, task, base.ref, comparisons), encoding="utf-8")
     manifest = AdapterManifest(
         name=config.name,
@@ -65,6 +67,13 @@ def package(
         data_digest=data_digest,
     )
     return seal(folder, manifest)
+
+
+def _order_targets(path: Path) -> None:
+    """PEFT writes the names of the layers as a set gives them; two equal runs should be equal files."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["target_modules"] = sorted(settings["target_modules"])
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _probes(engine: Phi3Engine) -> tuple[Probe, ...]:

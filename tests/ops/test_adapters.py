@@ -1,26 +1,9 @@
 """``abstream adapters``, and workers that follow what it releases."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from abstream.ops.adapters import live_adapter
-
-
-@pytest.fixture
-def abstream(server, namespace, tmp_path, monkeypatch):
-    """Run ``abstream …`` with a store of its own."""
-    monkeypatch.setenv("REDIS_URL", server)
-    monkeypatch.setenv("ABSTREAM_NAMESPACE", namespace)
-    monkeypatch.setenv("ABSTREAM_STORE", str(tmp_path / "store"))
-
-    def run(*arguments: str | Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        command = [sys.executable, "-m", "abstream.ops", *map(str, arguments)]
-        return subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, check=False, timeout=120)
-
-    return run
 
 
 async def test_released_then_served_then_listed(abstream, make_adapter, publisher):

@@ -1,28 +1,11 @@
 """The command line: exit codes, data on stdout, everything else on stderr."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 NOWHERE = "unix:///nowhere/redis.sock"
-
-
-@pytest.fixture
-def abstream(server, namespace, tmp_path, monkeypatch):
-    """Run ``abstream …`` in a folder of its own."""
-
-    def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":
-        monkeypatch.setenv("REDIS_URL", server)
-        monkeypatch.setenv("ABSTREAM_NAMESPACE", namespace)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        command = [sys.executable, "-m", "abstream.ops", *map(str, arguments)]
-        return subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, check=False, timeout=120)
-
-    return run
 
 
 def json_lines(output: bytes) -> list[dict]:

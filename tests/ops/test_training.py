@@ -1,0 +1,117 @@
+"""``abstream train`` and ``abstream evaluate``, as the people who retrain use them."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from abstream.ops import settings
+from abstream.training.config import TrainConfig
+from click import Command, UsageError
+
+SAMPLE = Path(settings.__file__).parent / "sample"
+
+
+@pytest.fixture
+def labelled(tmp_path) -> Path:
+    """A few of the bundled abstracts, to learn from and to measure on."""
+    for split in ("train", "validation"):
+        with (SAMPLE / f"{split}.jsonl").open(encoding="utf-8") as lines:
+            (tmp_path / f"{split}.jsonl").write_text("".join(islice(lines, 40)), encoding="utf-8")
+    return tmp_path
+
+
+QUICK = ("--epochs", "1", "--rank", "2", "--threads", "1", "--json")
+
+
+def test_an_adapter_that_fails_its_gate_is_not_announced(abstream, labelled, tmp_path):
+    done = abstream(
+        *("train", "--data", labelled / "train.jsonl", "--validation", labelled / "validation.jsonl", *QUICK),
+        *("--gate", "accuracy>=0.1,calibration_error<=-1", "--release"),
+    )
+
+    assert done.returncode == 4, done.stderr
+    assert b"failed: calibration_error<=-1" in done.stderr
+    said = json.loads(done.stdout)
+    assert said["gate"]["passed"] is False
+    assert said["gate"]["rules"][0].startswith("passed: accuracy>=0.1, measured 0.")
+    assert {"before", "after", "majority", "cancer words"} <= said["metrics"]["cancer"].keys()
+    assert abstream("adapters", "list", "--json").stdout == b"[]\n"
+    assert (tmp_path / "runs/train/report.html").exists()
+
+
+def test_a_run_is_repeated_from_the_config_it_saved_and_released(abstream, labelled, tmp_path):
+    """The second gate is relative to the first adapter, which is live by then, and so not passed with any gain."""
+    (tmp_path / "run.yaml").write_text("train:\n  data: train.jsonl\n  validation: validation.jsonl\n  epochs: 1\n")
+    first = abstream("--config", "run.yaml", "train", "--rank", "2", "--gate", "accuracy>=+0", "--release", "--json")
+    assert first.returncode == 0, first.stderr
+    trained, released = map(json.loads, first.stdout.splitlines())
+    assert trained["digest"] == released["digest"]
+
+    again = abstream(
+        *("--config", "runs/train/config.json", "train", "--out", "again", "--json"),
+        *("--gate", "accuracy>=+0,macro_f1>=+0.001", "--release"),
+    )
+
+    assert again.returncode == 4, again.stderr
+    assert json.loads(again.stdout)["digest"] == released["digest"], "the same seed gives the same bits"
+    assert len(json.loads(abstream("adapters", "list", "--json").stdout)) == 1
+
+
+def test_wrong_data_is_an_error_before_anything_is_written(abstream, tmp_path):
+    rows = [{"id": "1", "text": "Text.", "label": "Cancer"}, {"id": "2", "text": "Text.", "label": "Maybe"}]
+    (tmp_path / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = abstream("train", "--data", "wrong.jsonl")
+
+    assert done.returncode == 1
+    assert b"unknown label 'Maybe'" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), b"--data"),
+        (("--data", "x.jsonl", "--dropout", "1.5"), b"--dropout: Input should be less than 1"),
+        (("--data", "x.jsonl", "--release"), b"--release needs --store"),
+    ],
+)
+def test_a_wrong_flag_is_a_usage_error_that_names_it(abstream, arguments, said):
+    done = abstream("train", *arguments, ABSTREAM_STORE="")
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_gate_that_cannot_be_read_is_said_before_any_training(abstream, labelled):
+    done = abstream("train", "--data", labelled / "train.jsonl", "--gate", "accuracy is good")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"'accuracy is good' is no rule" in done.stderr
+
+
+def test_the_base_is_measured_beside_the_word_rule(abstream, tmp_path):
+    done = abstream(
+        *("evaluate", "--adapter", "none", "--data", SAMPLE / "test.jsonl", "--json"),
+        *("--report", "report.html", "--baseline-data", SAMPLE / "train.jsonl"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["model"]["adapter"] is None
+    assert said["metrics"]["cancer"]["before"] == said["metrics"]["cancer"]["after"]
+    assert said["metrics"]["cancer"]["majority"]["accuracy"]["value"] == 0.5
+    assert "TF-IDF + logistic regression" in (tmp_path / "report.html").read_text()
+
+
+def test_every_knob_of_a_run_has_a_flag_with_its_words():
+    @settings.config_options(TrainConfig)
+    def command() -> None: ...
+
+    flags = {option.name: option for option in Command("train", params=command.__click_params__).params}
+    assert flags.keys() == TrainConfig.model_fields.keys()
+    assert all(option.help for option in flags.values())
+
+
+def test_a_value_that_a_config_refuses_is_a_usage_error():
+    with pytest.raises(UsageError, match=r"--epochs: .*greater than 0"):
+        settings.build(TrainConfig, {"data": "x", "epochs": 0})
