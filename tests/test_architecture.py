@@ -33,7 +33,10 @@ OTHERS = {
     "producer": {"redis"},
     "consumer": {"pydantic", "redis", "structlog", "prometheus_client"},
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
-    "training": {"pydantic", "redis", "structlog", "numpy", "sklearn", "matplotlib", "jinja2", *TORCH},
+    "training": {
+        *{"pydantic", "redis", "structlog", "numpy", "sklearn", "matplotlib", "jinja2", "huggingface_hub"},
+        *TORCH,
+    },
 }
 
 

@@ -86,12 +86,11 @@ class Run:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config, self.out, self.show = config, out, show
-        dtype = _dtype(config)
-        mixed_precision = "bf16" if dtype is torch.bfloat16 else "no"
-        self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=mixed_precision)
-        self.device = self.accelerator.device
+        # Its own mixed precision could not differ between two runs of one process; ``_logits`` has its own instead.
+        self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
+        self.device, self.dtype = self.accelerator.device, _dtype(config)
         # The base is frozen, so it needs no float32 copy; the LoRA weights are float32 all the same.
-        phi3 = read_base(base.path, dtype, in_4_bits=config.qlora)
+        phi3 = read_base(base.path, self.dtype, in_4_bits=config.qlora)
         if not config.qlora:
             nn.Module.to(phi3, self.device)
         limit = min(config.max_prompt_tokens, phi3.config.max_position_embeddings)
@@ -111,6 +110,7 @@ class Run:
             "base": base.ref.revision,
             "data": [digest(splits.train), digest(splits.validation)],
             "processes": self.accelerator.num_processes,
+            "precision": str(self.dtype),
         }
         self.best: dict[str, Tensor] = {}
         torch.manual_seed(config.seed + self.accelerator.process_index)  # of dropout, which differs by process
@@ -177,7 +177,7 @@ class Run:
         return float(self.accelerator.reduce(total, "mean"))
 
     def _logits(self, classifier: nn.Module, batch: list[Example]) -> list[Tensor]:
-        with self.accelerator.autocast():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
             logits: list[Tensor] = classifier(*pad([one.tokens for one in batch], self.device))
         return logits
 

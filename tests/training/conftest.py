@@ -18,7 +18,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 Rows = list[dict[str, Any]]
 
 # One thread: the operations are so small that several would mostly wait for each other.
-ONE_CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
+ONE_CPU: dict[str, Any] = {"device": "cpu", "threads": 1, "precision": "float32"}
 
 TASK = Task(
     name="design",
@@ -39,6 +39,14 @@ def _threads_as_before() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_the_hub() -> Iterator[None]:
+    """PEFT asks the hub for the base's config when it lists LoRA weights: serving need not, and tests may not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_, **__: False)
+        yield
 
 
 @pytest.fixture
@@ -66,6 +74,7 @@ def tiny(phi3_nano: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseFolde
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=512,
+        initializer_range=0.3,  # so large that the texts make a difference
         pad_token_id=1,
         bos_token_id=1,
         eos_token_id=1,
@@ -101,7 +110,7 @@ def new_run(tiny: BaseFolder, tmp_path: Path) -> Callable[..., Run]:
         records = records_of(16) if records is None else records
         folder = tmp_path / out
         folder.mkdir(exist_ok=True)
-        usual = {"rank": 2, "epochs": 2, "batch_tokens": 200, "checkpoint_steps": 1, "dropout": 0.1, **ONE_CPU}
+        usual = {**ONE_CPU, "rank": 2, "epochs": 2, "batch_tokens": 200, "checkpoint_steps": 1, "dropout": 0.1}
         config = TrainConfig(data="unused", **(usual | knobs))
         splits = Splits(TASK, frozenset({"trial", "arm"}), records, records_of(6))
         return Run(config, splits, tiny, folder, show)

@@ -28,11 +28,18 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(new_run):
-    first, second, other = trained(new_run("1")), trained(new_run("2")), trained(new_run("3", seed=8))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(new_run, precision):
+    first, second = (trained(new_run(name, precision=precision)) for name in ("1", "2"))
+    other = trained(new_run("3", precision=precision, seed=8))
 
     assert same(first, second)
     assert not same(first, other)
+
+
+def test_the_base_is_rounded_and_what_learns_is_not(new_run):
+    dtypes = {(weight.requires_grad, weight.dtype) for weight in new_run(precision="bfloat16").model.parameters()}
+    assert dtypes == {(False, torch.bfloat16), (True, torch.float32)}
 
 
 def test_only_the_lora_weights_learn(new_run):
@@ -40,6 +47,13 @@ def test_only_the_lora_weights_learn(new_run):
     learning = {name for name, weight in run.model.named_parameters() if weight.requires_grad}
     assert learning
     assert all("lora_" in name for name in learning)
+
+
+def test_it_learns_what_the_texts_give_away(new_run):
+    """Even of a base of random weights: the validation loss falls well below where it began."""
+    run = new_run(records=records_of(60), epochs=8, learning_rate=0.02, rank=8, dropout=0)
+    untrained = run._validation_loss()
+    assert run.train().best_loss < 0.7 * untrained
 
 
 class Killed(BaseException):
@@ -91,7 +105,9 @@ def test_a_checkpoint_holds_no_text(new_run):
 def test_no_checkpoint_asks_the_hub_for_the_base(new_run, monkeypatch):
     """PEFT would ask it for the base's config whenever LoRA weights are taken from the model."""
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_: pytest.fail("asked"))
-    new_run(epochs=1).train()
+    run = new_run(epochs=1)
+    run.train()
+    run.save(run.out / "adapter")
 
 
 def test_it_ends_when_validation_gets_no_better_and_keeps_the_best(new_run, monkeypatch):

@@ -22,7 +22,8 @@ RECORDS = [
     Labelled(str(n), Abstract(title="T", abstract=f"Paint {n} is {colour}." * (1 + n % 3)), {"colour": colour})
     for n, colour in enumerate(["red", "blue"] * 7)
 ]
-KNOBS = {"device": "cpu", "threads": 1, "rank": 2, "epochs": 2, "dropout": 0.2, "batch_tokens": 60, "accumulate": 2}
+KNOBS = {"device": "cpu", "threads": 1, "precision": "float32", "rank": 2, "dropout": 0.2}
+STEPS = {"epochs": 2, "batch_tokens": 60, "accumulate": 2, "checkpoint_steps": 1}
 
 
 class Killed(Exception):
@@ -31,7 +32,7 @@ class Killed(Exception):
 
 def main() -> None:
     base, out = locate(sys.argv[1]), Path(sys.argv[2])
-    config = TrainConfig(data="unused", checkpoint_steps=1, **KNOBS)
+    config = TrainConfig(data="unused", **KNOBS, **STEPS)
     number = PartialState(cpu=True).process_index
 
     def new(folder: Path) -> Run:
