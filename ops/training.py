@@ -22,11 +22,12 @@ from ..training.data import load
 from ..training.evaluate import Comparison, Measured, QuestionMetrics, flat, measured
 from ..training.finetune import Outcome, compare, finetune
 from ..training.gate import Rule, as_event, judge
+from ..training.plots import FEW_LABELS
 from ..training.report import write_report
 from .progress import bar
 
 _VERSIONS = ("abstream", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
-_FEW_LABELS = 5  # so many have an F1 of their own in the table
+_WIDTH = 160  # of the table where nobody watches
 
 
 def train(
@@ -111,29 +112,29 @@ def _show(comparisons: Mapping[str, Comparison], about: dict[str, Any], *, as_js
         }
         print(json.dumps(about | {"metrics": metrics}))
         return
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     for name, each in comparisons.items():
-        Console().print(_table(name, each.metrics))
+        console.print(_table(name, each.metrics))
     for what, said in about.items():
         print(f"{what}: {json.dumps(said) if isinstance(said, dict) else said}")
 
 
 def _table(question: str, metrics: Mapping[str, QuestionMetrics]) -> Table:
     """A row for each figure; a column for the bare base, the adapter, what it gained, and each baseline."""
-    before, after = metrics["before"], metrics["after"]
-    others = {name: one for name, one in metrics.items() if name not in ("before", "after")}
+    before, after, *baselines = metrics.values()
     table = Table(title=f"{question}: {after.n} abstracts, 95 % intervals", title_justify="left")
-    for name in ("", "before", "after", "improvement", *others):
-        table.add_column(name, justify="left" if name == "" else "right")
+    for name in ("", "before", "after", "improvement", *list(metrics)[2:]):
+        table.add_column(name, justify="right" if name else "left")
     for figure, first in _figures(before).items():
-        second = _figures(after)[figure]
-        rivals = [str(found) if (found := _figures(one).get(figure)) else "" for one in others.values()]
-        table.add_row(figure, str(first), str(second), f"{100 * (second.value - first.value):+.2f}", *rivals)
-    error = [f"{one.calibration_error:.3f}" for one in (before, after)]
-    table.add_row("Calibration error", *error, "", *(f"{one.calibration_error:.3f}" for one in others.values()))
+        second, *others = (str(_figures(one).get(figure, "")) for one in (after, *baselines))
+        gained = 100 * (_figures(after)[figure].value - first.value)
+        table.add_row(figure, str(first), second, f"{gained:+.2f}", *others)
+    first_error, second_error, *errors = (f"{one.calibration_error:.3f}" for one in metrics.values())
+    table.add_row("Calibration error", first_error, second_error, "", *errors)
     return table
 
 
 def _figures(metrics: QuestionMetrics) -> dict[str, Measured]:
-    few = len(metrics.labels) <= _FEW_LABELS
+    few = len(metrics.labels) <= FEW_LABELS
     by_label = {f"F1 {label}": one for label, one in metrics.f1.items()} if few else {}
     return {"Accuracy": metrics.accuracy, **by_label, "Macro-F1": metrics.macro_f1}

@@ -34,7 +34,7 @@ OTHERS = {
     "consumer": {"pydantic", "redis", "structlog", "prometheus_client"},
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
     "training": {
-        *{"pydantic", "redis", "structlog", "numpy", "sklearn", "matplotlib", "jinja2", "huggingface_hub"},
+        *{"pydantic", "redis", "structlog", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "huggingface_hub"},
         *TORCH,
     },
 }

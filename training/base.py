@@ -1,10 +1,11 @@
 """How the shipped base model ``phi3-nano`` was made: a real Phi-3 architecture, small, trained from nothing.
 
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184   # half as fast again: pages are kept
-    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 4800
+    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 4000
 
 1. a byte-level BPE tokenizer of 12 288 tokens, with Phi-3's chat control tokens;
-2. one run over permitted texts (``corpus.py``) in which every example is a prompt of the oncology task: next-token
+2. embeddings by latent semantic analysis (``word_vectors.py``), so that like words begin alike;
+3. one run over permitted texts (``corpus.py``) in which every example is a prompt of the oncology task: next-token
    loss on the abstract's own text, plus the loss on the answers of a dictionary (``weak_labels.py``).
 
 It follows the prompt and knows what the dictionary knows. No hand-labelled abstract is used but for the
@@ -19,7 +20,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
@@ -32,6 +35,7 @@ from ..schemas.task import LETTERS
 from . import corpus
 from .objective import Example, answers_of, batches, example, slot_loss
 from .weak_labels import WeakLabels, names_cancer
+from .word_vectors import word_vectors
 
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
 VOCABULARY = 12_288
@@ -42,9 +46,12 @@ POOL = 1_024  # examples that are sorted by length together
 BATCH_TOKENS = 4_096  # beyond the prefix, which is run once a step
 PEAK_LEARNING_RATE = 1.5e-3
 WARMUP = 0.02  # of the run
-LANGUAGE_WEIGHT = 0.5  # beside the answers' loss at the start; falls to nothing at the end
+LANGUAGE_WEIGHT = 0.25  # beside the answers' loss at the start; falls to nothing at the end
 LANGUAGE_SHARE = 0.125  # of the abstract's positions: the softmax over the vocabulary costs as much as the model
 TYPED_SHARE, NAMED_SHARE = 0.15, 0.45  # of the examples: with a curated type; naming cancer at all (10 % of the corpus)
+WIDTH = 256
+EMBEDDING_SCALE = 0.04  # root mean square of the embeddings' elements at the start, as of all other weights
+PASS_THROUGH = 0.3  # how much of what is attended to an attention layer passes on unchanged, at the start
 NO_TITLE, NO_TEXT = 0.35, 0.1  # of the examples, so that either alone can be answered
 
 
@@ -82,23 +89,36 @@ def train_tokenizer(texts: Iterator[str], prompt: Prompt, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def new_model(seed: int) -> Phi3ForCausalLM:
-    """Phi-3 with 3 layers of width 256: 5.7 million parameters, input and output embeddings tied."""
+def new_model(vectors: NDArray[np.float32], seed: int) -> Phi3ForCausalLM:
+    """Phi-3 with 3 layers of width 256: 5.7 million parameters, input and output embeddings tied.
+
+    Its embeddings begin as ``vectors``, of shape (vocabulary, width), and its attention passes on what it sees, so that
+    from the first step the words of an abstract are known at the slots.
+    """
     torch.manual_seed(seed)
     config = Phi3Config(
         vocab_size=VOCABULARY,
-        hidden_size=256,
+        hidden_size=WIDTH,
         intermediate_size=768,
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=1024,
         original_max_position_embeddings=1024,
+        initializer_range=EMBEDDING_SCALE,
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=1,
         pad_token_id=1,
     )
-    return Phi3ForCausalLM(config)
+    model = Phi3ForCausalLM(config)
+    with torch.no_grad():
+        embeddings = model.model.embed_tokens.weight
+        noise = 0.1 * torch.randn(embeddings.shape)
+        embeddings.copy_(EMBEDDING_SCALE * (WIDTH**0.5 * torch.from_numpy(vectors) + noise))
+        for layer in model.model.layers:
+            layer.self_attn.qkv_proj.weight[-WIDTH:] += PASS_THROUGH * torch.eye(WIDTH)  # the values
+            layer.self_attn.o_proj.weight += PASS_THROUGH * torch.eye(WIDTH)
+    return model
 
 
 class Mixture:
@@ -216,14 +236,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretraining/, cancer_types/, lexicon/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4800)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     prompt = Prompt(ONCOLOGY)
     sample = (Prompt.body(abstract) for number, abstract in enumerate(corpus.texts(arguments.data)) if number % 4 == 0)
     train_tokenizer(sample, prompt, arguments.out)
     encoder = PromptEncoder(arguments.out, prompt, MAX_PROMPT_TOKENS)
-    model = new_model(arguments.seed)
+    plain = [encoder.encode(abstract) for abstract in corpus.texts(arguments.data)]
+    vectors = word_vectors([one.ids[one.body] for one in plain], VOCABULARY, WIDTH, arguments.seed)
+    model = new_model(vectors, arguments.seed)
     mixture = Mixture(arguments.data, encoder, arguments.seed)
 
     def say(line: str) -> None:

@@ -121,7 +121,7 @@ def _merge(model: Phi3ForCausalLM, adapter: VerifiedAdapter) -> Phi3ForCausalLM:
         raise AdapterRefused(f"the adapter does not fit the base model: {error}") from error
     # PEFT only warns of tensors that find no home, and would serve the bare base.
     with safe_open(adapter.path / ADAPTER_FILES[1], framework="pt") as file:
-        unmatched = set(file.keys()) ^ set(get_peft_model_state_dict(adapted))
+        unmatched = set(file.keys()) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if unmatched:
         raise AdapterRefused(f"{len(unmatched)} of the adapter's tensors do not fit the base, such as {min(unmatched)}")
     return cast(Phi3ForCausalLM, adapted.merge_and_unload(safe_merge=True))

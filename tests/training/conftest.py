@@ -41,14 +41,6 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _without_the_hub() -> Iterator[None]:
-    """PEFT asks the hub for the base's config when it lists LoRA weights: serving need not, and tests may not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_, **__: False)
-        yield
-
-
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, Rows], str]:
     """Writes rows as lines of JSON and says where."""
