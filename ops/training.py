@@ -19,10 +19,10 @@ from ..schemas import VerifiedAdapter
 from ..schemas.events import Gate
 from ..training.config import TrainConfig
 from ..training.data import load
-from ..training.evaluate import Comparison, Measured, QuestionMetrics, flat, measured
+from ..training.evaluate import Comparison, QuestionMetrics, flat, measured
+from ..training.evaluate import table as figures
 from ..training.finetune import Outcome, compare, finetune
 from ..training.gate import Rule, as_event, judge
-from ..training.plots import FEW_LABELS
 from ..training.report import write_report
 from .progress import bar
 
@@ -120,21 +120,10 @@ def _show(comparisons: Mapping[str, Comparison], about: dict[str, Any], *, as_js
 
 
 def _table(question: str, metrics: Mapping[str, QuestionMetrics]) -> Table:
-    """A row for each figure; a column for the bare base, the adapter, what it gained, and each baseline."""
-    before, after, *baselines = metrics.values()
-    table = Table(title=f"{question}: {after.n} abstracts, 95 % intervals", title_justify="left")
-    for name in ("", "before", "after", "improvement", *list(metrics)[2:]):
-        table.add_column(name, justify="right" if name else "left")
-    for figure, first in _figures(before).items():
-        second, *others = (str(_figures(one).get(figure, "")) for one in (after, *baselines))
-        gained = 100 * (_figures(after)[figure].value - first.value)
-        table.add_row(figure, str(first), second, f"{gained:+.2f}", *others)
-    first_error, second_error, *errors = (f"{one.calibration_error:.3f}" for one in metrics.values())
-    table.add_row("Calibration error", first_error, second_error, "", *errors)
-    return table
-
-
-def _figures(metrics: QuestionMetrics) -> dict[str, Measured]:
-    few = len(metrics.labels) <= FEW_LABELS
-    by_label = {f"F1 {label}": one for label, one in metrics.f1.items()} if few else {}
-    return {"Accuracy": metrics.accuracy, **by_label, "Macro-F1": metrics.macro_f1}
+    heading, *rows = figures(metrics)
+    shown = Table(title=f"{question}: {metrics['after'].n} abstracts, 95 % intervals", title_justify="left")
+    for name in heading:
+        shown.add_column(name, justify="right" if name else "left")
+    for row in rows:
+        shown.add_row(*row)
+    return shown

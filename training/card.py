@@ -12,9 +12,7 @@ from jinja2 import Environment, PackageLoader
 from ..schemas import Task
 from ..schemas.events import BaseModelRef
 from .config import TrainConfig
-from .evaluate import Comparison, Measured, QuestionMetrics
-
-_FEW_LABELS = 5  # so many have an F1 of their own in the table
+from .evaluate import Comparison, QuestionMetrics, table
 
 Judges = Mapping[str, QuestionMetrics]
 """``before``, ``after``, and every baseline by its name."""
@@ -28,10 +26,11 @@ def card(config: TrainConfig, task: Task, base: BaseModelRef, comparisons: Mappi
         config=config,
         task=task,
         base=base,
-        tables={question: list(_table(metrics)) for question, metrics in judged.items()},
+        tables={question: [list(map(_cell, row)) for row in table(metrics)] for question, metrics in judged.items()},
         n={question: metrics["after"].n for question, metrics in judged.items()},
         measured_on=measured_on(config),
         learned_from=Path(config.data).name,
+        notes=config.card_notes.read_text(encoding="utf-8").strip() if config.card_notes else "",
     )
     return f"---\n{_metadata(config, base, judged)}\n---\n\n{text}\n"
 
@@ -70,24 +69,6 @@ def _results(config: TrainConfig, question: str, metrics: QuestionMetrics) -> It
         )
 
 
-def _table(metrics: Judges) -> Iterator[list[str]]:
-    """Rows of cells, the heading first: a figure, before, after, what was gained, and every baseline."""
-    before, after = metrics["before"], metrics["after"]
-    judges = [before, after, *(one for name, one in metrics.items() if name not in ("before", "after"))]
-    yield ["", "before", "after", "improvement", *(name for name in metrics if name not in ("before", "after"))]
-    for name in _figures(after):
-        first, second, *others = (_figures(one).get(name) for one in judges)
-        gain = f"{100 * (second.value - first.value):+.2f}" if first and second else ""
-        yield [_cell(name), _cell(first), _cell(second), gain, *map(_cell, others)]
-    first_error, second_error, *other_errors = (f"{one.calibration_error:.3f}" for one in judges)
-    yield ["Calibration error", first_error, second_error, "", *other_errors]
-
-
-def _figures(metrics: QuestionMetrics) -> dict[str, Measured]:
-    by_label = {f"F1 {label}": one for label, one in metrics.f1.items()} if len(metrics.labels) <= _FEW_LABELS else {}
-    return {"Accuracy": metrics.accuracy, "Macro-F1": metrics.macro_f1} | by_label
-
-
-def _cell(content: object) -> str:
+def _cell(content: str) -> str:
     """What stands between two bars of a Markdown table, so without one."""
-    return "" if content is None else str(content).replace("|", "\\|")
+    return content.replace("|", "\\|")

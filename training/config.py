@@ -26,10 +26,13 @@ class TrainConfig(BaseModel):
     task: Path | None = Field(None, description="Task file; the oncology task by default.")
     name: NonEmpty = Field("adapter", description="Of the adapter.")
     version: NonEmpty = Field("1", description="Of the adapter.")
+    card_notes: Path | None = Field(
+        None, description="Markdown for the model card: where the data is from, its licence."
+    )
 
     rank: PositiveInt = Field(16, description="Of the LoRA matrices.")
     alpha: PositiveInt = Field(32, description="LoRA's scale, times the rank.")
-    dropout: Share = Field(0.0, description="Before the LoRA matrices; on a CPU it costs a fifth of the time.")
+    dropout: Share = Field(0.0, description="Before the LoRA matrices; its random numbers are slow on a CPU.")
     target_modules: tuple[str, ...] = Field(PHI3_LINEAR, description="Layers that get LoRA matrices.")
     qlora: bool = Field(False, description="The base in 4 bits (extra qlora); CUDA only.")
 

@@ -4,7 +4,7 @@ Intervals are percentile bootstraps over the abstracts (Efron 1979, https://doi.
 calibration error is ECE with 15 bins of equal width (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from .data import Labelled
 
 RESAMPLES = 1_000
 BINS = 15
+FEW_LABELS = 5  # of a question: so many have an F1 of their own in tables and drawings
 _SEED = 20250402
 
 Indices = NDArray[np.int64]
@@ -163,6 +164,27 @@ def measured(engine: Engine, records: Sequence[Labelled]) -> dict[str, QuestionM
 def flat(metrics: Iterable[QuestionMetrics]) -> dict[str, float]:
     """``question.figure`` to its value: as gates name them and manifests keep them."""
     return {f"{one.question}.{name}": value for one in metrics for name, value in one.flat().items()}
+
+
+def table(metrics: Mapping[str, QuestionMetrics]) -> Iterator[list[str]]:
+    """Rows of cells for people, the heading first: a figure, before, after, what was gained, and every baseline.
+
+    Args:
+        metrics: as ``Comparison.metrics``.
+    """
+    before, after, *baselines = metrics.values()
+    yield ["", "before", "after", "improvement", *list(metrics)[2:]]
+    for name, second in _figures(after).items():
+        first, *others = (_figures(one).get(name) for one in (before, *baselines))
+        gain = f"{100 * (second.value - first.value):+.2f}" if first else ""
+        yield [name, str(first or ""), str(second), gain, *(str(one or "") for one in others)]
+    first_error, second_error, *errors = (f"{one.calibration_error:.3f}" for one in metrics.values())
+    yield ["Calibration error", first_error, second_error, "", *errors]
+
+
+def _figures(metrics: QuestionMetrics) -> dict[str, Measured]:
+    by_label = {f"F1 {label}": one for label, one in metrics.f1.items()} if len(metrics.labels) <= FEW_LABELS else {}
+    return {"Accuracy": metrics.accuracy, **by_label, "Macro-F1": metrics.macro_f1}
 
 
 def calibration_error(given: Answers) -> float:

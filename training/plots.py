@@ -13,9 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .evaluate import Comparison, Matrix, Measured, QuestionMetrics, reliability
-
-FEW_LABELS = 5  # up to so many labels, a drawing has room for words
+from .evaluate import FEW_LABELS, Comparison, Matrix, Measured, QuestionMetrics, reliability
 
 # Safe for the colour-blind (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/). Plots are drawn in these and name
 # them as CSS variables, so that the page can show them on a dark ground too.

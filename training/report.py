@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .evaluate import (
     BINS,
+    FEW_LABELS,
     RESAMPLES,
     Answers,
     Comparison,
@@ -23,7 +24,7 @@ from .evaluate import (
     confusion,
     f1_of_labels,
 )
-from .plots import COLOURS, FEW_LABELS, Drawing, bars, draw, losses, losses_alt, matrix, reliability_diagram
+from .plots import COLOURS, Drawing, bars, draw, losses, losses_alt, matrix, reliability_diagram
 
 _SEED = 20250402
 

@@ -172,7 +172,7 @@ def test_the_card_shows_every_judge_beside_before_and_after(adapter):
         gained = 100 * (metrics["after"].accuracy.value - metrics["before"].accuracy.value)
         assert accuracy["improvement"] == f"{gained:+.2f}"
         assert {len(row) for row in rows} == {6}
-    assert [row[0] for row in trial[1:]] == ["Accuracy", "Macro-F1", "F1 yes", "F1 no", "Calibration error"]
+    assert [row[0] for row in trial[1:]] == ["Accuracy", "F1 yes", "F1 no", "Macro-F1", "Calibration error"]
 
 
 def test_no_name_or_label_can_break_a_card(tiny, tmp_path):
