@@ -1,10 +1,12 @@
 """The labelled data of the shipped oncology adapter: only what may be shipped, as two files for ``abstream train``.
 
     python -m abstream.training.oncology --data DATA --sample ops/sample --out runs/oncology
-    abstream train --data runs/oncology/train.jsonl --validation runs/oncology/validation.jsonl …
+    abstream train --data runs/oncology/train.jsonl --validation runs/oncology/validation.jsonl --name oncology \\
+        --card-notes training/templates/oncology.md --out runs/oncology
+    cp -r runs/oncology/adapter ops/models/phi3-nano-oncology
 
 Types come from curators and from a dictionary over titles, Non-Cancer and the rest of Cancer from the word rule
-(``weak_labels``), the hard cases from the bundled sample, which people labelled.
+(``weak_labels``), the hard cases from the bundled sample.
 """
 
 import argparse
