@@ -10,19 +10,21 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..schemas import Abstract
 from ..schemas.events import MAX_TITLE_CHARACTERS
 
+MOLECULAR = "pretraining/pathway-abstracts.jsonl.gz"  # about genes and signalling, cancer or not
+
 # File -> licence, as the data folder's README states them.
 TEXTS = {
     "pretraining/elife.jsonl.gz": "CC BY 4.0 or CC0, per record",
     "pretraining/medquad.jsonl.gz": "CC BY 4.0",
     "pretraining/oncology-rct.jsonl.gz": "CC0",
-    "pretraining/pathway-abstracts.jsonl.gz": "MIT",
+    MOLECULAR: "MIT",
     "pretraining/pubmedqa.jsonl.gz": "MIT",
     "pretraining/rct-fulltext-00.jsonl.gz": "CC BY, CC BY-SA or CC0, per record",
     "pretraining/rct-fulltext-01.jsonl.gz": "CC BY, CC BY-SA or CC0, per record",
@@ -36,10 +38,10 @@ JUDGED_ON = ("abstracts/validation.jsonl", "cancer_types/validation.jsonl", "neo
 _CHUNK_WORDS = 240  # about the length of an abstract
 
 
-def texts(data: Path) -> Iterator[Abstract]:
+def texts(data: Path, names: Iterable[str] = TEXTS) -> Iterator[Abstract]:
     """Every permitted text as an abstract; full texts become one abstract with the title and chunks without."""
     judged_on = _titles(data)
-    for name in TEXTS:
+    for name in names:
         for record in records(data / name):
             if _normalized(record["title"]) in judged_on:
                 continue

@@ -16,7 +16,7 @@ TUMOURS = "In {n} patients tumours of any organ were treated, and after {n} week
 def data(tmp_path):
     """A source with abstracts of each kind, the others empty, and a few curated types."""
     texts = {name: [] for name in corpus.TEXTS}
-    texts["pretraining/pathway-abstracts.jsonl.gz"] = [
+    texts[corpus.MOLECULAR] = [
         {"title": f"Study {n}", "text": text.format(n=n)} for n, text in enumerate((ASTHMA, PASSING, TUMOURS) * 2)
     ]
     for name, rows in texts.items():
@@ -40,13 +40,16 @@ def test_curators_give_types_and_the_rule_gives_the_rest(data):
     rows = list(oncology.rows(data))
 
     kinds = Counter((row["id"].split("-")[0], row["label"], row["cancer_type"]) for row in rows)
-    assert kinds == {("typed", "Cancer", "lung"): 3, ("rule", "Non-Cancer", None): 4, ("rule", "Cancer", None): 2}
+    assert kinds == {
+        ("typed", "Cancer", "lung"): 3,
+        ("molecular", "Non-Cancer", None): 4,
+        ("molecular", "Cancer", None): 2,
+    }
     assert len({row["id"] for row in rows}) == len(rows)
 
 
 def test_no_more_are_labelled_by_the_rule_than_wanted(data, monkeypatch):
-    monkeypatch.setattr(oncology, "WITHOUT_CANCER", 1)
-    monkeypatch.setattr(oncology, "IN_PASSING", 0)
+    monkeypatch.setattr(oncology, "MOLECULAR", {"without": 1, "passing": 0, "untyped": 9})
 
-    labels = Counter(row["label"] for row in oncology.rows(data) if row["id"].startswith("rule"))
+    labels = Counter(row["label"] for row in oncology.rows(data) if row["id"].startswith("molecular"))
     assert labels == {"Non-Cancer": 1, "Cancer": 2}
