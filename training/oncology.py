@@ -20,8 +20,8 @@ from ..schemas import Abstract
 from . import corpus
 from .weak_labels import WeakLabels, cancer_mentions
 
-# Abstracts that the rule labels, of each kind, from molecular biology and from all other sources. Most are molecular: the
-# curated statements, all Cancer, seldom name cancer, and would teach that whatever speaks of genes is Cancer.
+# Abstracts that the rule labels, of each kind, from molecular biology and from all other sources. Most are molecular:
+# the curated statements, all Cancer, seldom name cancer, and would teach that whatever speaks of genes is Cancer.
 MOLECULAR = {"without": 1_200, "passing": 200, "untyped": 100}
 OTHER = {"without": 600, "passing": 200, "untyped": 200}
 VALIDATION_SHARE = 0.1
