@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config", bound=BaseModel)
 
 DEFAULT_MODEL = "phi3-nano"
-SHIPPED_ADAPTERS: dict[str, str | None] = {"phi3-nano": None}  # of each shipped model
+SHIPPED_ADAPTERS = {"phi3-nano": "phi3-nano-oncology"}  # of each shipped model
 
 
 def option(name: str, *, env: tuple[str, ...] = (), **attributes: Any) -> Callable[[Command], Command]:
