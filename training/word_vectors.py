@@ -1,8 +1,7 @@
 """Where the small base model starts: tokens that occur in the same abstracts have like embeddings.
 
 Latent semantic analysis (Deerwester et al. 1990, https://doi.org/10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9)
-takes seconds and saves most of the training: from random embeddings, 200 steps reach 11 % of the cancer types of
-abstracts without title, from these 54 % (DECISIONS.md).
+takes seconds. What it and the rest of ``base.new_model`` save of the training is in DECISIONS.md.
 """
 
 from collections.abc import Sequence
