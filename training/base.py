@@ -1,7 +1,7 @@
 """How the shipped base model ``phi3-nano`` was made: a real Phi-3 architecture, small, trained from nothing.
 
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184   # half as fast again: pages are kept
-    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 4000
+    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 6000
 
 1. a byte-level BPE tokenizer of 12 288 tokens, with Phi-3's chat control tokens;
 2. embeddings by latent semantic analysis (``word_vectors.py``), so that like words begin alike;
@@ -15,9 +15,11 @@ types of ``corpus.TYPED``.
 import argparse
 import json
 import random
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +44,23 @@ VOCABULARY = 12_288
 MAX_PROMPT_TOKENS = 640  # 95 % of the abstracts whole; the rest is cut, as at serving time
 SHORT_WORDS = 110  # most examples are cut here: twice as many in the same time
 SHORT_SHARE = 0.85
+SHORT_CHARACTERS = 400  # what is left of a text, at the least, where it does not start at its beginning
+SENTENCE_END = re.compile(r"[.!?]\s+")
+WORD_DROPOUT = 0.1  # of every second example's words
 POOL = 1_024  # examples that are sorted by length together
 BATCH_TOKENS = 4_096  # beyond the prefix, which is run once a step
 PEAK_LEARNING_RATE = 1.5e-3
 WARMUP = 0.02  # of the run
 LANGUAGE_WEIGHT = 0.25  # beside the answers' loss at the start; falls to nothing at the end
 LANGUAGE_SHARE = 0.125  # of the abstract's positions: the softmax over the vocabulary costs as much as the model
-TYPED_SHARE, NAMED_SHARE = 0.15, 0.45  # of the examples: with a curated type; naming cancer at all (10 % of the corpus)
+# Of the examples: with a curated type; naming cancer, with a type the dictionary sees or without; and not naming it,
+# from molecular biology (what a gene does, cancer or not, is the hardest to tell) or from elsewhere.
+SHARES = {"curated": 0.18, "typed": 0.3, "named": 0.15, "molecular": 0.2, "rest": 0.17}
+EVENNESS = 0.5  # 0: types as often as they come; 1: all types alike
 WIDTH = 256
 EMBEDDING_SCALE = 0.04  # root mean square of the embeddings' elements at the start, as of all other weights
 PASS_THROUGH = 0.3  # how much of what is attended to an attention layer passes on unchanged, at the start
-NO_TITLE, NO_TEXT = 0.35, 0.1  # of the examples, so that either alone can be answered
+NO_TITLE, NO_TEXT = 0.4, 0.1  # of the examples, so that either alone can be answered
 
 
 def train_tokenizer(texts: Iterator[str], prompt: Prompt, folder: Path) -> None:
@@ -121,45 +129,91 @@ def new_model(vectors: NDArray[np.float32], seed: int) -> Phi3ForCausalLM:
     return model
 
 
+class Pool:
+    """Abstracts to draw from, each with the type that is known of it; the rarer a type, the likelier each of its."""
+
+    def __init__(self) -> None:
+        self._all: list[tuple[Abstract, str | None]] = []
+        self._weights: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, abstract: Abstract, kind: str | None) -> None:
+        self._all.append((abstract, kind))
+
+    def balance(self) -> None:
+        """Weigh every abstract by its type's frequency to the power of ``-EVENNESS``; after the last ``add``."""
+        frequency = Counter(kind for _, kind in self._all)
+        self._weights = list(accumulate(frequency[kind] ** -EVENNESS for _, kind in self._all))
+
+    def draw(self, draws: random.Random) -> tuple[Abstract, str | None]:
+        [drawn] = draws.choices(self._all, cum_weights=self._weights)
+        return drawn
+
+
 class Mixture:
-    """An endless, seeded stream of examples: some with a curated type, some that name cancer, the rest not."""
+    """An endless, seeded stream of examples, drawn from five pools by ``SHARES``."""
 
     def __init__(self, data: Path, encoder: PromptEncoder, seed: int) -> None:
         self._random = random.Random(seed)
         self._encoder = encoder
-        self._label = WeakLabels(data / "lexicon" / "DO_cancer_slim.obo")
-        self._named: list[tuple[Abstract, dict[str, str]]] = []
-        self._rest: list[tuple[Abstract, dict[str, str]]] = []
-        for abstract in corpus.texts(data):
-            kind = self._label.kind(abstract)
-            pool = self._named if names_cancer(Prompt.body(abstract)) else self._rest
-            pool.append((abstract, {"cancer_type": kind} if kind else {}))
-        self._typed = [(abstract, {"cancer": "Cancer", "cancer_type": kind}) for abstract, kind in corpus.typed(data)]
+        self._label = WeakLabels(data / corpus.ONTOLOGY)
+        self._pools = {name: Pool() for name in SHARES}
+        for abstract, kind in corpus.typed(data):
+            self._pools["curated"].add(abstract, kind)
+        for abstract in corpus.terms(data):
+            self._add("named", abstract)
+        for abstract in corpus.texts(data, [corpus.MOLECULAR]):
+            self._add("molecular", abstract)
+        for abstract in corpus.texts(data, [name for name in corpus.TEXTS if name != corpus.MOLECULAR]):
+            self._add("rest", abstract)
+        for pool in self._pools.values():
+            pool.balance()
+
+    def _add(self, pool: str, abstract: Abstract) -> None:
+        kind = self._label.kind(abstract)
+        if names_cancer(Prompt.body(abstract)):
+            pool = "typed" if kind else "named"
+        self._pools[pool].add(abstract, kind)
 
     def __iter__(self) -> Iterator[Example]:
+        names = [name for name, pool in self._pools.items() if len(pool)]
+        shares = [SHARES[name] for name in names]
         while True:
-            yield self._example(*self._random.choice(self._pool()))
+            [name] = self._random.choices(names, shares)
+            yield self._example(*self._pools[name].draw(self._random), is_curated=name == "curated")
 
-    def _pool(self) -> list[tuple[Abstract, dict[str, str]]]:
-        draw = self._random.random()
-        if draw < TYPED_SHARE:
-            return self._typed
-        return self._named if draw < TYPED_SHARE + NAMED_SHARE else self._rest
+    def _example(self, abstract: Abstract, kind: str | None, is_curated: bool) -> Example:
+        """Whether it is about cancer is judged by what is left to see; the type is that of the whole, as of a title.
 
-    def _example(self, abstract: Abstract, known: dict[str, str]) -> Example:
-        """Whether it is about cancer is judged by what is left to see; the type is that of the whole, as of a title."""
+        A curated abstract is about cancer though it may not say so: then the question is not asked.
+        """
         visible = self._visible(abstract)
-        return example(self._encoder, ONCOLOGY, visible, {"cancer": self._label.cancer(visible)} | known)
+        answers = {"cancer_type": kind} if kind else {}
+        cancer = self._label.cancer(visible)
+        if cancer == "Cancer" or not is_curated:
+            answers["cancer"] = cancer
+        return example(self._encoder, ONCOLOGY, visible, answers)
 
     def _visible(self, abstract: Abstract) -> Abstract:
-        draw, text = self._random.random(), abstract.abstract
-        if self._random.random() < SHORT_SHARE:
-            text = " ".join(text.split(" ", SHORT_WORDS)[:SHORT_WORDS])
+        draw, text = self._random.random(), self._passage(abstract.abstract)
         if abstract.title and draw < NO_TITLE:
             return Abstract(abstract=text)
         if abstract.title and draw < NO_TITLE + NO_TEXT:
             return Abstract(title=abstract.title, abstract="")
         return Abstract(title=abstract.title, abstract=text)
+
+    def _passage(self, text: str) -> str:
+        """The text, or some of it from the beginning or from any sentence; of every second one, not every word."""
+        if self._random.random() < SHORT_SHARE:
+            if self._random.random() < 0.5:
+                starts = (match.end() for match in SENTENCE_END.finditer(text))
+                text = text[self._random.choice([0, *(at for at in starts if len(text) - at > SHORT_CHARACTERS)]) :]
+            text = " ".join(text.split(" ", SHORT_WORDS)[:SHORT_WORDS])
+        if self._random.random() < 0.5:
+            text = " ".join(word for word in text.split(" ") if self._random.random() >= WORD_DROPOUT)
+        return text
 
 
 def shuffled_batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
@@ -236,7 +290,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretraining/, cancer_types/, lexicon/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     prompt = Prompt(ONCOLOGY)

@@ -32,6 +32,7 @@ TEXTS = {
 }
 # Records with a cancer type, and the sources among them that may be used.
 TYPED = {"cancer_types/train.jsonl": {"oncology-rct", "pathway-abstracts"}, "cancer_types/civic_train.jsonl": {"civic"}}
+ONTOLOGY = "lexicon/DO_cancer_slim.obo"  # names and definitions of cancers, CC0
 # Whose titles are not learned from.
 JUDGED_ON = ("abstracts/validation.jsonl", "cancer_types/validation.jsonl", "neoplasm/validation.jsonl.gz")
 
@@ -57,6 +58,15 @@ def typed(data: Path) -> Iterator[tuple[Abstract, str]]:
             held_back = is_held_back(record) or _normalized(record["title"]) in judged_on
             if record["source"] in sources and not held_back:
                 yield _abstract(record["title"], record["text"]), record["cancer_type"]
+
+
+def terms(data: Path) -> Iterator[Abstract]:
+    """Every cancer of the Disease Ontology (OBO): its name for a title, its definition and synonyms for a text."""
+    for term in (data / ONTOLOGY).read_text(encoding="utf-8").split("\n[Term]\n")[1:]:
+        name = re.findall(r"^name: (.+)$", term, re.MULTILINE)
+        told = re.findall(r'^(?:def|synonym): "([^"]+)"', term, re.MULTILINE)
+        if name and told:
+            yield _abstract(name[0], ". ".join(told).replace("_", " "))
 
 
 def is_held_back(record: Mapping[str, Any]) -> bool:

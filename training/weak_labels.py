@@ -34,8 +34,9 @@ _TYPES: dict[str, str] = {
     "colorectal": r"colorectal|colon|colonic|rectal|rectum|crc|familial.adenomatous",
     "esophagus_stomach": r"o?esophag\w+|gastric|stomach|gastroesophageal|cardia",
     "eye": r"retinoblastomas?|uveal|choroidal|ocular|intraocular|conjunctival|iris|eyelid|orbital",
-    "head_neck": r"head.and.neck|laryn\w+|pharyn\w+|nasopharyn\w+|oropharyn\w+|hypopharyn\w+|oral|tongue|tonsil\w*|"
-    r"salivary|parotid|paranasal|maxillary|hnscc|sinonasal|mouth|nasal",
+    "head_neck": r"head.and.neck|laryn\w+|pharyn\w+|nasopharyn\w+|oropharyn\w+|hypopharyn\w+|tongue|tonsil\w*|"
+    r"oral.(?:cavity|cancers?|carcinomas?|squamous|mucosa\w*|epitheli\w+)|salivary|parotid|paranasal|maxillary|"
+    r"hnscc|sinonasal|mouth|nasal",
     "kidney": r"renal|kidney|wilms\S*|nephroblastomas?|clear.cell.renal",
     "leukemia": r"leuka?emi\w+|aml|cml|cll|all-|myelodysplas\w+|mds|bcr-abl\w*|blast.crisis",
     "liver_biliary": r"liver|hepat\w+|hcc|cholangio\w+|biliary|bile.duct|gallbladder|hepatoblastomas?",

@@ -34,12 +34,19 @@ def data(tmp_path):
         with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as lines:
             lines.write(json.dumps({"title": "[Study 2.]"}) + "\n")
     (tmp_path / "lexicon").mkdir()
-    (tmp_path / "lexicon/DO_cancer_slim.obo").write_text("name: seminoma\n")
+    (tmp_path / "lexicon/DO_cancer_slim.obo").write_text(
+        'format-version: 1.2\n\n[Term]\nname: seminoma\ndef: "A testicular_germ_cell cancer." [url]\n'
+        "\n[Term]\nname: lymphoma\n"
+    )
     return tmp_path
 
 
 def test_sources_without_a_permitting_licence_are_left_out(data):
     assert len(list(corpus.typed(data))) == sum(map(len, corpus.TYPED.values()))
+
+
+def test_the_ontology_tells_what_a_cancer_is(data):
+    assert list(corpus.terms(data)) == [Abstract(title="seminoma", abstract="A testicular germ cell cancer.")]
 
 
 def test_what_the_model_is_judged_on_is_not_learned_from(data):
