@@ -72,12 +72,18 @@ def refusal(
         retryable=problem.reason in _RETRYABLE,
         original=_original(delivery, streams),
     )
-    return Answered(delivery, AbstractRefused(data=data, **follows(delivery.entry_id, event, worker)))
+    refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
+    return Answered(delivery, refused, _digest(f"refused\0{delivery.lane}\0{delivery.entry_id}"))
 
 
 def identity(event: AbstractSubmitted) -> bytes:
-    """Twelve bytes for ``source`` + ``id``: with 35 million events a day, a false duplicate once in 10^11 years."""
-    return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12).digest()
+    """Of a submission: ``source`` and ``id``. Of a refusal it is the entry: mended, a submission may come again."""
+    return _digest(f"{event.source}\0{event.id}")
+
+
+def _digest(identity: str) -> bytes:
+    """Twelve bytes: with 35 million events a day, a false duplicate once in 10^11 years."""
+    return hashlib.blake2b(identity.encode(), digest_size=12).digest()
 
 
 def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:

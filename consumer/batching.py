@@ -1,20 +1,25 @@
 """Which jobs share a forward pass. Pure: from values to values."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from .engine.packing import pack_by
 from .stages import Batch, Job
 
-# Delivered once: full batches. Twice: in fours. From the third time on alone, so that an entry which kills
-# its worker does not take its neighbours with it for ever.
-_MOST_BY_ATTEMPT = {1: None, 2: 4}
+
+def next_batch(first: Sequence[Job], others: Sequence[Job], max_batch_tokens: int) -> Batch:
+    """The batch to compute now, none over ``max_batch_tokens`` with its padding unless it is one abstract alone.
+
+    Jobs of like length share a batch, but the oldest is always in it, so that none waits for ever; all are of the
+    oldest's engine. What room is left goes to ``others`` that make the batch no wider.
+    """
+    oldest = first[0]
+    candidates = [job for job in first if job.engine is oldest.engine]
+    batch = next(batch for batch in pack_by(candidates, _length, max_batch_tokens) if oldest in batch)
+    width = max(map(_length, batch))
+    room = max_batch_tokens // width - len(batch)
+    fitting = (job for job in others if job.engine is oldest.engine and _length(job) <= width)
+    return batch + [job for job, _ in zip(fitting, range(room), strict=False)]
 
 
-def pack(jobs: list[Job], max_batch_tokens: int) -> Iterator[Batch]:
-    """Batches of like length and like number of attempts, none over ``max_batch_tokens`` with its padding."""
-    by_attempt: dict[int, list[Job]] = {}
-    for job in jobs:
-        by_attempt.setdefault(min(job.delivery.attempt, 3), []).append(job)
-    for attempt in sorted(by_attempt):
-        most = _MOST_BY_ATTEMPT.get(attempt, 1)
-        yield from pack_by(by_attempt[attempt], lambda job: len(job.tokens.ids), max_batch_tokens, most)
+def _length(job: Job) -> int:
+    return len(job.tokens.ids)

@@ -10,9 +10,10 @@ class WorkerConfig(BaseModel):
 
     name: str  # unique among the living workers of a namespace
     max_batch_tokens: PositiveInt = 8_192  # padding included; about sixteen abstracts
-    read_count: PositiveInt = 64  # entries in hand beyond the batches at work; the rest stays in Redis
+    read_count: PositiveInt = 64  # entries in one read, and no more than 8 MB: see ``scripts/read.lua``
     # Longer than one block of a read and than a pause of the process; batches may take longer, the lease is renewed.
     lease_seconds: PositiveFloat = 15
     max_deliveries: PositiveInt = 5  # an entry that was lost so often is the likely cause
+    batch_deadline_seconds: PositiveFloat = 300  # a batch takes seconds at most; one that hangs takes its worker down
     drain_seconds: PositiveFloat = 30  # the grace period Kubernetes gives by default
     burst: bool = False  # stop when nothing is left to read

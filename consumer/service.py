@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from ..schemas import Streams, VerifiedAdapter
 from .adapters.fleet import Fleet
@@ -17,8 +18,9 @@ from .metrics import Metrics
 from .patience import AWAY
 from .sink import Sink
 from .source import Source
+from .stages import Batch, Delivery
 from .tasks import end
-from .worker import PROBE, Worker
+from .worker import PROBE, Stuck, Worker
 
 log = structlog.get_logger()
 
@@ -34,8 +36,9 @@ async def serve(
 ) -> None:
     """Run one worker until SIGTERM or SIGINT, or with ``burst`` until nothing is left to read.
 
-    The first signal stops reading and finishes what is in hand; what is not finished after ``drain_seconds``
-    is handed back. A second signal leaves at once: the entries in hand are taken over when their lease ends.
+    The first signal stops reading and finishes the batch at work; all else in hand is given back, to be taken by
+    others at once, and so is that batch when ``drain_seconds`` are over. A second signal leaves at once: the entries
+    in hand are taken over when their lease ends.
 
     Args:
         redis: a client that repeats no command by itself.
@@ -48,6 +51,7 @@ async def serve(
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach at the start. Later, the worker waits for it.
         ModelUnusable, AdapterRefused, Unavailable: there is nothing to serve with.
+        Stuck: a batch does not come to its end; the process must end by ``os._exit``, or it waits for the batch.
     """
     source = Source(redis, streams, config, metrics)
     await source.create_groups()
@@ -60,13 +64,11 @@ async def serve(
         await registry.catch_up()
     log.info("worker_ready", worker=config.name, **worker.engine.model.receipt.model_dump())
     following = [asyncio.create_task(registry.follow())] if follow else []
-    await _until_drained(asyncio.create_task(worker.run()), following, source, config.drain_seconds)
+    await _until_drained(worker, following, config.drain_seconds)
     log.info("worker_left", worker=config.name)
 
 
-async def _until_drained(
-    work: asyncio.Task[None], following: list[asyncio.Task[None]], source: Source, drain_seconds: float
-) -> None:
+async def _until_drained(worker: Worker, following: list[asyncio.Task[None]], drain_seconds: float) -> None:
     """Return when the work has ended, or was ended; where following fails, what is in hand is finished first."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -75,29 +77,34 @@ async def _until_drained(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)  # the next one has its default effect
         log.info("worker_draining")
-        source.stop()
+        worker.leave()
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     asked = asyncio.create_task(stopping.wait())
+    work = asyncio.create_task(worker.run())
+    stuck: Batch = []
     try:
         await asyncio.wait([work, asked, *following], return_when=asyncio.FIRST_COMPLETED)
-        source.stop()
+        worker.source.stop()
         ended = [task for task in following if task.done()]
         await end(following)  # no switch begins while the worker leaves
         await asyncio.wait([work], timeout=drain_seconds)
         ended += [work] if work.done() else []
         await end([work])
         await asyncio.gather(*ended)  # the error that one ended in is the process's error
+    except Stuck:
+        stuck = worker.at_work
+        raise
     finally:
         asked.cancel()
-        await _hand_back(source)
+        await _hand_back(worker.source, [job.delivery for job in stuck])
 
 
-async def _hand_back(source: Source) -> None:
+async def _hand_back(source: Source, suspects: list[Delivery]) -> None:
     try:
-        if released := await source.release():
+        if released := await source.release(suspects):
             log.warning("entries_released", entries=released)
-    except AWAY as error:
+    except (*AWAY, ResponseError) as error:
         log.warning("entries_not_released", error=type(error).__name__)  # their lease will run out

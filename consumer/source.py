@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -21,6 +23,11 @@ from .stages import Delivery
 # Below the client's socket timeout of 5 s, which does not know of blocking; and the longest that a stop waits.
 BLOCK_MILLISECONDS = 1_000
 LONG_IDLE_MILLISECONDS = 3_600_000  # past every sensible lease: what is handed back may be taken at once
+READ_BYTES = 8 << 20  # of one read, and what one entry may add to it
+LONGEST_LOOK_SECONDS = 1  # between two looks for what others let go, and at suspects without a look at the lanes
+MANY = 1 << 53  # deliveries: the largest whole number of a script
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -34,43 +41,83 @@ class Source:
         self._config = config
         self._metrics = metrics
         self._held: dict[Lane, set[str]] = {lane: set() for lane in LANES}
+        self._reading = {lane: asyncio.Lock() for lane in LANES}
         self._stopping = asyncio.Event()
-        self._reclaim_at = 0.0
+        self._settled = asyncio.Event()
+        self._read_script = script(redis, "read")
         self._reclaim_script = script(redis, "reclaim")
         self._extend_script = script(redis, "extend")
         self._release_script = script(redis, "release")
 
-    async def __aiter__(self) -> AsyncIterator[list[Delivery]]:
-        """Yield what is at hand, until ``stop`` or, with ``burst``, until there is nothing left to take."""
+    async def new(self, lane: Lane) -> AsyncIterator[list[Delivery]]:
+        """What nobody has read yet, until ``stop`` or, with ``burst``, until there is nothing more."""
         while not self._stopping.is_set():
-            deliveries = await until_available(self._take, self._metrics.redis_retried)
+            async with self._reading[lane]:
+                deliveries = await self._healing(lambda: self._read(lane))
             if deliveries:
                 yield deliveries
             elif self._config.burst:
                 return
 
+    async def let_go(self) -> AsyncIterator[list[Delivery]]:
+        """What other workers let go, until ``stop`` or, with ``burst``, until there is nothing more.
+
+        An entry may have killed the worker that held it, and whatever that worker held besides is suspected too.
+        So those that were let go twice are taken by four, from the third time on one by one, and while one is in
+        hand nothing else is: no neighbour is lost with it more often than three times.
+        """
+        while not self._stopping.is_set():
+            if deliveries := await self._reclaim(self._config.read_count, 0, 1):
+                yield deliveries
+            elif await self._are_let_go():
+                async with self._empty_handed():
+                    until = time.monotonic() + LONGEST_LOOK_SECONDS  # then new entries have their turn
+                    while not self._stopping.is_set() and time.monotonic() < until:
+                        if not (deliveries := await self._reclaim(4, 2, 2) or await self._reclaim(1, 3, MANY)):
+                            break
+                        yield deliveries
+                        await self._all_settled()
+            elif self._config.burst:
+                return
+            else:
+                with suppress(asyncio.TimeoutError):
+                    look_seconds = min(self._config.lease_seconds / 4, LONGEST_LOOK_SECONDS)
+                    await asyncio.wait_for(self._stopping.wait(), look_seconds)
+
     def stop(self) -> None:
         """Read no more. What is held stays held until it is settled or released."""
         self._stopping.set()
+        self._settled.set()
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether the lease is still this worker's, as far as it knows."""
+        return delivery.entry_id in self._held[delivery.lane]
 
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """These were committed: their lease ends."""
         for delivery in deliveries:
             self._held[delivery.lane].discard(delivery.entry_id)
+        self._settled.set()
 
     async def renew_leases(self) -> None:
         """Renew all leases, three times within each, until cancelled."""
         while True:
             await asyncio.sleep(self._config.lease_seconds / 3)
-            await until_available(self._extend, self._metrics.redis_retried)
+            await self._healing(self._extend)
 
-    async def release(self) -> int:
-        """Hand back all that is held, so that others need not wait for the lease; how many that was."""
+    async def release(self, suspects: Iterable[Delivery] = ()) -> int:
+        """Hand back all that is held, so that others need not wait for the lease; how many that was.
+
+        Args:
+            suspects: of these the delivery counts, since they may be at fault.
+        """
         released = 0
-        for lane, ids in self._held.items():
-            if ids:
-                released += await self._call(self._release_script, lane, LONG_IDLE_MILLISECONDS, *ids)
-                ids.clear()
+        suspected = {delivery.entry_id for delivery in suspects}
+        for lane, held in self._held.items():
+            for forget, ids in ((0, held & suspected), (1, held - suspected)):
+                if ids:
+                    released += await self._call(self._release_script, lane, LONG_IDLE_MILLISECONDS, forget, *ids)
+            held.clear()
         return released
 
     async def create_groups(self) -> None:
@@ -82,66 +129,98 @@ class Source:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
-    async def _extend(self) -> None:
-        for lane, ids in self._held.items():
-            if ids:
-                await self._call(self._extend_script, lane, *ids)
+    async def _read(self, lane: Lane) -> list[Delivery]:
+        """New entries; waits for the first only where there are none."""
+        found = await self._call(self._read_script, lane, self._config.read_count, READ_BYTES)
+        if not found and not self._config.burst:
+            return await self._wait(lane)
+        return self._hold([self._delivery(lane, entry_id, _pairs(fields), 1) for entry_id, fields in found])
+
+    async def _wait(self, lane: Lane) -> list[Delivery]:
+        # redis-py's own types are the unions of all protocols' keys and replies.
+        keys: dict[Any, Any] = {self._streams.lane(lane): ">"}
+        replies: Any = await self._redis.xreadgroup(GROUP, self._config.name, keys, count=1, block=BLOCK_MILLISECONDS)
+        return self._hold(
+            [
+                self._delivery(lane, entry_id, fields, 1)
+                for _, entries in (replies or [])
+                for entry_id, fields in entries
+            ]
+        )
+
+    async def _reclaim(self, most: int, least_deliveries: int, most_deliveries: int) -> list[Delivery]:
+        """Entries of one lane whose lease ran out after so many deliveries."""
+        for lane in LANES:
+            call = partial(self._reclaim_lane, lane, most, least_deliveries, most_deliveries)
+            if deliveries := await self._healing(call):
+                return deliveries
+        return []
+
+    async def _reclaim_lane(self, lane: Lane, *limits: int) -> list[Delivery]:
+        most, *deliveries = limits
+        lease = int(self._config.lease_seconds * 1000)
+        found = await self._call(self._reclaim_script, lane, lease, most, READ_BYTES, *deliveries)
+        return self._hold(
+            [
+                self._delivery(lane, entry_id, _pairs(fields), before + 1, owner.decode())
+                for entry_id, before, owner, fields in found
+            ]
+        )
+
+    async def _are_let_go(self) -> bool:
+        """Whether there is any entry whose lease ran out."""
+        lease = int(self._config.lease_seconds * 1000)
+
+        async def look() -> list[Any]:
+            keys = map(self._streams.lane, LANES)
+            return [
+                one for key in keys for one in await self._redis.xpending_range(key, GROUP, "-", "+", 1, idle=lease)
+            ]
+
+        return bool(await self._healing(look))
+
+    @asynccontextmanager
+    async def _empty_handed(self) -> AsyncIterator[None]:
+        """Nothing is in hand when the block begins, and nothing new is read until it ends."""
+        async with self._reading["interactive"], self._reading["bulk"]:
+            await self._all_settled()
+            yield
+
+    async def _all_settled(self) -> None:
+        while any(self._held.values()) and not self._stopping.is_set():
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _extend(self) -> list[bytes]:
+        """Renew what is held, and let go of what is another's by now; returns that."""
+        lost: list[bytes] = []
+        for lane, held in self._held.items():
+            if held:
+                lost += await self._call(self._extend_script, lane, *held)
+                held.difference_update(entry_id.decode() for entry_id in lost)
+        self._settled.set()
+        return lost
+
+    async def _healing(self, call: Callable[[], Awaitable[list[T]]]) -> list[T]:
+        """What ``call`` gives once Redis is there; nothing where the group was gone, which is then made anew."""
+        try:
+            return await until_available(call, self._metrics.redis_retried)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error) and not str(error).startswith("UNBLOCKED"):
+                raise
+        # Redis was emptied, or the stream deleted. From the beginning: identities catch what was answered.
+        log.warning("group_recreated")
+        await until_available(self.create_groups, self._metrics.redis_retried)
+        return []
 
     async def _call(self, script: AsyncScript, lane: Lane, *arguments: str | int) -> Any:
         return await script([self._streams.lane(lane)], [GROUP, self._config.name, *arguments])
 
-    async def _take(self) -> list[Delivery]:
-        try:
-            deliveries = await self._reclaim() or await self._read()
-        except ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise
-            # Redis was emptied, or the stream deleted. From the beginning: identities catch what was answered.
-            log.warning("group_recreated")
-            await self.create_groups()
-            return []
+    def _hold(self, deliveries: list[Delivery]) -> list[Delivery]:
         for delivery in deliveries:
             self._held[delivery.lane].add(delivery.entry_id)
             self._metrics.received(delivery.lane, delivery.attempt)
         return deliveries
-
-    async def _reclaim(self) -> list[Delivery]:
-        """Entries of both lanes whose lease ran out; looked for four times within a lease."""
-        now = time.monotonic()
-        if now < self._reclaim_at and not self._config.burst:
-            return []
-        taken: list[Delivery] = []
-        for lane in LANES:
-            room = self._config.read_count - len(taken)
-            found = await self._call(self._reclaim_script, lane, int(self._config.lease_seconds * 1000), room)
-            for entry_id, deliveries, owner, fields in found:
-                taken.append(self._delivery(lane, entry_id, _pairs(fields), deliveries + 1, owner.decode()))
-            if len(taken) >= self._config.read_count:
-                break
-        # As long as there is something to reclaim, the next look is at once.
-        self._reclaim_at = now if taken else now + self._config.lease_seconds / 4
-        return taken
-
-    async def _read(self) -> list[Delivery]:
-        """New entries: interactive first, bulk with what room is left; waits only where there are none."""
-        count = self._config.read_count
-        new = await self._read_lanes(["interactive"], count)
-        if len(new) < count:
-            new += await self._read_lanes(["bulk"], count - len(new))
-        if not new and not self._config.burst:
-            new = await self._read_lanes(LANES, count, BLOCK_MILLISECONDS)
-        return new
-
-    async def _read_lanes(self, lanes: Sequence[Lane], count: int, block: int | None = None) -> list[Delivery]:
-        # redis-py's own types are the unions of all protocols' keys and replies.
-        keys: dict[Any, Any] = {self._streams.lane(lane): ">" for lane in lanes}
-        replies: Any = await self._redis.xreadgroup(GROUP, self._config.name, keys, count=count, block=block)
-        by_key = {self._streams.lane(lane).encode(): lane for lane in lanes}
-        return [
-            self._delivery(by_key[key], entry_id, fields, 1)
-            for key, entries in (replies or [])
-            for entry_id, fields in entries
-        ]
 
     def _delivery(
         self, lane: Lane, entry_id: bytes, fields: dict[bytes, bytes] | None, attempt: int, *before: str

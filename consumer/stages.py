@@ -52,11 +52,11 @@ class Inferred:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A delivery and what is to be published for it; ``identity`` is empty for a refusal."""
+    """A delivery and what is to be published for it, once for its ``identity``."""
 
     delivery: Delivery
     event: AbstractClassified | AbstractRefused
-    identity: bytes = b""
+    identity: bytes
 
 
 class Outcome(IntEnum):

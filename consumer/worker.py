@@ -1,23 +1,24 @@
 """The worker on one screen: read, validate, tokenize, batch, infer, commit.
 
-Three tasks and two queues of one. While the engine computes a batch, one stands ready behind it and one is
-being committed; what does not fit stays in Redis, where another worker can take it.
+Each lane has a reader, and so has what other workers let go. While the engine computes a batch, about one stands
+ready behind it and one is being committed; what does not fit stays in Redis, where another worker can take it.
 """
 
 import asyncio
 import time
 from asyncio import Queue
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from ..schemas import Abstract, AbstractSubmitted, Malformed, Streams
-from ..schemas.streams import submitted_from_fields
+from ..schemas import Abstract, AbstractSubmitted, AbstreamError, Malformed, Streams
+from ..schemas.streams import LANES, submitted_from_fields
 from .answers import prediction, refusal
-from .batching import pack
 from .config import WorkerConfig
 from .engine import Engine
 from .metrics import Metrics
+from .ready import Ready
 from .sink import Sink
 from .source import Source
 from .stages import Answered, Batch, Delivery, Inferred, Job
@@ -26,6 +27,10 @@ from .tasks import end
 PROBE = Abstract(title="A sound abstract", abstract="If the engine fails on this one, the engine is at fault.")
 
 log = structlog.get_logger()
+
+
+class Stuck(AbstreamError):
+    """A forward pass does not come to its end: nothing but the end of the process can stop it."""
 
 
 class Worker:
@@ -40,15 +45,19 @@ class Worker:
         self.engine = engine  # the live one; an engine never changes, another takes its place (``switch``)
         self.sink = sink
         self.metrics = metrics
+        self.ready = Ready(config.max_batch_tokens)
+        self.at_work: Batch = []
         # One thread runs every forward pass of the live engine and of those before it.
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     async def run(self) -> None:
-        """Work until the source ends, then finish all that is in hand."""
-        ready: Queue[Batch | None] = Queue(1)
+        """Work until the source ends, then finish all that is in hand.
+
+        Raises:
+            Stuck: a batch took longer than ``batch_deadline_seconds``; ``at_work`` holds it.
+        """
         done: Queue[Inferred | None] = Queue(1)
-        steps = [self.prepare(ready), self.infer(ready, done), self.finish(done)]
-        tasks = [asyncio.create_task(step) for step in steps]
+        tasks = [asyncio.create_task(step) for step in (self.prepare(), self.infer(done), self.finish(done))]
         leases = asyncio.create_task(self.source.renew_leases())
         try:
             await asyncio.gather(*tasks)
@@ -56,19 +65,38 @@ class Worker:
             await end([*tasks, leases])
             self.compute.shutdown(wait=False, cancel_futures=True)
 
-    async def prepare(self, ready: Queue[Batch | None]) -> None:
-        async for deliveries in self.source:
+    def leave(self) -> None:
+        """Read no more and begin no batch: what stands ready is for others."""
+        self.source.stop()
+        self.ready.leave()
+
+    async def prepare(self) -> None:
+        sources = [*map(self.source.new, LANES), self.source.let_go()]
+        readers = [asyncio.create_task(self.read(deliveries)) for deliveries in sources]
+        try:
+            await asyncio.gather(*readers)
+        finally:
+            await end(readers)
+        self.ready.close()
+
+    async def read(self, source: AsyncIterator[list[Delivery]]) -> None:
+        """Deliveries of one lane at a time, no more than there is room for."""
+        async for deliveries in source:
             jobs, refused = await asyncio.to_thread(self.admit, deliveries)
             if refused:
                 await self.commit(refused)
-            for batch in pack(jobs, self.config.max_batch_tokens):
-                await ready.put(batch)
-        await ready.put(None)
+            await self.ready.put(deliveries[0].lane, jobs)
 
-    async def infer(self, ready: Queue[Batch | None], done: Queue[Inferred | None]) -> None:
+    async def infer(self, done: Queue[Inferred | None]) -> None:
         loop = asyncio.get_running_loop()
-        while batch := await ready.get():
-            for inferred in await loop.run_in_executor(self.compute, self.classify, batch):
+        while batch := await self.ready.next():
+            # A lease may have run out while the process was paused: then another worker has the abstract.
+            self.at_work = [job for job in batch if self.source.holds(job.delivery)]
+            computing = loop.run_in_executor(self.compute, self.classify, self.at_work)
+            await asyncio.wait([computing], timeout=self.config.batch_deadline_seconds)
+            if not computing.done():
+                raise Stuck(f"a batch of {len(batch)} took more than {self.config.batch_deadline_seconds:g} s")
+            for inferred in computing.result():
                 await done.put(inferred)
         await done.put(None)
 
@@ -106,6 +134,8 @@ class Worker:
 
     def classify(self, batch: Batch) -> list[Inferred]:
         """One forward pass, on the compute thread; where it fails, one for each abstract, to find the one at fault."""
+        if not batch:
+            return []
         begun, engine = time.perf_counter(), batch[0].engine
         try:
             classified = engine.classify([job.tokens for job in batch])

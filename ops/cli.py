@@ -95,6 +95,12 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 @option(
     "max-deliveries", type=click.IntRange(min=1), default=5, help="Then an entry is refused with its whole original."
 )
+@option(
+    "batch-deadline-seconds",
+    type=click.FloatRange(min=0.1),
+    default=300.0,
+    help="A batch that takes longer takes the worker down, and is taken over in smaller parts.",
+)
 @option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For what is in hand at SIGTERM.")
 @option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics there; 0 picks a free port.")
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")
@@ -224,6 +230,24 @@ def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
     from .doctor import examine
 
     sys.exit(examine(common.url, shipped_model(model), adapter_folder(adapter, model, own_task=False), as_json=json))
+
+
+@cli.command()
+@option("rows", multiple=True, metavar="NAME", help="Only these, by name; all by default.")
+@option("abstracts", type=click.IntRange(min=1), default=20_000, help="In a row; the faults are fewer with fewer.")
+@option("workers", type=click.IntRange(min=1), default=3)
+@option("seed", type=int, default=1, help="Of the moments, the victims and the texts.")
+@option("quick", is_flag=True, help="As --abstracts 1000.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/chaos"), help="The workers' logs.")
+def chaos(rows: tuple[str, ...], abstracts: int, workers: int, seed: int, quick: bool, out: Path) -> None:
+    """Kill, freeze and cut off workers and Redis, all its own, and count: nothing lost, nothing answered twice."""
+    from .chaos.program import NAMES, run
+    from .chaos.scene import Scale
+
+    if unknown := set(rows) - set(NAMES):
+        raise click.UsageError(f"no rows {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    passed = run(rows, Scale(1_000 if quick else abstracts, workers, seed), out)
+    sys.exit(DONE if passed else ERROR)
 
 
 @cli.group()

@@ -1,5 +1,6 @@
 """From flags to a running worker."""
 
+import os
 from typing import Any
 
 import structlog
@@ -10,6 +11,7 @@ from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
 from ..consumer.metrics import Metrics
 from ..consumer.service import serve
+from ..consumer.worker import Stuck
 from ..producer.connection import connect
 from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
@@ -28,6 +30,10 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
         from ..consumer.engine.fake import FakeEngine
 
         return FakeEngine(task, flags["max_prompt_tokens"], adapter)
+    if flags["engine"] == "chaos":
+        from .chaos.engine import ChaosEngine
+
+        return ChaosEngine(flags["engine_milliseconds"], task, flags["max_prompt_tokens"], adapter)
     from ..consumer.engine.phi3 import Phi3Engine
 
     config = EngineConfig(
@@ -56,5 +62,8 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
             metrics,
             follow=follow,
         )
+    except Stuck as stuck:
+        structlog.get_logger().error("worker_stuck", reason=str(stuck))
+        os._exit(1)  # an ordinary end would wait for the batch
     finally:
         await redis.aclose()

@@ -1,13 +1,14 @@
--- Renew the lease of entries that are still ours. Returns how many were.
+-- Renew the lease of entries that are still ours. Returns those that are not.
 --
 -- KEYS  1 lane
 -- ARGV  1 group, 2 this worker, then entry ids
-local ours = 0
+local lost = {}
 for at = 3, #ARGV do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[at], ARGV[at], 1)[1]
   if pending and pending[2] == ARGV[2] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[at], 'JUSTID')
-    ours = ours + 1
+  else
+    lost[#lost + 1] = ARGV[at]
   end
 end
-return ours
+return lost

@@ -3,16 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
-from abstream.consumer.batching import pack
+from abstream.consumer.batching import next_batch
 from abstream.consumer.engine.packing import pack_by
 
 
-def job(length: int, attempt: int = 1) -> SimpleNamespace:
-    return SimpleNamespace(tokens=SimpleNamespace(ids=range(length)), delivery=SimpleNamespace(attempt=attempt))
+def jobs(*lengths: int, engine: str = "live") -> list[SimpleNamespace]:
+    return [SimpleNamespace(tokens=SimpleNamespace(ids=range(length)), engine=engine) for length in lengths]
 
 
-def lengths(batches) -> list[list[int]]:
-    return [[len(one.tokens.ids) for one in batch] for batch in batches]
+def lengths(batch) -> list[int]:
+    return [len(one.tokens.ids) for one in batch]
 
 
 @pytest.mark.parametrize("budget", [1, 100, 450, 10_000])
@@ -23,15 +23,19 @@ def test_every_item_is_in_one_batch_and_none_is_over_the_budget_but_alone(budget
     assert all(max(batch) * len(batch) <= budget or len(batch) == 1 for batch in batches)
 
 
-def test_like_lengths_share_a_batch():
-    assert lengths(pack([job(100), job(10), job(90), job(11)], 200)) == [[10, 11], [90, 100]]
+def test_like_lengths_share_a_batch_and_the_oldest_is_in_it():
+    assert lengths(next_batch(jobs(100, 10, 90, 11), [], 200)) == [90, 100]
+    assert lengths(next_batch(jobs(11, 100, 10, 90), [], 200)) == [10, 11]
 
 
-def test_what_was_lost_once_comes_in_fours_and_then_alone():
-    """So that an entry which kills its worker does not take its neighbours with it for ever."""
-    assert lengths(pack([job(5, attempt=2) for _ in range(6)], 1000)) == [[5] * 4, [5] * 2]
-    assert lengths(pack([job(5, attempt=3), job(5, attempt=4), job(5)], 1000)) == [[5], [5], [5]]
+def test_an_abstract_over_the_budget_goes_alone():
+    assert lengths(next_batch(jobs(500, 10), jobs(1), 200)) == [500]
 
 
-def test_no_jobs_are_no_batches():
-    assert list(pack([], 100)) == []
+def test_what_room_is_left_goes_to_others_that_fit_without_padding():
+    assert lengths(next_batch(jobs(50), jobs(60, 50, 20, 10, 5), 200)) == [50, 50, 20, 10]
+
+
+def test_a_batch_is_of_one_engine():
+    before, after = jobs(10, 10, engine="before"), jobs(10, engine="after")
+    assert next_batch([*before, *after], after, 1000) == before

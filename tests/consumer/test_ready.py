@@ -1,0 +1,87 @@
+"""What stands ready for the engine, and who waits for whom."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from abstream.consumer.ready import Ready
+
+
+def job(name: str, length: int = 10) -> SimpleNamespace:
+    return SimpleNamespace(name=name, tokens=SimpleNamespace(ids=range(length)), engine="live")
+
+
+@pytest.fixture
+def ready() -> Ready:
+    return Ready(max_batch_tokens=20)
+
+
+async def names(ready: Ready) -> list[str]:
+    return [one.name for one in await ready.next()]
+
+
+async def is_waiting(task: "asyncio.Task[None]") -> bool:
+    """Whether it still waits after all that could happen has happened."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return not task.done()
+
+
+async def test_interactive_work_overtakes_bulk_work_that_stands_ready(ready):
+    await asyncio.wait_for(ready.put("bulk", [job("bulk")]), 1)
+    await ready.put("interactive", [job("urgent", 15)])
+
+    assert await names(ready) == ["urgent"]
+    assert await names(ready) == ["bulk"]
+
+
+async def test_a_reader_waits_while_a_batch_of_its_lane_stands_ready(ready):
+    reader = asyncio.create_task(ready.put("bulk", [job("one"), job("two")]))
+    assert await is_waiting(reader)
+
+    assert await names(ready) == ["one", "two"]
+    await reader
+
+
+async def test_bulk_work_that_stands_ready_does_not_keep_interactive_work_out(ready):
+    bulk = asyncio.create_task(ready.put("bulk", [job("one"), job("two")]))
+    await asyncio.wait_for(ready.put("interactive", [job("urgent")]), 1)
+
+    assert await names(ready) == ["urgent", "one"], "room that costs nothing is used"
+    assert not await is_waiting(bulk)
+
+
+async def test_interactive_work_that_stands_ready_keeps_bulk_work_out(ready):
+    interactive = asyncio.create_task(ready.put("interactive", [job("one"), job("two")]))
+    bulk = asyncio.create_task(ready.put("bulk", [job("three")]))
+    assert await is_waiting(bulk)
+
+    assert await names(ready) == ["one", "two"]
+    await interactive
+    await bulk
+
+
+async def test_what_is_closed_is_given_out_to_the_end(ready):
+    await ready.put("bulk", [job("last")])
+    ready.close()
+
+    assert await names(ready) == ["last"]
+    assert await ready.next() is None
+
+
+async def test_what_is_left_is_given_out_no_more_and_nobody_waits(ready):
+    reader = asyncio.create_task(ready.put("bulk", [job("one"), job("two")]))
+    assert await is_waiting(reader)
+    ready.leave()
+
+    assert await ready.next() is None
+    await reader
+
+
+async def test_the_engine_waits_for_work(ready):
+    batch = asyncio.create_task(names(ready))
+    assert await is_waiting(batch)
+
+    await ready.put("bulk", [job("first")])
+
+    assert await batch == ["first"]
