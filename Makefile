@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check chaos clean
 
 setup: .venv/ready
 
@@ -22,6 +22,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
+
+chaos: setup
+	$(BIN)/abstream chaos
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -53,18 +53,39 @@ def embedded_redis(*options: str) -> Iterator[str]:
         Unavailable: there is no server program, or it does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="abstream-"))  # short: a socket's path has at most 107 bytes
-    socket = folder / "redis.sock"
-    log = folder / "redis.log"
+    try:
+        server = start_server(folder, *options)
+        try:
+            yield url_of(folder)
+        finally:
+            server.terminate()
+            server.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def url_of(folder: Path) -> str:
+    """Where the server of a folder listens."""
+    return f"unix://{folder / 'redis.sock'}"
+
+
+def start_server(folder: Path, *options: str) -> "subprocess.Popen[bytes]":
+    """Start a server that keeps its data in ``folder``; returned when it has loaded them and answers.
+
+    Raises:
+        Unavailable: as ``embedded_redis``.
+    """
+    socket, log = folder / "redis.sock", folder / "redis.log"
     where = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--logfile", str(log), "--save", ""]
     # In a session of its own, or Ctrl-C would take it from under the workers that are still draining.
     server = subprocess.Popen([find_server(), *where, *options], stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         _wait_until_it_answers(server, socket, log)
-        yield f"unix://{socket}"
-    finally:
-        server.terminate()
+    except Unavailable:
+        server.kill()
         server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return server
 
 
 @contextmanager

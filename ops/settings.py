@@ -84,9 +84,12 @@ def build(config: type[Config], values: dict[str, Any]) -> Config:
 engine_options = options(
     option(
         "engine",
-        type=click.Choice(["torch", "fake"]),
+        type=click.Choice(["torch", "fake", "chaos"]),
         default="torch",
-        help="fake: answers by a hash, for stream work.",
+        help="fake: answers by a hash, for stream work; chaos: likewise, for abstream chaos.",
+    ),
+    option(
+        "engine-milliseconds", type=click.FloatRange(min=0), default=0.0, help="What chaos takes for each abstract."
     ),
     option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id."),
     option("model-revision", help="Revision of the Hugging Face id."),

@@ -1,0 +1,107 @@
+"""``abstream chaos``: each row is played with a server and workers of its own, then everything is counted."""
+
+import asyncio
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from . import redis_faults, worker_faults
+from .ledger import Audit, audit
+from .scene import Row, Scale, Scene, scene
+
+ROWS: tuple[Row, ...] = (*worker_faults.ROWS, *redis_faults.ROWS)
+NAMES = tuple(row.name for row in ROWS)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A row of the table."""
+
+    name: str
+    fault: str
+    sent: int  # submissions, some of them more than once
+    audit: Audit
+    seconds: float
+    also: str
+    wrong: tuple[str, ...]  # what missed its target
+
+
+def run(names: Sequence[str], scale: Scale, out: Path) -> bool:
+    """Play the rows of these names, all where there are none; a table and one line of JSON; whether all passed."""
+    chosen = [row for row in ROWS if row.name in (names or NAMES)]
+    played = asyncio.run(_play_all(chosen, scale, out))
+    Console(width=max(120, Console().width)).print(_table(played))
+    print(json.dumps({"rows": [asdict(row) for row in played], **asdict(scale), **_machine()}))
+    return not any(row.wrong for row in played)
+
+
+async def _play_all(rows: Sequence[Row], scale: Scale, out: Path) -> list[Played]:
+    # Ended by SIGTERM as by Ctrl-C: through every `finally`, so that no process is left behind.
+    this = asyncio.current_task()
+    assert this
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    say = Console(stderr=True, highlight=False).print
+    played = []
+    for row in rows:
+        say(f"[bold]{row.name}[/] …")
+        played.append(one := await play(row, scale, out / row.name))
+        verdict = f"[red]{', '.join(one.wrong)}[/]" if one.wrong else "[green]passed[/]"
+        say(f"[bold]{row.name}[/] {verdict} in {one.seconds} s; {one.also}")
+    return played
+
+
+async def play(row: Row, scale: Scale, folder: Path) -> Played:
+    """Play one row: do what it says, let the workers leave, and count. Their logs are kept in ``folder``."""
+    async with scene(row, scale, folder) as played:
+        begun = time.monotonic()
+        also = await row.perform(played)
+        seconds = round(time.monotonic() - begun, 1)
+        await _let_go(played)
+        counted = audit(played.ledger, await played.found())
+    return Played(row.name, played.fault, played.load.sent, counted, seconds, also, (*played.missed, *counted.faults()))
+
+
+async def _let_go(played: Scene) -> None:
+    """Let the workers leave, as they are to."""
+    for code in await played.workers.stop():
+        played.expect(code == 0, f"a worker left with {code}")
+
+
+def _table(played: Sequence[Played]) -> Table:
+    shown = Table(title="What went wrong, and what came of it")
+    for name in (
+        "fault",
+        "sent",
+        "accepted",
+        "answered",
+        "refused",
+        "lost",
+        "duplicated",
+        "seconds",
+        "also",
+        "verdict",
+    ):
+        shown.add_column(name, justify="left" if name in ("fault", "also", "verdict") else "right")
+    for row in played:
+        one = row.audit
+        counts = map(str, (row.sent, one.accepted, one.answered, one.refused, one.lost, one.duplicated, row.seconds))
+        shown.add_row(row.fault, *counts, row.also, f"[red]{', '.join(row.wrong)}[/]" if row.wrong else "passed")
+    return shown
+
+
+def _machine() -> dict[str, str]:
+    """Where the figures are from."""
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "redis_client": metadata.version("redis"),
+    }

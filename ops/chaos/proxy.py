@@ -1,0 +1,86 @@
+"""A bad network between a client and Redis: replies get lost on the way, or nothing passes for a while."""
+
+import asyncio
+from asyncio import StreamReader, StreamWriter
+from pathlib import Path
+from random import Random
+from types import TracebackType
+
+from ...consumer.tasks import end
+
+_CHUNK_BYTES = 1 << 16
+
+
+class Proxy:
+    """Listens on a socket of its own and passes on to that of Redis, both ways, what it is let.
+
+    Attributes:
+        dropped: replies that were lost so far.
+    """
+
+    def __init__(self, folder: Path, random: Random) -> None:
+        self._path, self._redis_path = folder / "proxy.sock", folder / "redis.sock"
+        self._random = random
+        self._drops = 0.0
+        self._passing = {"requests": asyncio.Event(), "replies": asyncio.Event()}
+        self._connections: set[asyncio.Task[None]] = set()
+        self.url = f"unix://{self._path}"
+        self.dropped = 0
+        self.heal()
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_unix_server(self._connected, str(self._path))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        await end(self._connections)
+
+    def drop_replies(self, share: float) -> None:
+        """From now on lose this share of the replies, and the connection with them: Redis has done what was asked."""
+        self._drops = share
+
+    def partition(self, *, requests: bool, replies: bool) -> None:
+        """Let nothing pass, one way or both; what is under way stays so, and connections stay open."""
+        for way, held in (("requests", requests), ("replies", replies)):
+            if held:
+                self._passing[way].clear()
+
+    def heal(self) -> None:
+        """Let everything pass."""
+        for passing in self._passing.values():
+            passing.set()
+
+    async def _connected(self, client: StreamReader, to_client: StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection
+        self._connections.add(connection)
+        try:
+            redis, to_redis = await asyncio.open_unix_connection(str(self._redis_path))
+        except OSError:
+            to_client.close()
+            return
+        ways = [self._pass_on("requests", client, to_redis), self._pass_on("replies", redis, to_client)]
+        passing = [asyncio.create_task(way) for way in ways]
+        try:
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(passing)
+            to_client.close()
+            to_redis.close()
+            self._connections.discard(connection)
+
+    async def _pass_on(self, way: str, come: StreamReader, go: StreamWriter) -> None:
+        """Until either end is closed, or a reply is lost."""
+        try:
+            while data := await come.read(_CHUNK_BYTES):
+                await self._passing[way].wait()
+                if way == "replies" and self._random.random() < self._drops:
+                    self.dropped += 1
+                    return
+                go.write(data)
+                await go.drain()
+        except OSError:
+            return

@@ -1,0 +1,196 @@
+"""Where a row is played: a server, workers, a publisher, a subscriber, and between them the network."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+from ...schemas import Streams
+from ...schemas.streams import GROUP, LANES, from_fields
+from .ledger import Found, Ledger
+from .proxy import Proxy
+from .servers import Server
+from .traffic import Load, Submission, Watch, abstracts, submission_of
+from .waiting import until, within
+from .workers import WorkerProcess, Workers
+
+FULL = 20_000  # abstracts, of which the figures of the rows speak
+_PAGE = 1_000
+Entry = tuple[bytes, dict[bytes, bytes]]
+_SIGHT_SECONDS = 5  # for a subscriber to see what was published
+STILL_SECONDS = 60  # without a result, after which nothing more is hoped for
+AOF_ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
+AOF_EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: all figures of a row are for ``FULL`` abstracts."""
+
+    abstracts: int
+    workers: int
+    seed: int
+
+    def of(self, full: int, least: int = 1) -> int:
+        """As much of ``full`` as there is of the abstracts, and not less than ``least``."""
+        return max(least, round(full * self.abstracts / FULL))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that goes wrong.
+
+    Attributes:
+        name: what ``--rows`` calls it.
+        fault: what is done, in words; ``{faults}`` and ``{seconds}`` are filled in.
+        perform: does it, under load; returns in words what else is worth knowing.
+        share: of the abstracts that this row takes.
+        faults: how often, at full scale.
+        seconds: how long, at full scale.
+        milliseconds: what an abstract takes, so that the work lasts as long as the faults.
+        flags: of the workers.
+        redis: options of the server.
+        through_proxy: whether workers and publisher reach Redis through a network that can fail.
+    """
+
+    name: str
+    fault: str
+    perform: Callable[["Scene"], Awaitable[str]]
+    share: float = 1
+    faults: int = 1
+    seconds: float = 0
+    milliseconds: float = 3
+    flags: Mapping[str, object] = field(default_factory=dict)
+    redis: tuple[str, ...] = AOF_EVERYSEC
+    through_proxy: bool = False
+
+
+class Scene:
+    """What the faults of a row are done to."""
+
+    def __init__(self, row: Row, scale: Scale, server: Server, proxy: Proxy | None, workers: Workers) -> None:
+        self.row = row
+        self.random = Random(scale.seed)
+        self.server = server
+        self.workers = workers
+        self.streams = Streams()
+        self.ledger = Ledger()
+        self.watch = Watch(server.url)
+        self.load = Load(proxy.url if proxy else server.url, self.ledger, self.watch)
+        self.total = max(1, round(scale.abstracts * row.share))
+        self.faults = scale.of(row.faults)
+        self.seconds = max(min(row.seconds, 3), row.seconds * scale.abstracts / FULL)
+        self.missed: list[str] = []
+        self._proxy = proxy
+
+    @property
+    def network(self) -> Proxy:
+        assert self._proxy, f"{self.row.name} is not played through a proxy"
+        return self._proxy
+
+    def expect(self, condition: bool, otherwise: str) -> None:
+        """A target of the row beyond those of the audit."""
+        if not condition:
+            self.missed.append(otherwise)
+
+    @property
+    def fault(self) -> str:
+        """What is done, in words."""
+        return self.row.fault.format(faults=self.faults, seconds=f"{self.seconds:g}")
+
+    def abstracts(self) -> list[Submission]:
+        """As many good abstracts as the row takes."""
+        return list(abstracts(self.total, self.random))
+
+    @asynccontextmanager
+    async def under_load(self, submissions: Sequence[Submission] | None = None) -> AsyncIterator[None]:
+        """While the block lasts, abstracts are published; it ends when all are answered, or no more come."""
+        sending = asyncio.create_task(self.load.send(submissions or self.abstracts()))
+        self.watch.begin()
+        yield
+        await sending
+        await self.all_answered()
+
+    async def all_answered(self) -> None:
+        """Wait until everything accepted is answered; whether it was, the audit says."""
+        self.watch.last_result_at = time.monotonic()
+        await self.until(lambda: self.ledger.accepted <= self.watch.seen.keys())
+
+    async def moments(self) -> AsyncIterator[None]:
+        """The moments of the faults: random, and spread over the work."""
+        for number in range(self.faults):
+            due = self.total * 0.9 * (number + self.random.random()) / self.faults
+            await self.until(lambda due=due: len(self.watch.seen) >= due)  # type: ignore[misc]
+            yield
+
+    async def victims(self) -> AsyncIterator[WorkerProcess]:
+        """At each moment, a worker that is ready."""
+        async for _ in self.moments():
+            yield await self.workers.victim()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for it, as long as there are results now and then."""
+        await until(condition, lambda: time.monotonic() - self.watch.last_result_at < STILL_SECONDS)
+
+    async def first_result(self) -> float:
+        """Seconds until the next result is seen."""
+        begun, seen = time.monotonic(), self.watch.seen.total()
+        await self.until(lambda: self.watch.seen.total() > seen)
+        return time.monotonic() - begun
+
+    async def found(self) -> Found:
+        """What stands in Redis now, and what was seen of it."""
+        predictions = await self._results(self.streams.predictions)
+        refusals = await self._results(self.streams.refusals)
+        results = predictions.total() + refusals.total()
+        await until(lambda: self.watch.seen.total() >= results, within(_SIGHT_SECONDS))
+        return Found(
+            predictions=predictions,
+            refusals=refusals,
+            seen=self.watch.seen,
+            pending=sum([await self._pending(self.streams.lane(lane)) for lane in LANES]),
+            unread=sum([await self._unread(self.streams.lane(lane)) for lane in LANES]),
+        )
+
+    async def _results(self, stream: str) -> Counter[str]:
+        results: Counter[str] = Counter()
+        start = "-"
+        while page := await self._page(stream, start):
+            results.update(submission_of(from_fields(fields)) for _, fields in page)
+            start = f"({page[-1][0].decode()}"
+        return results
+
+    async def _pending(self, lane: str) -> int:
+        summary: Any = await self.server.redis.xpending(lane, GROUP)
+        return int(summary["pending"])
+
+    async def _unread(self, lane: str) -> int:
+        """Entries that no worker has read; counted, since Redis 6.2 does not say."""
+        groups: Any = await self.server.redis.xinfo_groups(lane)
+        last = next(group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode())
+        return len(await self._page(lane, f"({last.decode()}", None))
+
+    async def _page(self, stream: str, start: str, count: int | None = _PAGE) -> Sequence[Entry]:
+        # redis-py's own types are the union of all protocols' replies; of RESP2's, this is the one.
+        page: Any = await self.server.redis.xrange(stream, start, count=count)
+        return cast(Sequence[Entry], page)
+
+
+@asynccontextmanager
+async def scene(row: Row, scale: Scale, folder: Path) -> AsyncIterator[Scene]:
+    """Everything of a row, running and ready; all of it is gone at the end but the workers' logs in ``folder``."""
+    random = Random(scale.seed)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(*row.redis))
+        proxy = await stack.enter_async_context(Proxy(server.folder, random)) if row.through_proxy else None
+        flags = {"engine-milliseconds": row.milliseconds, **row.flags}
+        url = proxy.url if proxy else server.url
+        workers = await stack.enter_async_context(Workers(url, scale.workers, flags, folder, random))
+        played = Scene(row, scale, server, proxy, workers)
+        await stack.enter_async_context(played.watch)
+        yield played

@@ -1,0 +1,132 @@
+"""The two ends of the streams: a publisher that does not give up, and a subscriber that watches."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from random import Random
+from types import TracebackType
+
+from ...consumer.tasks import end
+from ...producer import Publisher, Subscriber
+from ...producer.subscriber import BEGINNING
+from ...schemas import Abstract, Event, Unavailable
+from ...schemas.streams import Output
+from .ledger import Ledger
+from .waiting import until, within
+
+Submission = tuple[str, Abstract]
+
+CHUNK = 25  # submissions in a round trip
+# Enough that no worker ever waits for work, few enough that faults fall into the middle of it.
+MOST_UNANSWERED = 3_000
+_LONGEST_WAIT_SECONDS = 120  # for answers; then the rest is sent all the same
+_PAUSE_SECONDS = 0.05
+_WORDS = (
+    "patients tumour cells randomised trial chemotherapy placebo median survival surgery expression receptor tissue "
+    "sample response therapy control group difference blood pressure cardiac function glucose months cohort protein"
+)
+
+
+def abstracts(count: int, random: Random) -> Iterator[Submission]:
+    """Submissions of about 1.7 kB, as a long abstract is; no two are equal."""
+    words = _WORDS.split()
+    for number in range(count):
+        text = " ".join(random.choices(words, k=180))
+        yield f"abstract-{number}", Abstract(title=f"Abstract {number}", abstract=text)
+
+
+class Watch:
+    """A live subscriber to predictions and refusals.
+
+    Attributes:
+        seen: how often each submission was seen to be answered or refused.
+        longest_gap_seconds: the longest time without a result since ``begin``.
+        slowest_seconds: from submission to answer, of the slowest.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.seen: Counter[str] = Counter()
+        self.last_result_at = time.monotonic()
+        self.longest_gap_seconds = 0.0
+        self.slowest_seconds = 0.0
+
+    async def __aenter__(self) -> "Watch":
+        outputs: tuple[Output, ...] = ("predictions", "refusals")
+        self._readers = [asyncio.create_task(self._read(output)) for output in outputs]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await end(self._readers)
+
+    def begin(self) -> None:
+        """Measure from now."""
+        self.last_result_at = time.monotonic()
+        self.longest_gap_seconds = self.slowest_seconds = 0.0
+
+    async def _read(self, output: Output) -> None:
+        since = BEGINNING
+        async with Subscriber(self._url) as subscriber:
+            while True:
+                try:
+                    async for entry_id, event in subscriber.events(output, since):
+                        since = entry_id
+                        self._note(event)
+                except Unavailable:
+                    await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _note(self, event: Event) -> None:
+        self.seen[submission_of(event)] += 1
+        now = time.monotonic()
+        self.longest_gap_seconds = max(self.longest_gap_seconds, now - self.last_result_at)
+        self.last_result_at = now
+        if timing := getattr(event.data, "timing", None):
+            self.slowest_seconds = max(self.slowest_seconds, timing.total_ms / 1000)
+
+
+class Load:
+    """Sends submissions and repeats each until it is accepted; never far ahead of the answers.
+
+    Attributes:
+        sent: submissions that were accepted, also those that were known.
+        repeated: how often Redis did not say that it has them.
+    """
+
+    def __init__(self, url: str, ledger: Ledger, watch: Watch) -> None:
+        self._url = url
+        self._ledger = ledger
+        self._watch = watch
+        self.sent = 0
+        self.repeated = 0
+
+    async def send(self, submissions: Sequence[Submission]) -> None:
+        """Return when all are accepted."""
+        async with Publisher(self._url, source="urn:abstream:chaos") as publisher:
+            for start in range(0, len(submissions), CHUNK):
+                chunk = submissions[start : start + CHUNK]
+                await until(self._has_room, within(_LONGEST_WAIT_SECONDS))
+                await self._send(publisher, chunk)
+
+    def _has_room(self) -> bool:
+        return len(self._ledger.accepted) - len(self._watch.seen) < MOST_UNANSWERED
+
+    async def _send(self, publisher: Publisher, chunk: Sequence[Submission]) -> None:
+        self._ledger.offered.update(id_ for id_, _ in chunk)
+        while True:
+            try:
+                await publisher.publish_many(chunk)
+            except Unavailable:
+                self.repeated += 1
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                self._ledger.accepted.update(id_ for id_, _ in chunk)
+                self.sent += len(chunk)
+                return
+
+
+def submission_of(event: Event) -> str:
+    """The id of what an answer answers; of its entry, where that could not be read."""
+    return event.causationid or event.sequence or ""

@@ -1,0 +1,113 @@
+"""What happens to workers: they are killed, frozen, stopped, and brought down by what they read."""
+
+import asyncio
+import time
+
+from ...schemas import Abstract
+from .engine import HANGING_WORD, KILLING_WORD
+from .scene import Row, Scene
+from .traffic import Submission
+
+
+async def killed(scene: Scene) -> str:
+    async with scene.under_load():
+        async for worker in scene.victims():
+            worker.kill()
+        last = time.monotonic()
+    return f"the last result came {scene.watch.last_result_at - last:.1f} s after the last kill"
+
+
+async def frozen(scene: Scene) -> str:
+    lease = float(str(scene.row.flags["lease-seconds"]))
+    async with scene.under_load():
+        async for worker in scene.victims():
+            worker.freeze()
+            await asyncio.sleep(1.5 * lease)
+            worker.thaw()
+    late = await scene.workers.metric("abstream_commits_lost_total")
+    return f"{late} late answers of the thawed changed nothing"
+
+
+async def twice(scene: Scene) -> str:
+    submissions = scene.abstracts() * 2
+    scene.random.shuffle(submissions)
+    async with scene.under_load(submissions):
+        pass
+    return f"{await scene.workers.metric('abstream_duplicates_total')} were not answered again"
+
+
+async def rolling(scene: Scene) -> str:
+    before = len(scene.workers.exits)
+    async with scene.under_load():
+        async for _ in scene.moments():
+            for worker in await scene.workers.until_ready():
+                worker.terminate()
+                await worker.process.wait()
+                await scene.workers.until_ready(scene.workers.count)
+    exits = scene.workers.exits[before:]
+    scene.expect(not any(exits), f"exit codes {sorted(set(exits))}")
+    gap, slowest = scene.watch.longest_gap_seconds, scene.watch.slowest_seconds
+    return f"{len(exits)} exits, all 0; longest gap {gap:.1f} s, slowest answer {slowest:.1f} s"
+
+
+async def poisoned(scene: Scene) -> str:
+    return await _among_good_ones(scene, KILLING_WORD)
+
+
+async def hanging(scene: Scene) -> str:
+    return await _among_good_ones(scene, HANGING_WORD)
+
+
+async def _among_good_ones(scene: Scene, word: str) -> str:
+    submissions: list[Submission] = scene.abstracts()
+    before = len(scene.workers.exits)
+    for number in range(scene.faults):
+        poison = f"poison-{number}", Abstract(title="Poison", abstract=word)
+        submissions.insert(scene.random.randrange(len(submissions)), poison)
+        scene.ledger.hopeless.add(poison[0])
+    async with scene.under_load(submissions):
+        pass
+    return f"{len(scene.workers.exits) - before} workers brought down"
+
+
+ROWS = (
+    Row("kill", "{faults} × kill -9 of a worker", killed, faults=200, flags={"lease-seconds": 5}),
+    Row(
+        "freeze",
+        "{faults} × a worker frozen past its lease, then thawed",
+        frozen,
+        faults=50,
+        milliseconds=10,
+        flags={"lease-seconds": 1},
+    ),
+    Row("twice", "every abstract sent twice", twice, milliseconds=1),
+    Row(
+        "rolling",
+        "{faults} × SIGTERM to every worker, one after the other",
+        rolling,
+        faults=20,
+        milliseconds=10,
+        flags={"lease-seconds": 60},
+    ),
+    Row(
+        "poison",
+        "an abstract that kills its worker, among good ones",
+        poisoned,
+        share=0.05,
+        flags={"lease-seconds": 2},
+    ),
+    Row(
+        "poison-10",
+        "{faults} abstracts that kill their worker, among good ones",
+        poisoned,
+        faults=10,
+        flags={"lease-seconds": 2},
+    ),
+    Row(
+        "hang",
+        "an abstract that hangs its worker, among good ones",
+        hanging,
+        share=0.05,
+        flags={"lease-seconds": 2, "batch-deadline-seconds": 2},
+    ),
+)
