@@ -41,6 +41,10 @@ class Ready:
         self._changed.set()
         return batch
 
+    def stands(self, lane: Lane) -> int:
+        """How many jobs of a lane stand here."""
+        return len(self._jobs[lane])
+
     def close(self) -> None:
         """Nothing more will come."""
         self._closed = True

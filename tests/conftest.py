@@ -124,9 +124,11 @@ class Workers:
         return worker
 
     @asynccontextmanager
-    async def running(self, name: str = "worker", **knobs: object) -> AsyncIterator[Worker]:
+    async def running(
+        self, name: str = "worker", engine: Engine | None = None, **knobs: object
+    ) -> AsyncIterator[Worker]:
         """Let one run while the block lasts, then let it finish."""
-        worker = self.new(name, **{"burst": False, **knobs})
+        worker = self.new(name, engine, **{"burst": False, **knobs})
         await worker.source.create_groups()
         task = asyncio.create_task(worker.run())
         try:

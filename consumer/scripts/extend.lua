@@ -1,14 +1,16 @@
 -- Renew the lease of entries that are still ours. Returns those that are not.
 --
+-- A trimmed entry is ours, but not renewed: XCLAIM would drop it in silence. It is reported when its lease is over.
+--
 -- KEYS  1 lane
 -- ARGV  1 group, 2 this worker, then entry ids
 local lost = {}
 for at = 3, #ARGV do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[at], ARGV[at], 1)[1]
-  if pending and pending[2] == ARGV[2] then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[at], 'JUSTID')
-  else
+  if not pending or pending[2] ~= ARGV[2] then
     lost[#lost + 1] = ARGV[at]
+  elseif redis.call('XRANGE', KEYS[1], ARGV[at], ARGV[at])[1] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[at], 'JUSTID')
   end
 end
 return lost

@@ -1,4 +1,6 @@
--- Hand back entries that were not answered: the next worker may take them at once.
+-- Hand back entries that were not answered: the next worker may take them at once. Returns how many were ours.
+--
+-- A trimmed entry is left as it is: XCLAIM would drop it in silence. It is reported when its lease is over.
 --
 -- KEYS  1 lane
 -- ARGV  1 group, 2 this worker, 3 idle milliseconds to set (past every lease), 4 deliveries to forget: 1, or 0 where
@@ -6,7 +8,7 @@
 local ours = 0
 for at = 5, #ARGV do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[at], ARGV[at], 1)[1]
-  if pending and pending[2] == ARGV[2] then
+  if pending and pending[2] == ARGV[2] and redis.call('XRANGE', KEYS[1], ARGV[at], ARGV[at])[1] then
     local deliveries = math.max(pending[4] - ARGV[4], 0)
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[at], 'IDLE', ARGV[3], 'RETRYCOUNT', deliveries, 'JUSTID')
     ours = ours + 1

@@ -175,6 +175,18 @@ async def test_release_hands_back_at_once_and_forgets_the_delivery_unless_the_en
     assert taken.decode() == mine
 
 
+@pytest.mark.parametrize("call", [("extend", "me"), ("release", "me", 1, 1)])
+async def test_what_was_trimmed_away_is_neither_renewed_nor_handed_back_so_that_it_is_reported(shard, call):
+    [entry] = await shard.add("a")
+    await shard.read("me")
+    await shard.redis.xtrim(shard.lane, maxlen=0, approximate=False)
+
+    assert not await shard.call(*call, entry)
+
+    [held] = await shard.pending()
+    assert held["times_delivered"] == 1
+
+
 async def test_reclaim_takes_what_was_delivered_as_often_as_asked_for(shard):
     entries = await shard.add("a", "b", "c")
     await shard.read("dead")

@@ -1,26 +1,33 @@
 """A worker process follows the adapter stream, or is told not to."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 
 import pytest
+from abstream import Abstract
 from abstream.consumer.config import WorkerConfig
+from abstream.consumer.engine import Classified, Tokens
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
-from abstream.consumer.worker import PROBE
+from abstream.consumer.worker import PROBE, Stuck
 from abstream.training.release import release
 from redis.exceptions import ResponseError
 
 from ..conftest import PATIENCE_SECONDS, wait_until
+
+ENDLESS = Abstract(title="Endless", abstract="")
 
 
 @pytest.fixture
 def serving(redis, streams):
     """Run a worker as its process would."""
 
-    async def run(**options: bool) -> None:
-        config = WorkerConfig(name="worker", burst=options.pop("burst", True))
-        work = serve(redis, streams, config, lambda adapter: FakeEngine(adapter=adapter), Metrics("test"), **options)
+    async def run(**options: object) -> None:
+        follow, make = options.pop("follow", True), options.pop("engine", FakeEngine)
+        config = WorkerConfig(name="worker", **{"burst": True, **options})
+        work = serve(redis, streams, config, lambda adapter: make(adapter=adapter), Metrics("test"), follow=follow)
         await asyncio.wait_for(work, PATIENCE_SECONDS)
 
     return run
@@ -53,3 +60,29 @@ async def test_where_the_stream_cannot_be_followed_the_worker_finishes_and_ends_
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await running
     assert await workers.pending() == 0
+
+
+class Hanging(FakeEngine):
+    """Does not come to an end with one abstract until the test is over."""
+
+    over = threading.Event()
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        if self.encode(ENDLESS) in batch:
+            self.over.wait()
+        return super().classify(batch)
+
+
+async def test_a_batch_that_does_not_end_takes_the_worker_down_and_is_given_back_at_once(
+    serving, redis, streams, publisher, workers
+):
+    """Its delivery counts, so that in the end it is refused; nothing else that was in hand is held against it."""
+    await publisher.publish(ENDLESS)
+    try:
+        with pytest.raises(Stuck, match=r"0\.2 s"):
+            await serving(engine=Hanging, batch_deadline_seconds=0.2)
+    finally:
+        Hanging.over.set()
+
+    [held] = await redis.xpending_range(streams.lane("interactive"), "classifiers", "-", "+", 10, idle=600_000)
+    assert held["times_delivered"] == 1

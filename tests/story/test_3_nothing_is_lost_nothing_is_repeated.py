@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from abstream import Abstract
@@ -117,6 +118,48 @@ async def test_an_entry_that_kills_its_workers_is_refused_in_the_end(redis, stre
     assert refusal.data.retryable
     assert refusal.causationid == "0"
     assert await workers.pending() == 0
+
+
+class Deadly(FakeEngine):
+    """Dies of one word, and takes its worker with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        [self.poison] = self.encode(Abstract(title="poison", abstract="")).ids
+        self.is_dead = False
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        self.is_dead = self.is_dead or any(self.poison in tokens.ids for tokens in batch)
+        if self.is_dead:
+            raise RuntimeError("dead")
+        return super().classify(batch)
+
+
+async def test_an_entry_that_kills_its_workers_condemns_no_neighbour(redis, streams, publisher, subscriber, workers):
+    """What was let go with it is tried again in ever smaller batches, and alone at the end."""
+    await publisher.publish_many([*numbered(30), ("poison", Abstract(title="poison", abstract="")), *numbered(60)[30:]])
+    await workers.new().source.create_groups()
+
+    deaths = 0
+    while not await redis.xlen(streams.refusals):
+        worker = workers.new(f"{deaths}", Deadly(), burst=False, lease_seconds=0.1, max_deliveries=4)
+        life = asyncio.create_task(worker.run())
+        await wait_until(partial(is_over, life, redis, streams))
+        worker.source.stop()
+        await asyncio.wait([life])
+        deaths += life.exception() is not None
+
+    results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
+    [(_, refusal)] = [result async for result in subscriber.refusals(since="0", until_idle=0.1)]
+    assert deaths == 4
+    assert (refusal.causationid, refusal.data.reason, refusal.data.deliveries) == ("poison", "max_deliveries", 5)
+    assert Counter(result.causationid for result in results) == {str(number): 1 for number in range(60)}
+    assert max(result.data.attempt for result in results) == 4, "alone, at the latest"
+
+
+async def is_over(life, redis, streams) -> bool:
+    """Whether the worker is dead, or the last entry is answered."""
+    return life.done() or bool(await redis.xlen(streams.refusals))
 
 
 async def test_what_was_trimmed_away_is_reported(redis, streams, publisher, subscriber, workers):

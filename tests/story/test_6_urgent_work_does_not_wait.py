@@ -1,0 +1,74 @@
+"""Two lanes: bulk work uses what interactive work leaves free, whatever is queued."""
+
+import asyncio
+from collections.abc import Sequence
+
+from abstream import Abstract
+from abstream.consumer.engine import Classified, Tokens
+from abstream.consumer.engine.fake import FakeEngine
+
+from ..conftest import wait_until
+
+URGENT = Abstract(title="Urgent", abstract="")
+
+
+class StepEngine(FakeEngine):
+    """Computes one batch at a time, each when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Sequence[Tokens]] = []
+        self._loop = asyncio.get_running_loop()
+        self._steps = asyncio.Semaphore(0)
+
+    def step(self) -> None:
+        self._steps.release()
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        self.batches.append(batch)
+        asyncio.run_coroutine_threadsafe(self._steps.acquire(), self._loop).result()
+        return super().classify(batch)
+
+
+def numbered(name: str, count: int) -> list[tuple[str, Abstract]]:
+    return [(f"{name} {number}", Abstract(title=f"{name} {number}", abstract="")) for number in range(count)]
+
+
+async def test_an_urgent_abstract_waits_for_the_batch_at_work_and_for_no_other(redis, streams, publisher, workers):
+    await publisher.publish_many(numbered("bulk", 500), lane="bulk")
+    engine = StepEngine()
+
+    async with workers.running(engine=engine, max_batch_tokens=20) as worker:
+        await wait_until(lambda: len(engine.batches) == 1)
+        await publisher.publish(URGENT)
+        await wait_until(lambda: worker.ready.stands("interactive"))
+        engine.step()
+        await wait_until(lambda: len(engine.batches) == 2)
+        worker.leave()
+        engine.step()
+
+    at_work, after = engine.batches
+    assert len(at_work) < 20, "of five hundred"
+    assert engine.encode(URGENT) in after
+
+
+async def test_bulk_work_is_done_where_there_is_no_other(redis, streams, publisher, workers):
+    await publisher.publish_many(numbered("bulk", 500), lane="bulk")
+
+    await workers.burst()
+
+    assert await redis.xlen(streams.predictions) == 500
+    assert await workers.pending() == 0
+
+
+async def test_a_worker_holds_a_bounded_number_whatever_the_backlog(redis, streams, publisher, workers):
+    for lane in ("bulk", "interactive"):
+        await publisher.publish_many(numbered(lane, 1_000), lane=lane)
+    engine = StepEngine()
+
+    async with workers.running(engine=engine, read_count=16, max_batch_tokens=32) as worker:
+        await wait_until(lambda: engine.batches)
+        await wait_until(lambda: worker.ready.stands("interactive"))
+        assert await workers.pending() <= 4 * 16
+        worker.leave()
+        engine.step()
