@@ -21,6 +21,7 @@ from ..schemas import AbstreamError, Streams, Unavailable
 from ..schemas.streams import LANES, OUTPUTS
 from ..training.config import TrainConfig
 from .adapters import adapters
+from .benching import bench
 from .settings import (
     DEFAULT_MODEL,
     LogFormat,
@@ -268,6 +269,7 @@ def schema_export(out: Path) -> None:
 
 
 cli.add_command(adapters)
+cli.add_command(bench)
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

@@ -1,25 +1,20 @@
 """What fine-tuning phi3-nano gives on real abstracts, beside the baselines, and how long it takes.
 
-    python -m abstream.ops.bench.training --data DATA [--set NAME …] [--out runs/bench]
-
-DATA holds ``abstracts/``, ``cancer_types/`` and ``neoplasm/`` (their own READMEs say where they come from). Each set
-is trained by the very command that users have, and measured on records that neither the adapter nor the base model
-learned from. Prints a table for ``RESULTS.md``, and one JSON line last.
+Each set is trained by the very command that users have, and measured on records that neither the adapter nor the
+base model learned from.
 """
 
-import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ...training.corpus import is_held_back, records
 
@@ -72,6 +67,13 @@ CASES = {
 }
 
 
+def measure(data: Path, sets: Sequence[str], out: Path, flags: Sequence[str]) -> Row:
+    """Every set that is named, as a value for programs; ``flags`` are those of ``abstream train``."""
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}"
+    found = {name: run(CASES[name], data, out / name, flags) for name in sets}
+    return {"machine": machine, "flags": flags, "sets": found}
+
+
 def run(case: Case, data: Path, out: Path, flags: Iterable[str]) -> Row:
     """Train and measure one case with ``abstream train``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -116,19 +118,3 @@ def _cell(figure: list[float] | None) -> str:
         return ""
     value, low, high = (100 * one for one in figure)
     return f"{value:.1f} [{low:.1f}–{high:.1f}]"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--set", action="append", choices=CASES, help="all by default")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    arguments, flags = parser.parse_known_args()
-    found = {name: run(CASES[name], arguments.data, arguments.out / name, flags) for name in arguments.set or CASES}
-    print("\n".join(table(found)))
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    print(json.dumps({"machine": machine, "flags": flags, "sets": found}))
-
-
-if __name__ == "__main__":
-    main()

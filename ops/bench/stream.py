@@ -1,0 +1,273 @@
+"""How fast the plumbing is: messages a second, CPU of a message, latency at a steady rate, CPU of an idle worker.
+
+Every measurement has a process of its own, and the contestants take turns, so that a slow minute of the machine meets
+all of them alike: what counts is the ratio within a round.
+"""
+
+import asyncio
+import os
+import platform
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from redis import Redis
+
+from ...consumer.engine.fake import FakeEngine
+from ...producer.connection import connect
+from ...schemas import AbstreamError, Event, Streams
+from ...schemas.streams import GROUP, LANES, OUTPUTS, from_fields, to_fields
+from ..embedded import redis_url
+from ..logs import configure
+from .contestants import CONTESTANTS, example_abstract, example_results, work
+
+PACKAGES = ("redis", "hiredis", "pydantic", "prometheus_client", "structlog", "faststream")
+WARM_UP_ENTRIES = 1_000
+WARM_UP_SECONDS = 1
+
+T = TypeVar("T")
+_spawn = get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Of one contestant in one round; the microseconds of CPU are those of one message."""
+
+    per_second: float
+    client_microseconds: float
+    redis_microseconds: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """From just before the XADD of an abstract until a subscriber has its result."""
+
+    per_second: int
+    p50_milliseconds: float
+    p99_milliseconds: float
+
+
+def measure(
+    given_url: str | None,
+    names: Sequence[str],
+    entries: int,
+    rounds: int,
+    rate: int,
+    seconds: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Everything, as a value for programs.
+
+    Args:
+        given_url: of a Redis server; one is started where it is None.
+        names: of the contestants; the worker is always one. FastStream is left out where it is not installed.
+        entries: of one contestant in one round.
+        rounds: how often each has its turn.
+        rate: abstracts a second, for the latency.
+        seconds: how long latency and the idle worker are measured.
+        say: told of each measurement.
+
+    Raises:
+        Unavailable: there is no Redis.
+        AbstreamError: a contestant left entries unanswered.
+    """
+    present = {name for name in CONTESTANTS if "FastStream" not in name or find_spec("faststream")}
+    names = [name for name in CONTESTANTS if name in present & {"worker", *names}]
+    found: dict[str, list[Throughput]] = {name: [] for name in names}
+    with redis_url(given_url) as url, Redis.from_url(url) as redis:
+        for number in range(rounds):
+            for name in names:
+                found[name].append(_throughput(redis, url, name, entries))
+                say(f"round {number + 1} of {rounds}: {name}: {found[name][-1].per_second:,.0f} messages/s")
+        with filled(redis) as streams, _serving(url, streams):
+            latency = asyncio.run(_latency(url, streams, rate, seconds))
+        with filled(redis) as streams:
+            idle = _alone(_idle, url, streams, seconds)
+        about = _about(redis)
+    return {
+        "bench": "stream",
+        **about,
+        "entries": entries,
+        "entry_bytes": len(example_abstract(0).to_json()),
+        "result_bytes": round(statistics.mean(map(len, example_results()))),
+        "rounds": {name: [asdict(one) for one in turns] for name, turns in found.items()},
+        "median": {name: asdict(_median(turns)) for name, turns in found.items()},
+        "worker_to": {name: _ratio(found["worker"], turns) for name, turns in found.items() if name != "worker"},
+        "latency": asdict(latency),
+        "idle_cpu_share": idle,
+    }
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield "| one process | messages/s | client CPU, µs a message | Redis CPU, µs a message | the worker's speed to it |"
+    yield "|---|---|---|---|---|"
+    for name, one in found["median"].items():
+        ratio = found["worker_to"].get(name)
+        cells = [f"{one['per_second']:,.0f}", f"{one['client_microseconds']:.1f}", f"{one['redis_microseconds']:.1f}"]
+        yield f"| {' | '.join([name, *cells, f'{ratio:.2f}' if ratio else ''])} |"
+    latency = found["latency"]
+    yield ""
+    yield (
+        f"At {latency['per_second']} messages a second: p50 {latency['p50_milliseconds']:.2f} ms, "
+        f"p99 {latency['p99_milliseconds']:.2f} ms. Idle: {100 * found['idle_cpu_share']:.2f} % of a core."
+    )
+
+
+def _throughput(redis: Redis, url: str, name: str, entries: int) -> Throughput:
+    to_fields = CONTESTANTS[name].to_fields
+    with filled(redis, WARM_UP_ENTRIES, to_fields) as first, filled(redis, entries, to_fields) as streams:
+        before = _cpu_seconds(redis)
+        seconds, cpu_seconds = _alone(_answer_all, name, url, ((first, WARM_UP_ENTRIES), (streams, entries)))
+        redis_seconds = _cpu_seconds(redis) - before
+        answered = redis.xlen(streams.predictions)
+    if answered != entries:
+        raise AbstreamError(f"{name} published {answered} results for {entries} entries")
+    per_entry = 1e6 / entries
+    return Throughput(entries / seconds, cpu_seconds * per_entry, redis_seconds * per_entry)
+
+
+def _answer_all(name: str, url: str, lanes: Sequence[tuple[Streams, int]]) -> tuple[float, float]:
+    """Answer one lane after the other; the seconds and CPU seconds of the last, when imports and caches are warm."""
+    _log_as_usual()
+    for streams, entries in lanes:
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        asyncio.run(CONTESTANTS[name].answer(url, streams, entries))
+    return time.perf_counter() - begun, time.process_time() - cpu_begun
+
+
+async def _latency(url: str, streams: Streams, rate: int, seconds: int) -> Latency:
+    redis, sent, took = connect(url), dict[str, float](), list[float]()
+    events = [example_abstract(number) for number in range(rate * (WARM_UP_SECONDS + seconds))]
+
+    async def publish() -> None:
+        begun = time.perf_counter()
+        for number, event in enumerate(events):
+            await asyncio.sleep(begun + number / rate - time.perf_counter())
+            fields: dict[Any, Any] = to_fields(event)
+            sent[event.id] = time.perf_counter()
+            await redis.xadd(streams.lane("interactive"), fields)
+
+    publishing, since = asyncio.create_task(publish()), "0"
+    while len(took) < len(events):
+        replies: Any = await redis.xread({streams.predictions: since}, block=1_000)
+        now = time.perf_counter()
+        for entry_id, fields in replies[0][1] if replies else []:
+            took.append(now - sent[from_fields(fields).causationid or ""])
+            since = entry_id
+    await publishing
+    await redis.aclose()
+    centiles = statistics.quantiles(took[rate * WARM_UP_SECONDS :], n=100)
+    return Latency(rate, 1_000 * centiles[49], 1_000 * centiles[98])
+
+
+def _serve(url: str, streams: Streams) -> None:
+    """``abstream work --engine fake``."""
+    _log_as_usual()
+    asyncio.run(work(url, streams, FakeEngine(), burst=False))
+
+
+def _idle(url: str, streams: Streams, seconds: int) -> float:
+    """The share of a core that a worker takes while there is nothing to do."""
+    _log_as_usual()
+
+    async def rest() -> float:
+        working = asyncio.create_task(work(url, streams, FakeEngine(), burst=False))
+        await asyncio.sleep(WARM_UP_SECONDS)
+        begun = time.process_time()
+        await asyncio.sleep(seconds)
+        spent = time.process_time() - begun
+        os.kill(os.getpid(), signal.SIGTERM)
+        await working
+        return spent / seconds
+
+    return asyncio.run(rest())
+
+
+def _alone(function: Callable[..., T], *arguments: Any) -> T:
+    """What ``function`` gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=_spawn) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+@contextmanager
+def _serving(url: str, streams: Streams) -> Iterator[None]:
+    process = _spawn.Process(target=_serve, args=(url, streams))
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+@contextmanager
+def filled(
+    redis: Redis, entries: int = 0, to_fields: Callable[[Event], dict[str, bytes]] = to_fields
+) -> Iterator[Streams]:
+    """A namespace of its own with so many abstracts to answer, removed at the end."""
+    streams = Streams(f"bench-{uuid4().hex}")
+    for lane in LANES:
+        redis.xgroup_create(streams.lane(lane), GROUP, id="0", mkstream=True)
+    for begin in range(0, entries, 1_000):
+        with redis.pipeline(transaction=False) as pipe:
+            for number in range(begin, min(begin + 1_000, entries)):
+                fields: dict[Any, Any] = to_fields(example_abstract(number))
+                pipe.xadd(streams.lane("interactive"), fields)
+            pipe.execute()
+    try:
+        yield streams
+    finally:
+        keys = [*map(streams.lane, LANES), *map(streams.output, OUTPUTS), *streams.seen(time.time())]
+        redis.delete(*keys)
+
+
+def _log_as_usual() -> None:
+    """Every line is written, to nowhere."""
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    configure("json")
+
+
+def _cpu_seconds(redis: Redis) -> float:
+    used = redis.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])
+
+
+def _median(turns: Sequence[Throughput]) -> Throughput:
+    rows = zip(*(asdict(turn).values() for turn in turns), strict=True)
+    return Throughput(*map(statistics.median, rows))
+
+
+def _ratio(ours: Sequence[Throughput], others: Sequence[Throughput]) -> float:
+    """The median, over the rounds, of how many times as fast the worker was."""
+    return statistics.median(one.per_second / other.per_second for one, other in zip(ours, others, strict=True))
+
+
+def _about(redis: Redis) -> dict[str, Any]:
+    installed = [name for name in PACKAGES if find_spec(name)]
+    return {
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {len(os.sched_getaffinity(0))} used",
+        "python": platform.python_version(),
+        "redis_server": redis.info("server")["redis_version"],
+        "versions": {name: version(name) for name in installed},
+    }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,63 @@
+"""``abstream bench …``: the benchmarks. A table for ``bench/RESULTS.md``, and one JSON line last, for programs."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .bench.training import CASES
+from .settings import option
+
+if TYPE_CHECKING:
+    from .cli import Common
+
+
+@click.group()
+def bench() -> None:
+    """The benchmarks: a table, and one JSON line last."""
+
+
+@bench.command()
+@option("beside", multiple=True, help="With whom the worker is compared; all by default, FastStream where installed.")
+@option("entries", type=click.IntRange(min=64), default=20_000, help="Abstracts of a turn.")
+@option("rounds", type=click.IntRange(min=1), default=5, help="Turns of each.")
+@option("rate", type=click.IntRange(min=1), default=200, help="Abstracts a second, while latency is measured.")
+@option("seconds", type=click.IntRange(min=1), default=20, help="How long latency, and then the idle worker, is.")
+@click.pass_obj
+def stream(common: "Common", beside: tuple[str, ...], entries: int, rounds: int, rate: int, seconds: int) -> None:
+    """The worker's plumbing, with an engine that costs nothing, beside a bare client and FastStream."""
+    from .bench.contestants import CONTESTANTS
+    from .bench.stream import measure, table
+
+    if unknown := set(beside) - set(CONTESTANTS):
+        raise click.BadParameter(f"{', '.join(unknown)}: known are {', '.join(CONTESTANTS)}", param_hint="--beside")
+    names = beside or tuple(CONTESTANTS)
+    found = measure(
+        common.redis_url, names, entries, rounds, rate, seconds, say=lambda said: click.echo(said, err=True)
+    )
+    _print(table(found), found)
+
+
+@bench.command(context_settings={"ignore_unknown_options": True})
+@option(
+    "data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Holds abstracts/, cancer_types/ and neoplasm/; their own READMEs say where they come from.",
+)
+@option("set", type=click.Choice(list(CASES)), multiple=True, help="All by default.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Of the runs.")
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+def training(data: Path, set: tuple[str, ...], out: Path, flags: tuple[str, ...]) -> None:
+    """What fine-tuning gives on real abstracts, beside the baselines. FLAGS are those of abstream train."""
+    from .bench.training import measure, table
+
+    found = measure(data, set or tuple(CASES), out, flags)
+    _print(table(found["sets"]), found)
+
+
+def _print(lines: Iterable[str], found: dict[str, Any]) -> None:
+    click.echo("\n".join(lines))
+    click.echo(json.dumps(found))
