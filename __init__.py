@@ -9,6 +9,7 @@ from .schemas import (
     AbstractRefused,
     AbstractSubmitted,
     AbstreamError,
+    BacklogFull,
     Malformed,
     Unavailable,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "AbstractRefused",
     "AbstractSubmitted",
     "AbstreamError",
+    "BacklogFull",
     "Malformed",
     "Publisher",
     "Subscriber",

@@ -1,18 +1,34 @@
 """Send abstracts to the workers."""
 
-from collections.abc import AsyncIterator, Iterable
+import logging
+import random
+import time
+from asyncio import sleep
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
+from importlib.resources import files
+from secrets import token_urlsafe
 from typing import NamedTuple
 from uuid import uuid4
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
-from ..schemas import Abstract, AbstractSubmitted, Lane, Malformed, Unavailable
-from ..schemas.streams import MAX_EVENT_BYTES, to_fields
+from ..schemas import Abstract, AbstractSubmitted, BacklogFull, Lane, Malformed, Unavailable
+from ..schemas.streams import EVENT_FIELD, GROUP, MAX_EVENT_BYTES, to_fields
 from .connection import AWAY, DEFAULT_URL, Client
 
-_PIPELINE = 256  # entries sent in one round trip
+# Entries of one lane that may wait for an answer: with abstracts of usual size about 2 GB, two hours' work at 150/s.
+MAX_BACKLOG = 1_000_000
+RETRY_AFTER_SECONDS = 5.0
+
+_ENTRIES, _BYTES = 256, 4 << 20  # of one call: while Redis runs it, nobody else is served
+# A call whose reply was lost is repeated, and Redis remembers for longer than that how it was answered.
+_PAUSES_SECONDS = (0.05, 0.2, 0.8)
+_REMEMBERED_SECONDS = 300
+_LOOK_SECONDS = 1.0  # between two looks for room
+
+log = logging.getLogger(__name__)
 
 
 class Published(NamedTuple):
@@ -32,9 +48,26 @@ class Publisher(Client):
     Without a source of your own, each publisher is a new one.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, namespace: str = "abstream", source: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        namespace: str = "abstream",
+        source: str | None = None,
+        max_backlog: int | None = MAX_BACKLOG,
+        wait_for_room_seconds: float = 0,
+    ) -> None:
+        """Connect when something is published.
+
+        Args:
+            max_backlog: publish nothing while so many of a lane wait for an answer; any number where None.
+            wait_for_room_seconds: how long a call waits, while that is so, before it fails.
+        """
         super().__init__(url, namespace)
         self.source = source or f"urn:uuid:{uuid4()}"
+        self._max_backlog = max_backlog
+        self._wait_for_room_seconds = wait_for_room_seconds
+        self._publish_script = self._redis.register_script((files(__package__) / "publish.lua").read_text())
 
     async def publish(self, abstract: Abstract, *, id: str | None = None, lane: Lane = "interactive") -> Published:
         """Submit one abstract.
@@ -45,6 +78,7 @@ class Publisher(Client):
 
         Raises:
             Malformed: the event is larger than workers accept.
+            BacklogFull: too many wait already. Publish again after ``retry_after_seconds``.
             Unavailable: Redis is out of reach. Publish again with the same id: it is answered once.
         """
         return (await self.publish_many([(id or str(uuid4()), abstract)], lane=lane))[0]
@@ -52,31 +86,90 @@ class Publisher(Client):
     async def publish_many(
         self, abstracts: Iterable[tuple[str, Abstract]], *, lane: Lane = "interactive"
     ) -> list[Published]:
-        """Submit abstracts with their ids, many to a round trip; raises as ``publish``."""
+        """Submit abstracts with their ids, many to a round trip; raises as ``publish``.
+
+        A malformed one keeps all from being sent; any other error may come when some were. Then publish all again.
+        """
         now = datetime.now(timezone.utc)
-        events = [AbstractSubmitted(id=id_, source=self.source, time=now, data=abstract) for id_, abstract in abstracts]
+        events = [
+            (id_, self._encode(AbstractSubmitted(id=id_, source=self.source, time=now, data=abstract)))
+            for id_, abstract in abstracts
+        ]
         published: list[Published] = []
-        for start in range(0, len(events), _PIPELINE):
-            published += await self._send(events[start : start + _PIPELINE], self._streams.lane(lane))
+        for call in _calls(events):
+            entry_ids = await self._send([body for _, body in call], lane)
+            published += [Published(id_, entry_id) for (id_, _), entry_id in zip(call, entry_ids, strict=True)]
         return published
 
-    async def _send(self, events: list[AbstractSubmitted], stream: str) -> list[Published]:
-        fields = [to_fields(event) for event in events]
-        for event, entry in zip(events, fields, strict=True):
-            size = sum(map(len, entry.values()))
-            if size > MAX_EVENT_BYTES:
-                raise Malformed(
-                    "too_large", f"abstract {event.id!r} makes an event of {size} bytes; {MAX_EVENT_BYTES} is the limit"
-                )
-        async with _reachable(), self._redis.pipeline(transaction=False) as pipeline:
-            for entry in fields:
-                pipeline.xadd(stream, dict(entry.items()))
-            entry_ids = await pipeline.execute()
-        return [Published(event.id, entry_id.decode()) for event, entry_id in zip(events, entry_ids, strict=True)]
+    def _encode(self, event: AbstractSubmitted) -> bytes:
+        body = to_fields(event)[EVENT_FIELD]
+        if len(body) > MAX_EVENT_BYTES:
+            raise Malformed(
+                "too_large",
+                f"abstract {event.id!r} makes an event of {len(body)} bytes; {MAX_EVENT_BYTES} is the limit",
+            )
+        return body
+
+    async def _send(self, bodies: list[bytes], lane: Lane) -> list[str]:
+        """The entry ids of events, which are added all together, when there is room or never."""
+        deadline, call = time.monotonic() + self._wait_for_room_seconds, token_urlsafe(12)
+        waited = False
+        while True:
+            try:
+                return await self._add(bodies, lane, call)
+            except BacklogFull as full:
+                if time.monotonic() >= deadline:
+                    raise
+                if not waited:
+                    log.warning("waiting for room: %s", full)
+                waited = True
+                await sleep(min(_LOOK_SECONDS * random.uniform(0.5, 1), max(0, deadline - time.monotonic())))
+
+    async def _add(self, bodies: list[bytes], lane: Lane, call: str) -> list[str]:
+        keys = [self._streams.lane(lane), self._streams.published(call)]
+        async with _understood():
+            first = await self._persist(keys, [GROUP, self._max_backlog or 0, _REMEMBERED_SECONDS, *bodies])
+        if isinstance(first, int):
+            raise BacklogFull(
+                f"{first} abstracts of the {lane} lane wait, and {self._max_backlog} may: "
+                f"publish again in {RETRY_AFTER_SECONDS:g} s",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+                waiting=first,
+                limit=self._max_backlog,
+            )
+        milliseconds, _, number = first.decode().partition("-")
+        return [f"{milliseconds}-{int(number) + offset}" for offset in range(len(bodies))]
+
+    async def _persist(self, keys: list[str], arguments: list[str | int | bytes]) -> bytes | int:
+        """The script's answer; asked again, it changes nothing more."""
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                answer: bytes | int = await self._publish_script(keys, arguments)
+                break
+            except (*AWAY, NoScriptError):
+                if pause is None:
+                    raise
+                await sleep(pause)
+        return answer
+
+
+def _calls(events: list[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """Events in their order, no more together than one call may have."""
+    call: list[tuple[str, bytes]] = []
+    size = 0
+    for event in events:
+        if call and (len(call) == _ENTRIES or size + len(event[1]) > _BYTES):
+            yield call
+            call, size = [], 0
+        call.append(event)
+        size += len(event[1])
+    if call:
+        yield call
 
 
 @asynccontextmanager
-async def _reachable() -> AsyncIterator[None]:
+async def _understood() -> AsyncIterator[None]:
+    """What Redis or the network says, as what the publisher can do about it."""
     try:
         yield
     except AWAY as error:
@@ -84,4 +177,10 @@ async def _reachable() -> AsyncIterator[None]:
             f"Redis is out of reach ({error}): publish again with the same ids, each is answered once"
         ) from error
     except RedisError as error:
+        # Up to Redis 6.2 a script's error says so only in its text.
+        if isinstance(error, OutOfMemoryError) or "-OOM" in str(error):
+            raise BacklogFull(
+                f"Redis has no memory for more abstracts: publish again in {RETRY_AFTER_SECONDS:g} s",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            ) from error
         raise Unavailable(f"Redis did not take the abstracts ({error})") from error

@@ -1,7 +1,15 @@
 """The contract: events, tasks, the prompt, names of streams, artifacts and errors."""
 
 from .artifacts import AdapterManifest, VerifiedAdapter
-from .errors import AbstreamError, AdapterRefused, Malformed, ModelUnusable, TaskInvalid, Unavailable
+from .errors import (
+    AbstreamError,
+    AdapterRefused,
+    BacklogFull,
+    Malformed,
+    ModelUnusable,
+    TaskInvalid,
+    Unavailable,
+)
 from .events import (
     EVENTS,
     Abstract,
@@ -35,6 +43,7 @@ __all__ = [
     "AdapterRejected",
     "AdapterUpdated",
     "Answer",
+    "BacklogFull",
     "Condition",
     "Event",
     "Identifiers",

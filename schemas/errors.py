@@ -6,6 +6,7 @@ AbstreamError
 ├── ModelUnusable     the base model cannot do this job here: choose or mend the model
 ├── AdapterRefused    the adapter is not served: keep the one in service
 └── Unavailable       Redis or a store is out of reach: wait, then retry
+    └── BacklogFull   there is no room for more abstracts: wait for `retry_after_seconds`, then publish again
 """
 
 from typing import Literal
@@ -40,3 +41,18 @@ class AdapterRefused(AbstreamError):
 
 class Unavailable(AbstreamError):
     """Redis or a store is out of reach: wait, then retry."""
+
+
+class BacklogFull(Unavailable):
+    """There is no room for more abstracts: wait for ``retry_after_seconds``, then publish again.
+
+    ``waiting`` and ``limit`` are how many have no answer yet and how many may; None where Redis has no memory left.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_seconds: float, waiting: int | None = None, limit: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.waiting = waiting
+        self.limit = limit

@@ -11,6 +11,7 @@ from .events import PLAIN_SOURCE, Abstract, AbstractSubmitted, Event, parse_even
 GROUP = "classifiers"
 EVENT_FIELD = "event"
 PLAIN_FIELDS = ("title", "abstract", "id", "pmid")
+REPLAY_FIELD = "replay_of"  # beside the original fields of an entry that is sent again: the refusal's event id
 
 # The contract's largest abstract is 50 000 characters, at most 300 kB as escaped JSON; the rest is metadata.
 MAX_EVENT_BYTES = 1 << 20
@@ -53,6 +54,20 @@ class Streams:
     @property
     def refusals(self) -> str:
         return self._key("refusals")
+
+    def published(self, call: str) -> str:
+        """What a publisher's call was answered, so that the call may be repeated when its reply was lost."""
+        return self._key(f"published:{call}")
+
+    @property
+    def turn(self) -> str:
+        """Held for a while by the worker whose turn it is to trim."""
+        return self._key("turn")
+
+    @property
+    def replayed(self) -> str:
+        """The refusals that were replayed, each with the entry it became."""
+        return self._key("replayed")
 
     def seen(self, epoch_seconds: float) -> tuple[str, str]:
         """The sets of identities answered in the current dedupe window and in the one before."""
