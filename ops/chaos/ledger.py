@@ -68,6 +68,7 @@ def audit(ledger: Ledger, found: Found) -> Audit:
     """Hold what was accepted against what was found."""
     results = found.predictions + found.refusals
     known = ledger.accepted
+    unlike = (results - found.seen) + (found.seen - results)
     return Audit(
         accepted=len(known),
         answered=len(known & found.predictions.keys()),
@@ -77,7 +78,7 @@ def audit(ledger: Ledger, found: Found) -> Audit:
         refused_wrongly=len((known & found.refusals.keys()) - ledger.hopeless),
         answered_wrongly=len(ledger.hopeless & found.predictions.keys()),
         strangers=len(results.keys() - ledger.offered),
-        unseen=sum(((results - found.seen) + (found.seen - results)).values()),
+        unseen=sum(number for submission, number in unlike.items() if submission in known),
         pending=found.pending,
         unread=found.unread,
     )

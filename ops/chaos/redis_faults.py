@@ -1,18 +1,19 @@
-"""What happens to Redis, and to the network before it."""
+"""What happens to Redis: it dies, is emptied, forgets its scripts, or is full."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
+from ...consumer.tasks import end
+from ...schemas.streams import GROUP, LANES
 from .scene import AOF_ALWAYS, AOF_EVERYSEC, Row, Scene
 
-_DROPPED_SHARE = 0.02
 LEASE = {"lease-seconds": 5}
-
-
-async def dropped(scene: Scene) -> str:
-    scene.network.drop_replies(_DROPPED_SHARE)
-    async with scene.under_load():
-        pass
-    return f"{scene.network.dropped} replies dropped; {scene.load.repeated} × the publisher sent again"
+_BACK_SECONDS = 3  # within which results come again: one pause of the longest, and a second
+_FLUSH_SECONDS = 0.2
+_WAITING_SECONDS = 0.2  # until a worker that found nothing waits for more
+_ROOM_BYTES = 1_000  # for each abstract: less than it takes, more than its result
 
 
 async def killed(scene: Scene) -> str:
@@ -21,29 +22,110 @@ async def killed(scene: Scene) -> str:
         async for _ in scene.moments():
             scene.server.kill()
             await asyncio.sleep(scene.random.uniform(0.2, 1))
-            await scene.server.start()
-            slowest = max(slowest, await scene.first_result())
+            slowest = max(slowest, await _back(scene))
     return f"first result at most {slowest:.1f} s after it was back"
 
 
 async def away(scene: Scene) -> str:
+    first = 0.0
     async with scene.under_load():
         async for _ in scene.moments():
             scene.server.kill()
             await asyncio.sleep(scene.seconds)
-            await scene.server.start()
-            first = await scene.first_result()
-    return f"first result {first:.1f} s after it was back, no worker restarted: {not scene.workers.exits}"
+            first = await _back(scene)
+    scene.expect_no_exits()
+    return f"first result {first:.1f} s after it was back; {scene.load.repeated} × the publisher sent again"
+
+
+async def _back(scene: Scene) -> float:
+    """Start Redis again; seconds until the next result."""
+    await scene.server.start()
+    first = await scene.first_result()
+    scene.limit(first, _BACK_SECONDS, "seconds to the first result after Redis was back")
+    return first
+
+
+async def flushed(scene: Scene) -> str:
+    async def flush() -> None:
+        await scene.server.redis.flushall()
+        scene.ledger.forget()
+
+    return await _while_waiting(scene, flush)
+
+
+async def deleted(scene: Scene) -> str:
+    async def delete() -> None:
+        await scene.server.redis.delete(*map(scene.streams.lane, LANES))
+
+    return await _while_waiting(scene, delete)
+
+
+async def _while_waiting(scene: Scene, fault: Callable[[], Awaitable[None]]) -> str:
+    """Do it each time all is answered and the workers wait for more; then send more."""
+    submissions, slowest = scene.abstracts(), 0.0
+    size = -(-len(submissions) // (scene.faults + 1))
+    for start in range(0, len(submissions), size):
+        async with scene.under_load(submissions[start : start + size]):
+            slowest = max(slowest, await scene.first_result())
+        if start + size < len(submissions):
+            await asyncio.sleep(_WAITING_SECONDS)
+            await fault()
+    scene.limit(slowest, _BACK_SECONDS, "seconds to the first result after it")
+    scene.expect_no_exits()
+    return f"first result at most {slowest:.1f} s after more was sent, by the same workers"
+
+
+async def ungrouped(scene: Scene) -> str:
+    async with scene.under_load():
+        async for _ in scene.moments():
+            for lane in LANES:
+                await scene.server.redis.xgroup_destroy(scene.streams.lane(lane), GROUP)
+    scene.expect_no_exits()
+    again = await scene.workers.metric("abstream_duplicates_total")
+    return f"{again} were read and computed again, and not published again, by the same workers"
+
+
+async def scripts_flushed(scene: Scene) -> str:
+    flushes = 0
+
+    async def flush() -> None:
+        nonlocal flushes
+        while True:
+            await scene.server.redis.script_flush()
+            flushes += 1
+            await asyncio.sleep(_FLUSH_SECONDS)
+
+    async with _meanwhile(flush()), scene.under_load():
+        pass
+    retried = await scene.workers.metric("abstream_redis_reconnects_total")
+    scene.expect(retried == 0, f"{retried} calls failed visibly")
+    return f"{flushes} flushes, no call failed"
+
+
+async def full(scene: Scene) -> str:
+    """Much faster published than answered, into less memory than it takes."""
+    memory: Any = await scene.server.redis.info("memory")
+    limit = memory["used_memory"] + scene.total * _ROOM_BYTES
+    await scene.server.redis.config_set("maxmemory", limit)
+    await scene.server.redis.config_set("maxmemory-policy", "noeviction")
+    scene.load.most_unanswered = scene.total
+    async with scene.under_load():
+        pass
+    scene.expect(scene.load.repeated > 0, "the memory was never full")
+    scene.expect_no_exits()
+    return f"publishers refused {scene.load.repeated} × in {limit >> 20} MiB, and taken when there was room"
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await end([task])
 
 
 ROWS = (
-    Row(
-        "dropped-replies",
-        "1 in 50 replies of Redis lost after it did what was asked",
-        dropped,
-        flags={"lease-seconds": 2},
-        through_proxy=True,
-    ),
     Row("redis-kill", "{faults} × kill -9 of Redis, AOF always", killed, faults=10, flags=LEASE, redis=AOF_ALWAYS),
     Row(
         "redis-kill-everysec",
@@ -54,4 +136,9 @@ ROWS = (
         redis=AOF_EVERYSEC,
     ),
     Row("redis-away", "Redis away for {seconds} s", away, seconds=60, flags=LEASE, redis=AOF_ALWAYS),
+    Row("flushall", "{faults} × FLUSHALL while the workers wait; only what came after counts", flushed, faults=5),
+    Row("del-stream", "{faults} × DEL of both lanes while the workers wait", deleted, faults=5),
+    Row("xgroup-destroy", "{faults} × XGROUP DESTROY of both lanes, in the middle of the work", ungrouped, faults=5),
+    Row("script-flush", "SCRIPT FLUSH every 0.2 s", scripts_flushed),
+    Row("full", "maxmemory reached, noeviction", full),
 )

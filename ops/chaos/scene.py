@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
+from ...consumer.tasks import end
 from ...schemas import Streams
 from ...schemas.streams import GROUP, LANES, from_fields
 from .ledger import Found, Ledger
@@ -20,7 +21,7 @@ from .waiting import until, within
 from .workers import WorkerProcess, Workers
 
 FULL = 20_000  # abstracts, of which the figures of the rows speak
-_PAGE = 1_000
+_PAGE = 100  # results in a reply: a refusal may be of 10 MB
 Entry = tuple[bytes, dict[bytes, bytes]]
 _SIGHT_SECONDS = 5  # for a subscriber to see what was published
 STILL_SECONDS = 60  # without a result, after which nothing more is hoped for
@@ -86,6 +87,7 @@ class Scene:
         self.faults = scale.of(row.faults)
         self.seconds = max(min(row.seconds, 3), row.seconds * scale.abstracts / FULL)
         self.missed: list[str] = []
+        self.beyond: list[str] = []
         self._proxy = proxy
 
     @property
@@ -94,9 +96,18 @@ class Scene:
         return self._proxy
 
     def expect(self, condition: bool, otherwise: str) -> None:
-        """A target of the row beyond those of the audit."""
+        """What must be so, besides what the audit finds."""
         if not condition:
             self.missed.append(otherwise)
+
+    def limit(self, figure: float, most: float, what: str) -> None:
+        """A target of time or memory, which the machine has a part in."""
+        if figure > most:
+            self.beyond.append(f"{what}: {figure:.3g}, more than {most:g}")
+
+    def expect_no_exits(self) -> None:
+        """The same workers throughout."""
+        self.expect(not self.workers.exits, f"workers ended with {self.workers.exits}")
 
     @property
     def fault(self) -> str:
@@ -112,9 +123,23 @@ class Scene:
         """While the block lasts, abstracts are published; it ends when all are answered, or no more come."""
         sending = asyncio.create_task(self.load.send(submissions or self.abstracts()))
         self.watch.begin()
-        yield
-        await sending
-        await self.all_answered()
+        try:
+            yield
+            await self.until(sending.done)
+            if sending.done():
+                sending.result()  # an error of the publisher is the row's
+            else:
+                self.missed.append(f"only {self.load.sent} could be sent")
+            await self.all_answered()
+        finally:
+            await end([sending])
+
+    async def submit(self, fields: Mapping[str, bytes]) -> None:
+        """Send an entry as it is, one that must be refused; it is known by its entry id."""
+        added: Any = await self.server.redis.xadd(self.streams.lane("interactive"), dict(fields.items()))
+        for known in (self.ledger.offered, self.ledger.accepted, self.ledger.hopeless):
+            known.add(added.decode())
+        self.load.sent += 1
 
     async def all_answered(self) -> None:
         """Wait until everything accepted is answered; whether it was, the audit says."""

@@ -91,6 +91,7 @@ class Load:
     """Sends submissions and repeats each until it is accepted; never far ahead of the answers.
 
     Attributes:
+        most_unanswered: how far it goes ahead of the answers.
         sent: submissions that were accepted, also those that were known.
         repeated: how often Redis did not say that it has them.
     """
@@ -99,6 +100,7 @@ class Load:
         self._url = url
         self._ledger = ledger
         self._watch = watch
+        self.most_unanswered = MOST_UNANSWERED
         self.sent = 0
         self.repeated = 0
 
@@ -111,7 +113,7 @@ class Load:
                 await self._send(publisher, chunk)
 
     def _has_room(self) -> bool:
-        return len(self._ledger.accepted) - len(self._watch.seen) < MOST_UNANSWERED
+        return len(self._ledger.accepted) - len(self._watch.seen) < self.most_unanswered
 
     async def _send(self, publisher: Publisher, chunk: Sequence[Submission]) -> None:
         self._ledger.offered.update(id_ for id_, _ in chunk)

@@ -14,7 +14,8 @@ async def killed(scene: Scene) -> str:
         async for worker in scene.victims():
             worker.kill()
         last = time.monotonic()
-    return f"the last result came {scene.watch.last_result_at - last:.1f} s after the last kill"
+    tail = scene.watch.last_result_at - last
+    return f"the last result came {tail:.1f} s after the last kill; {len(scene.workers.exits)} workers started again"
 
 
 async def frozen(scene: Scene) -> str:
@@ -25,15 +26,16 @@ async def frozen(scene: Scene) -> str:
             await asyncio.sleep(1.5 * lease)
             worker.thaw()
     late = await scene.workers.metric("abstream_commits_lost_total")
+    scene.expect_no_exits()
     return f"{late} late answers of the thawed changed nothing"
 
 
-async def twice(scene: Scene) -> str:
-    submissions = scene.abstracts() * 2
-    scene.random.shuffle(submissions)
-    async with scene.under_load(submissions):
+async def slow(scene: Scene) -> str:
+    async with scene.under_load():
         pass
-    return f"{await scene.workers.metric('abstream_duplicates_total')} were not answered again"
+    again = await scene.workers.metric("abstream_redeliveries_total")
+    scene.expect(again == 0, f"{again} were taken from a worker that was at work on them")
+    return "no abstract was taken from the worker that had it"
 
 
 async def rolling(scene: Scene) -> str:
@@ -80,7 +82,6 @@ ROWS = (
         milliseconds=10,
         flags={"lease-seconds": 1},
     ),
-    Row("twice", "every abstract sent twice", twice, milliseconds=1),
     Row(
         "rolling",
         "{faults} × SIGTERM to every worker, one after the other",
@@ -109,5 +110,13 @@ ROWS = (
         hanging,
         share=0.05,
         flags={"lease-seconds": 2, "batch-deadline-seconds": 2},
+    ),
+    Row(
+        "slow-batches",
+        "every batch takes longer than the lease of 5 s",
+        slow,
+        share=0.03,
+        milliseconds=250,
+        flags={"lease-seconds": 5},
     ),
 )

@@ -134,7 +134,8 @@ class Workers:
         return self._random.choice(await self.until_ready())
 
     async def stop(self) -> list[int]:
-        """Ask all to leave, by SIGTERM; their exit codes."""
+        """Ask all to leave, by SIGTERM, once they are ready; their exit codes."""
+        await self.until_ready(self.count)
         self._closing = True
         leaving = [worker for worker in self._living.values() if worker.process.returncode is None]
         for worker in leaving:

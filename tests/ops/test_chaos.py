@@ -1,0 +1,103 @@
+"""Every fault on a small scale, and proof that the count would notice: a drill that cannot fail drills nothing."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from abstream.ops.chaos import network_faults, program
+from abstream.ops.chaos.ledger import Found, Ledger, audit
+from abstream.ops.chaos.program import ROWS, play
+from abstream.ops.chaos.scene import Row, Scale, Scene
+
+TINY = Scale(abstracts=200, workers=2, seed=1)
+
+LARGER = {"poison-10", "redis-kill-everysec"}  # on this scale no other than the rows before them
+
+# What keeps a row short: leases, absences and batches of a fraction of a second.
+SHORT = {
+    "kill": {"flags": {"lease-seconds": 0.5}},
+    "freeze": {"flags": {"lease-seconds": 0.5}, "milliseconds": 5},
+    "poison": {"flags": {"lease-seconds": 0.3}},
+    "hang": {"flags": {"lease-seconds": 0.3, "batch-deadline-seconds": 0.5}},
+    "slow-batches": {"flags": {"lease-seconds": 0.5}, "milliseconds": 100},
+    "redis-kill": {"flags": {"lease-seconds": 0.5}},
+    "redis-away": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
+    "partition": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
+    "half-open": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
+    "dropped-replies": {"flags": {"lease-seconds": 0.5}},
+}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name not in LARGER], ids=lambda row: row.name)
+async def test_nothing_is_lost_and_nothing_is_answered_twice(row: Row, tmp_path, monkeypatch):
+    monkeypatch.setattr(network_faults, "_DROPPED_SHARE", 0.2)  # of so few replies
+
+    played = await play(replace(row, **SHORT.get(row.name, {})), TINY, tmp_path)
+
+    assert played.wrong == ()
+    assert played.audit.accepted == played.audit.answered + played.audit.refused > 0
+
+
+async def tamper(scene: Scene) -> str:
+    """Take one result away, and publish another once more."""
+    async with scene.under_load():
+        pass
+    redis, predictions = scene.server.redis, scene.streams.predictions
+    (first, _), (_, second) = await redis.xrange(predictions, count=2)
+    await redis.xdel(predictions, first)
+    await redis.xadd(predictions, second)
+    return "one result deleted, another doubled"
+
+
+async def test_a_result_that_is_missing_and_one_that_is_there_twice_are_found(tmp_path):
+    played = await play(Row("tampered", "results tampered with", tamper), TINY, tmp_path)
+
+    assert (played.audit.lost, played.audit.duplicated) == (1, 1)
+    assert {"1 lost", "1 duplicated"} < set(played.wrong)
+
+
+def test_the_program_says_so_with_its_exit_code_and_in_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "ROWS", (Row("tampered", "results tampered with", tamper),))
+
+    assert not program.run(["tampered"], TINY, tmp_path)
+
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["rows"][0]["audit"]["lost"] == 1
+    assert said["abstracts"] == 200
+
+
+def test_an_unknown_row_is_a_usage_error(abstream):
+    done = abstream("chaos", "--rows", "earthquake")
+    assert done.returncode == 2
+    assert b"earthquake" in done.stderr
+    assert b"redis-kill" in done.stderr
+
+
+def count(predictions: str = "", refusals: str = "", seen: str | None = None, **left: int) -> Found:
+    """One letter is one submission."""
+    seen = predictions + refusals if seen is None else seen
+    return Found(Counter(predictions), Counter(refusals), Counter(seen), **{"pending": 0, "unread": 0, **left})
+
+
+@pytest.mark.parametrize(
+    ("found", "faults"),
+    [
+        (count("ab", "p"), []),
+        (count("a", "p"), ["1 lost"]),
+        (count("abb", "p"), ["1 duplicated"]),
+        (count("ab", "bp"), ["1 duplicated", "1 refused wrongly"]),
+        (count("a", "bp"), ["1 refused wrongly"]),
+        (count("abp"), ["1 answered wrongly"]),
+        (count("abx", "p"), ["1 strangers"]),
+        (count("abo", "p"), []),
+        (count("ab", "p", seen="ap"), ["1 unseen"]),
+        (count("ab", "p", seen="abbp"), ["1 unseen"]),
+        (count("ab", "p", pending=2), ["2 pending"]),
+        (count("ab", "p", unread=3), ["3 unread"]),
+    ],
+)
+def test_the_audit_names_what_is_wrong(found, faults):
+    """Accepted were a, b and the poison p; whether o arrived, nobody knows."""
+    ledger = Ledger(offered=set("abop"), accepted=set("abp"), hopeless=set("p"))
+    assert list(audit(ledger, found).faults()) == faults
