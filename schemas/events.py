@@ -11,13 +11,16 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
+from .decoding import check_names, malformed, validate
 from .errors import Malformed, RefusalReason
 from .task import Task
 
@@ -25,14 +28,23 @@ PLAIN_SOURCE = "urn:abstream:plain"  # the source of entries typed at redis-cli,
 
 MAX_TITLE_CHARACTERS = 2_000
 MAX_ABSTRACT_CHARACTERS = 50_000
+MAX_METADATA = 32
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
+# Of half a million wrong values in one event, the first is enough: to list them all takes seconds.
+Texts = Annotated[tuple[str, ...], FailFast()]
 
 
-Model = TypeVar("Model", bound=BaseModel)
+def _not_too_many(values: Any) -> Any:
+    if isinstance(values, dict) and len(values) > MAX_METADATA:
+        raise ValueError(f"has {len(values)} entries: send at most {MAX_METADATA}")
+    return values
+
+
+Metadata = Annotated[dict[str, str], Field(max_length=MAX_METADATA), BeforeValidator(_not_too_many)]
 
 
 class Payload(BaseModel):
@@ -60,9 +72,9 @@ class Abstract(Payload):
     journal: str | None = None
     year: int | None = None
     language: str | None = None
-    publication_types: tuple[str, ...] = ()
-    mesh: tuple[str, ...] = ()
-    metadata: Annotated[dict[str, str], Field(max_length=32)] = {}
+    publication_types: Texts = ()
+    mesh: Texts = ()
+    metadata: Metadata = {}
 
     @model_validator(mode="after")
     def _has_text(self) -> "Abstract":
@@ -80,7 +92,7 @@ class Abstract(Payload):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _malformed(error) from None
+            raise malformed(error) from None
 
 
 class Answer(Payload):
@@ -339,7 +351,7 @@ def parse_event(body: bytes) -> Event:
     Raises:
         Malformed: not UTF-8, not JSON, an unknown type, or a field missing or wrong.
     """
-    named = _validate(_Type, body).type
+    named = validate(_Type, body).type
     if named not in EVENTS:
         raise Malformed("invalid", f"unknown event type {named[:80]!r}; known: {', '.join(EVENTS)}")
     return _received(EVENTS[named], body)
@@ -351,41 +363,22 @@ def parse_submitted(body: bytes) -> AbstractSubmitted:
     Raises:
         Malformed: as ``parse_event``.
     """
-    return _received(AbstractSubmitted, body)
+    event = _received(AbstractSubmitted, body)
+    check_names(body, _names_known(event))
+    return event
+
+
+def _names_known(event: AbstractSubmitted) -> int:
+    """How many names of its JSON body are of the contract, or of its metadata."""
+    known = len(event.data.metadata)
+    for part in (event, event.data, event.data.identifiers):
+        known += len(part.model_fields_set) - len(part.model_extra or ())
+    return known
 
 
 def _received(model: type[AnyEvent], body: bytes) -> AnyEvent:
     """An event from outside, which must say itself what one built here has by default."""
-    event = _validate(model, body)
+    event = validate(model, body)
     if missing := [name for name in REQUIRED if name not in event.model_fields_set]:
         raise Malformed("invalid", f"the envelope lacks {', '.join(missing)}: CloudEvents requires it")
     return event
-
-
-def _validate(model: type[Model], body: bytes) -> Model:
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        try:
-            body.decode()
-        except UnicodeDecodeError as decoding:
-            raise Malformed(
-                "undecodable", f"the event is not UTF-8 at byte {decoding.start}: send UTF-8 JSON"
-            ) from None
-        raise _malformed(error) from None
-
-
-def _malformed(error: ValidationError) -> Malformed:
-    """One refusal for all that is wrong: which fields and why, never their values."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    kinds = {problem["type"] for problem in problems}
-    said = "; ".join(_say(problem) for problem in problems[:5])
-    if "json_invalid" in kinds:
-        return Malformed("undecodable", said)
-    return Malformed("too_large" if "string_too_long" in kinds else "invalid", said)
-
-
-def _say(problem: Mapping[str, Any]) -> str:
-    where = ".".join(map(str, problem["loc"]))
-    what = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what

@@ -58,6 +58,44 @@ def test_a_wrong_value_is_named(changes, said):
         parse_submitted(body(**changes))
 
 
+@pytest.mark.parametrize("name", ["id", "data", "abstract", "doi", "project", "new"])
+def test_a_name_given_twice_is_refused_since_nobody_could_say_which_was_meant(name):
+    data = {
+        "abstract": 'It "said": so.',
+        "identifiers": {"doi": "1"},
+        "metadata": {"project": "p"},
+        "new": [{"new": 1}],
+    }
+    sound = body(data=data)
+    again = sound.replace(f'"{name}":'.encode(), f'"{name}": null, "{name}":'.encode(), 1)
+
+    assert parse_submitted(sound).data.abstract == data["abstract"]
+    with pytest.raises(Malformed, match=f"'{name}' is given twice"):
+        parse_submitted(again)
+
+
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_none_is_refused_also_where_nobody_reads_it(token):
+    with pytest.raises(Malformed, match=f"{token} is not JSON") as refused:
+        parse_submitted(body(new=[float(token)]))
+    assert refused.value.reason == "undecodable"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"mesh": [1] * 10_000}, "data.mesh.0: Input should be a valid string"),
+        ({"metadata": {str(n): n for n in range(10_000)}}, "data.metadata: has 10000 entries: send at most 32"),
+        ({"metadata": {"k" * 10_000: 1}}, f"data.metadata.{'k' * 40}: Input should be a valid string"),
+    ],
+    ids=["many wrong values", "many entries", "a long name"],
+)
+def test_however_much_is_wrong_the_message_is_short(data, said):
+    with pytest.raises(Malformed) as refused:
+        parse_submitted(body(data={"abstract": "a", **data}))
+    assert refused.value.message == said
+
+
 def test_an_unknown_type_names_the_known_ones():
     with pytest.raises(Malformed, match=r"abstream\.abstract\.submitted\.v1"):
         parse_event(body(type="other"))

@@ -1,0 +1,81 @@
+"""From the JSON of others to a model, or to one refusal that says what to change.
+
+It is stricter than JSON parsers are among themselves: a name given twice and numbers that are none are read by each
+in its own way, so that nobody could say what was answered.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import Malformed
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_MOST_PROBLEMS = 5  # named in one message
+_MOST_CHARACTERS = 40  # of a name that others chose
+
+# Every name in JSON ends like this; a text that has it too only costs a closer look.
+_END_OF_NAME = re.compile(rb'"\s*:')
+
+
+def validate(model: type[Model], body: bytes) -> Model:
+    """The model in a JSON body.
+
+    Raises:
+        Malformed: not UTF-8, not JSON, or a field missing or wrong.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        try:
+            body.decode()
+        except UnicodeDecodeError as decoding:
+            raise Malformed(
+                "undecodable", f"the event is not UTF-8 at byte {decoding.start}: send UTF-8 JSON"
+            ) from None
+        raise malformed(error) from None
+
+
+def malformed(error: ValidationError) -> Malformed:
+    """One refusal for all that is wrong: which fields and why, never their values."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    kinds = {problem["type"] for problem in problems}
+    said = "; ".join(_say(problem) for problem in problems[:_MOST_PROBLEMS])
+    if "json_invalid" in kinds:
+        return Malformed("undecodable", f"{said}: send one JSON object")
+    return Malformed("too_large" if "string_too_long" in kinds else "invalid", said)
+
+
+def check_names(body: bytes, known: int) -> None:
+    """Look closer at a body in which more names are written than those ``known``; it takes as long as all the rest.
+
+    Raises:
+        Malformed: a name is given twice in one object, or a number is none.
+    """
+    if len(_END_OF_NAME.findall(body)) != known:
+        _STRICT.decode(body.decode())
+
+
+def _say(problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(part)[:_MOST_CHARACTERS] for part in problem["loc"])
+    what = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise Malformed("invalid", f"{name[:_MOST_CHARACTERS]!r} is given twice in one object: send it once")
+        seen.add(name)
+
+
+def _no_number(token: str) -> NoReturn:
+    raise Malformed("undecodable", f"{token} is not JSON: send null, or leave it out")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_once_each, parse_constant=_no_number)
