@@ -1,6 +1,5 @@
 """What is published for a delivery: a prediction, or a refusal with its whole original. Pure."""
 
-import base64
 import hashlib
 import time
 from datetime import datetime, timezone
@@ -17,7 +16,8 @@ from ..schemas import (
     Prompt,
     Streams,
 )
-from ..schemas.events import InputReceipt, OriginalEntry, Refusal, Timing
+from ..schemas.events import InputReceipt, Refusal, Timing
+from ..schemas.originals import to_original
 from .engine import LabelLogits, ServedModel
 from .engine.scoring import answer
 from .stages import Answered, Delivery, Job
@@ -70,7 +70,7 @@ def refusal(
         deliveries=delivery.attempt,
         consumers=delivery.consumers,
         retryable=problem.reason in _RETRYABLE,
-        original=_original(delivery, streams),
+        original=to_original(streams.lane(delivery.lane), delivery.entry_id, delivery.fields or {}),
     )
     refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
     return Answered(delivery, refused, _digest(f"refused\0{delivery.lane}\0{delivery.entry_id}"))
@@ -109,14 +109,3 @@ def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
 def _since_submission(delivery: Delivery, now_ms: float) -> float:
     """Milliseconds since Redis made the entry; never negative, though the two clocks may differ."""
     return max(0.0, now_ms - int(delivery.entry_id.split("-")[0]))
-
-
-def _original(delivery: Delivery, streams: Streams) -> OriginalEntry:
-    """The entry as it came; base64 where a value is not UTF-8."""
-    fields = {name.decode(errors="backslashreplace"): value for name, value in (delivery.fields or {}).items()}
-    where = {"stream": streams.lane(delivery.lane), "entry_id": delivery.entry_id}
-    try:
-        return OriginalEntry(**where, fields={name: value.decode() for name, value in fields.items()}, encoding="utf8")
-    except UnicodeDecodeError:
-        encoded = {name: base64.b64encode(value).decode() for name, value in fields.items()}
-        return OriginalEntry(**where, fields=encoded, encoding="base64")
