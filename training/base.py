@@ -212,7 +212,7 @@ class Mixture:
                 text = text[self._random.choice([0, *(at for at in starts if len(text) - at > SHORT_CHARACTERS)]) :]
             text = " ".join(text.split(" ", SHORT_WORDS)[:SHORT_WORDS])
         if self._random.random() < 0.5:
-            text = " ".join(word for word in text.split(" ") if self._random.random() >= WORD_DROPOUT)
+            text = " ".join(word for word in text.split(" ") if self._random.random() >= WORD_DROPOUT) or text
         return text
 
 
@@ -262,24 +262,27 @@ class MasterWeights:
 
 
 def train(
-    model: Phi3ForCausalLM, mixture: Mixture, encoder: PromptEncoder, steps: int, say: Callable[[str], None]
+    model: Phi3ForCausalLM, mixture: Mixture, encoder: PromptEncoder, steps: range, say: Callable[[str], None]
 ) -> dict[str, float]:
-    """A linear warm-up and a linear fall of the learning rate; returns what was spent."""
+    """A linear warm-up and a linear fall of the learning rate; returns what was spent.
+
+    Where ``steps`` do not begin at 0 the optimizer does, and is warmed up anew.
+    """
     classifier = SlotClassifier(model.bfloat16().train(), encoder)
     weights = MasterWeights(model)
     begun, tokens, smooth = time.monotonic(), 0, 0.0
-    for step, batch in zip(range(steps), shuffled_batches(iter(mixture)), strict=False):
-        done = step / steps
+    for step, batch in zip(steps, shuffled_batches(iter(mixture)), strict=False):
+        done, warm = step / steps.stop, (step - steps.start) / steps.stop
         loss = loss_of(classifier, batch, encoder, LANGUAGE_WEIGHT * (1 - done))
         loss.backward()
-        weights.step(PEAK_LEARNING_RATE * min(done / WARMUP, (1 - done) / (1 - WARMUP)) + 1e-6)
+        weights.step(PEAK_LEARNING_RATE * min(warm / WARMUP, (1 - done) / (1 - WARMUP)) + 1e-6)
         tokens += sum(one.tokens.tail_length for one in batch)
-        smooth = 0.98 * smooth + 0.02 * loss.item() if step else loss.item()
+        smooth = 0.98 * smooth + 0.02 * loss.item() if warm else loss.item()
         if step % 250 == 249:
             rate = tokens / (time.monotonic() - begun)
             say(f"step {step + 1}  tokens {tokens:,}  loss {smooth:.3f}  {rate:,.0f} tokens/s")
     return {
-        "steps": steps,
+        "steps": len(steps),
         "tokens": tokens,
         "minutes": round((time.monotonic() - begun) / 60, 1),
         "loss": round(smooth, 3),
@@ -292,21 +295,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--from-step", type=int, default=0, help="go on from what a run that was cut short left in OUT")
     arguments = parser.parse_args()
-    prompt = Prompt(ONCOLOGY)
-    sample = (Prompt.body(abstract) for number, abstract in enumerate(corpus.texts(arguments.data)) if number % 4 == 0)
-    train_tokenizer(sample, prompt, arguments.out)
+    prompt, first = Prompt(ONCOLOGY), arguments.from_step
+    if not first:
+        texts = enumerate(corpus.texts(arguments.data))
+        train_tokenizer((Prompt.body(text) for number, text in texts if number % 4 == 0), prompt, arguments.out)
     encoder = PromptEncoder(arguments.out, prompt, MAX_PROMPT_TOKENS)
-    plain = [encoder.encode(abstract) for abstract in corpus.texts(arguments.data)]
-    vectors = word_vectors([one.ids[one.body] for one in plain], VOCABULARY, WIDTH, arguments.seed)
-    model = new_model(vectors, arguments.seed)
-    mixture = Mixture(arguments.data, encoder, arguments.seed)
+    if first:
+        model = Phi3ForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
+    else:
+        plain = [encoder.encode(abstract) for abstract in corpus.texts(arguments.data)]
+        vectors = word_vectors([one.ids[one.body] for one in plain], VOCABULARY, WIDTH, arguments.seed)
+        model = new_model(vectors, arguments.seed)
+    mixture = Mixture(arguments.data, encoder, arguments.seed + first)
 
     def say(line: str) -> None:
         print(line, flush=True)
         model.save_pretrained(arguments.out)  # a run that is cut short leaves a model too
 
-    spent = train(model, mixture, encoder, arguments.steps, say)
+    spent = train(model, mixture, encoder, range(first, arguments.steps), say)
     model.save_pretrained(arguments.out)
     print(json.dumps({**spent, "parameters": sum(p.numel() for p in model.parameters())}))
 

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+from itertools import islice
 
 import pytest
 from abstream import Abstract
 from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.phi3 import Phi3Engine
+from abstream.consumer.engine.tokens import PromptEncoder
+from abstream.schemas import ONCOLOGY, Prompt
 from abstream.training import base, corpus
 
 SENTENCE = "In {n} patients with breast cancer the tumour was removed and {n} weeks later they went home well again. "
@@ -36,7 +39,7 @@ def data(tmp_path):
     (tmp_path / "lexicon").mkdir()
     (tmp_path / "lexicon/DO_cancer_slim.obo").write_text(
         'format-version: 1.2\n\n[Term]\nname: seminoma\ndef: "A testicular_germ_cell cancer." [url]\n'
-        "\n[Term]\nname: lymphoma\n"
+        '\n[Term]\nname: lymphoma\n\n[Term]\nname: eye cancer\nsynonym: "tumor" EXACT []\n'
     )
     return tmp_path
 
@@ -46,7 +49,10 @@ def test_sources_without_a_permitting_licence_are_left_out(data):
 
 
 def test_the_ontology_tells_what_a_cancer_is(data):
-    assert list(corpus.terms(data)) == [Abstract(title="seminoma", abstract="A testicular germ cell cancer.")]
+    assert list(corpus.terms(data)) == [
+        Abstract(title="seminoma", abstract="A testicular germ cell cancer."),
+        Abstract(title="eye cancer", abstract="tumor"),
+    ]
 
 
 def test_what_the_model_is_judged_on_is_not_learned_from(data):
@@ -68,6 +74,12 @@ def test_long_texts_come_in_pieces_of_whole_sentences(data):
     assert all(piece.abstract.endswith(".") for piece in pieces)
 
 
+def test_no_example_is_empty_however_short_its_text(data, phi3_nano):
+    encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 640)
+    examples = islice(iter(base.Mixture(data, encoder, seed=1)), 2_000)
+    assert all(len(one.tokens.ids) > len(encoder.prefix) + len(encoder.suffix) for one in examples)
+
+
 def test_a_few_steps_make_a_model_that_the_engine_serves(data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "model"
     monkeypatch.setattr(base, "BATCH_TOKENS", 1024)
@@ -78,6 +90,11 @@ def test_a_few_steps_make_a_model_that_the_engine_serves(data, tmp_path, monkeyp
 
     spent = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert spent["steps"] == 2
+    monkeypatch.setattr(
+        "sys.argv", ["base", "--data", str(data), "--out", str(out), "--steps", "3", "--from-step", "2"]
+    )
+    base.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 1
     engine = Phi3Engine(EngineConfig(model=str(out), device="cpu"))
     [logits] = engine.classify([engine.encode(Abstract(title="Breast cancer", abstract=""))]).logits
     assert [len(row) for row in logits] == [2, 20]
