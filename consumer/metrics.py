@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 
 from ..schemas import AbstractRefused, Lane, Prediction
 from ..schemas.events import ModelReceipt
+from .health import Health
 from .stages import Answered, Outcome
 
 # 5 ms to 30 min: from one batch on a GPU to a backlog of a night.
@@ -18,10 +19,14 @@ SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 class Metrics:
-    """The worker's instruments, in a registry of their own, so that two workers in one process do not collide."""
+    """The worker's instruments, in a registry of their own, so that two workers in one process do not collide.
 
-    def __init__(self, version: str) -> None:
+    Told what happened, they count it and pass on to ``health`` what bears on that.
+    """
+
+    def __init__(self, version: str, health: Health | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.health = health or Health()
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"abstream_{name}", what, labels, registry=self.registry)
@@ -37,6 +42,7 @@ class Metrics:
         self._redeliveries = counter("redeliveries", "Entries taken over from a worker that let them go")
         self._commits_lost = counter("commits_lost", "Answers dropped because another worker was first")
         self._duplicates = counter("duplicates", "Submissions not answered again")
+        self._trimmed_undelivered = counter("trimmed_undelivered", "Entries removed before a worker read them", "lane")
         self._reconnects = counter("redis_reconnects", "Calls repeated because Redis was away")
         self._review = counter("review_required", "Predictions for a person to look at", "reason")
         self._queue_wait_seconds = histogram("queue_wait_seconds", "From submission to a worker's hands")
@@ -76,6 +82,11 @@ class Metrics:
             else:
                 self._published(entry.event.data)
 
+    def lost(self, lane: Lane, entries: int) -> None:
+        """Somebody removed entries that no worker had read; one refusal says so."""
+        self._trimmed_undelivered.labels(lane).inc(entries)
+        self._refusals.labels("trimmed").inc()
+
     def _published(self, prediction: Prediction) -> None:
         for question, answer in prediction.answers.items():
             self._predictions.labels(question, answer.label).inc()
@@ -85,8 +96,17 @@ class Metrics:
         self._queue_wait_seconds.observe(prediction.timing.queued_ms / 1000)
         self._end_to_end_seconds.observe(prediction.timing.total_ms / 1000)
 
-    def redis_retried(self) -> None:
+    def redis_away(self, error: Exception) -> None:
         self._reconnects.inc()
+        self.health.redis_away(error)
+
+    def redis_back(self) -> None:
+        self.health.redis_back()
+
+    @property
+    def redis_retried(self) -> "Metrics":
+        """The observer itself: what was handed to ``until_available`` before it told of more than retries."""
+        return self
 
     def switched(self, result: Literal["activated", "unchanged", "rejected"]) -> None:
         self._switches.labels(result).inc()
@@ -96,6 +116,7 @@ class Metrics:
         return self._switch_seconds.labels(phase).time()
 
     def serving(self, model: ModelReceipt) -> None:
+        self.health.serving(model)
         self._adapter.info(
             {
                 "name": model.adapter or "",
@@ -103,8 +124,3 @@ class Metrics:
                 "digest": model.adapter_digest or "",
             }
         )
-
-    def serve(self, port: int) -> int:
-        """Serve ``/metrics`` from a thread of its own; returns the port, which for 0 is a free one."""
-        server, _ = start_http_server(port, registry=self.registry)
-        return server.server_port

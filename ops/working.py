@@ -6,9 +6,12 @@ from typing import Any
 import structlog
 
 from .. import __version__
+from ..consumer.backlog import BacklogGauges, Broker
 from ..consumer.config import WorkerConfig
+from ..consumer.endpoints import Endpoints
 from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
+from ..consumer.health import Health
 from ..consumer.metrics import Metrics
 from ..consumer.service import serve
 from ..consumer.worker import Stuck
@@ -47,10 +50,9 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
 async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
     """Connect, load, work, drain. A worker that was given an adapter keeps it; any other follows the adapter stream."""
     config = WorkerConfig(**{name: flags[name] for name in WorkerConfig.model_fields})
-    metrics = Metrics(__version__)
+    metrics = Metrics(__version__, Health(config.batch_deadline_seconds))
     if flags["metrics_port"] is not None:
-        port = metrics.serve(flags["metrics_port"])
-        structlog.get_logger().info("metrics_served", port=port)
+        _serve_endpoints(flags["metrics_port"], metrics, Broker(url, Streams(namespace)))
     redis = connect(url)
     try:
         follow = flags["adapter"] in ("auto", "none")
@@ -67,3 +69,11 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
         os._exit(1)  # an ordinary end would wait for the batch
     finally:
         await redis.aclose()
+
+
+def _serve_endpoints(port: int, metrics: Metrics, broker: Broker) -> None:
+    """From before the model is loaded until the process ends: a worker that loads or drains is asked too."""
+    metrics.registry.register(BacklogGauges(broker))
+    endpoints = Endpoints(port, metrics.registry, metrics.health, broker)
+    endpoints.start()
+    structlog.get_logger().info("metrics_served", port=endpoints.server_port)

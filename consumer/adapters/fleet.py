@@ -30,4 +30,4 @@ class Fleet:
     async def _send(self, event: AdapterActivated | AdapterRejected) -> None:
         # Repeated after a lost reply, it stands twice under one id and says the same.
         fields = to_fields(event)
-        await until_available(lambda: self._redis.xadd(self._stream, dict(fields.items())), self._metrics.redis_retried)
+        await until_available(lambda: self._redis.xadd(self._stream, dict(fields.items())), self._metrics)

@@ -37,11 +37,11 @@ class Watch:
 
     async def unseen(self) -> list[Announced]:
         """The newest of what was announced since the last look, or ever at the first look; newest first."""
-        return await until_available(self._read, self._metrics.redis_retried)
+        return await until_available(self._read, self._metrics)
 
     async def wait(self) -> None:
         """Return once something is there that was not seen."""
-        while not await until_available(self._block, self._metrics.redis_retried):
+        while not await until_available(self._block, self._metrics):
             pass
 
     async def _block(self) -> bool:

@@ -8,4 +8,9 @@ from redis.commands.core import AsyncScript
 
 def script(redis: Redis, name: str) -> AsyncScript:
     """The script ``name``.lua, sent once and then called by its digest."""
-    return redis.register_script((files(__package__) / f"{name}.lua").read_text())
+    return redis.register_script(source(name))
+
+
+def source(name: str) -> str:
+    """The text of ``name``.lua."""
+    return (files(__package__) / f"{name}.lua").read_text()

@@ -8,7 +8,6 @@ import pytest
 from abstream import Abstract, Publisher
 from abstream.consumer.engine import Classified, Tokens
 from abstream.consumer.engine.fake import FakeEngine
-from abstream.consumer.patience import until_available
 from abstream.consumer.stages import Delivery
 from abstream.ops.embedded import find_server
 from abstream.producer.connection import connect
@@ -119,19 +118,6 @@ async def test_the_metrics_are_what_happened(redis, streams, publisher, workers)
     assert sum(number or 0 for number in answered) == 3
     assert value("abstream_batch_abstracts_sum") == 3
     assert value("abstream_end_to_end_seconds_count") == 3
-
-
-async def test_a_call_is_repeated_until_redis_is_back():
-    failures = [RedisConnectionError("down"), RedisConnectionError("loading")]
-    retries = []
-
-    async def call() -> str:
-        if failures:
-            raise failures.pop()
-        return "done"
-
-    assert await until_available(call, lambda: retries.append(1)) == "done"
-    assert len(retries) == 2
 
 
 async def test_a_worker_waits_for_a_redis_that_restarts(tmp_path, workers, streams):

@@ -1,0 +1,86 @@
+"""What a worker says of itself over HTTP: ``/metrics``, ``/healthz``, ``/readyz``."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from http.server import ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from prometheus_client import CollectorRegistry, MetricsHandler
+from redis.exceptions import RedisError
+
+from .backlog import Broker
+from .health import Check, Health
+
+log = structlog.get_logger()
+
+
+class Endpoints(ThreadingHTTPServer):
+    """Answers from threads of its own, so that it answers also where the loop does not."""
+
+    def __init__(self, port: int, registry: CollectorRegistry, health: Health, broker: Broker) -> None:
+        """Listen on ``port`` of all interfaces; 0 picks a free one, which ``server_port`` tells."""
+        super().__init__(("", port), _Handler)
+        self.registry = registry
+        self.health = health
+        self.broker = broker
+
+    def start(self) -> None:
+        """Serve until ``close`` or until the process ends."""
+        Thread(target=self.serve_forever, name="endpoints", daemon=True).start()
+
+    def close(self) -> None:
+        """Serve no more."""
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Most often a client that did not wait for its answer: a line in the log, no traceback on stderr."""
+        log.warning("endpoint_failed", client=str(client_address), error=repr(sys.exc_info()[1]))
+
+
+class _Handler(MetricsHandler):
+    server: Endpoints
+    timeout = 10  # seconds for a client to say what it wants
+
+    def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+        path = urlsplit(self.path).path
+        if path == "/metrics":
+            self.registry = self.server.registry
+            super().do_GET()
+        elif path == "/healthz":
+            reason = self.server.health.wedged()
+            self._answer(reason is None, {"alive": reason is None, "reason": reason})
+        elif path == "/readyz":
+            checks = readiness(self.server.health, self.server.broker)
+            ready = all(check.ok for check in checks.values())
+            self._answer(ready, {"ready": ready, "checks": {name: asdict(check) for name, check in checks.items()}})
+        else:
+            self.send_error(404, explain="There are /metrics, /healthz and /readyz.")
+
+    def _answer(self, well: bool, said: Mapping[str, object]) -> None:
+        body = json.dumps(said, indent=2).encode()
+        self.send_response(200 if well else 503)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def readiness(health: Health, broker: Broker) -> dict[str, Check]:
+    """What must be so before the worker is given work, as it knows and as Redis says now."""
+    checks = health.checks()
+    try:
+        without = [lane for lane, backlog in broker.backlogs().items() if backlog is None]
+    except RedisError as error:
+        mend = "bring Redis back, or the way to it; the worker waits and goes on by itself"
+        away = Check(False, f"does not answer: {type(error).__name__}", mend)
+        return {**checks, "redis": away, "group": Check(False, "unknown", mend)}
+    if without:
+        mend = "wait: it is made when the worker next reads; if it is not, see the worker's log"
+        return {**checks, "group": Check(False, f"missing for {' and '.join(without)}", mend)}
+    return {**checks, "group": Check(True, "exists")}

@@ -1,0 +1,139 @@
+"""Whether a worker lives and may be given work: told by its loop, asked by whoever answers for it.
+
+Liveness is progress, not a process: it is lost when a step of the loop has not come round for long, or a batch does not
+end. Waiting for Redis is progress, since a new process would have to wait as well.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+
+from ..schemas.events import ModelReceipt
+
+# Thirty blocked reads, or six that run into the client's timeout.
+STALL_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must be so before a worker is given work; ``mend`` is for people, where it is not."""
+
+    ok: bool
+    state: str
+    mend: str = ""
+
+
+class Health:
+    """Owns what is known of one worker's state. Every method may be called from any thread."""
+
+    def __init__(self, batch_deadline_seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
+        self._batch_deadline_seconds = batch_deadline_seconds
+        self._clock = clock
+        self._lock = Lock()
+        self._beats: dict[str, float] = {}  # of each step, when it last came round
+        self._computing_since: float | None = None
+        self._redis_error: str | None = None
+        self._redis_away_since = 0.0
+        self._model: ModelReceipt | None = None
+        self._adapter_settled = False
+        self._draining = False
+
+    def beat(self, step: str) -> None:
+        """This step of the loop came round, be it with nothing."""
+        with self._lock:
+            self._beats[step] = self._clock()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """A batch is computed while the block lasts, and the steps before it may wait for that."""
+        with self._lock:
+            self._computing_since = self._clock()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._computing_since = None
+                self._all_came_round()
+
+    def redis_away(self, error: Exception) -> None:
+        """A call failed and will be repeated."""
+        with self._lock:
+            if self._redis_error is None:
+                self._redis_away_since = self._clock()
+            self._redis_error = type(error).__name__
+            self._all_came_round()
+
+    def redis_back(self) -> None:
+        """A call that had failed was answered."""
+        with self._lock:
+            self._redis_error = None
+
+    def serving(self, model: ModelReceipt) -> None:
+        """An engine answered its probe, and serves."""
+        with self._lock:
+            self._model = model
+
+    def ready(self) -> None:
+        """The adapter to begin with is verified and live: the first abstract is read next."""
+        with self._lock:
+            self._adapter_settled = True
+
+    def draining(self) -> None:
+        """Nothing more is read. How long the rest may take is for the drain to watch."""
+        with self._lock:
+            self._draining = True
+
+    def wedged(self) -> str | None:
+        """Why the loop counts as wedged; None while it makes progress, and before it begins."""
+        with self._lock:
+            now = self._clock()
+            if self._draining or not self._beats:
+                return None
+            if self._computing_since is not None:
+                took = now - self._computing_since
+                return f"a batch has been computed for {took:.0f} s" if took > self._batch_deadline_seconds else None
+            step, beat = min(self._beats.items(), key=lambda item: item[1])
+            return f"{step} has not come round for {now - beat:.0f} s" if now - beat > STALL_SECONDS else None
+
+    def checks(self) -> dict[str, Check]:
+        """What the worker itself knows of its being ready."""
+        with self._lock:
+            return {
+                "redis": self._redis(),
+                "engine": self._engine(),
+                "adapter": self._adapter(),
+                "intake": self._intake(),
+            }
+
+    def _all_came_round(self) -> None:
+        self._beats = dict.fromkeys(self._beats, self._clock())
+
+    def _redis(self) -> Check:
+        if self._redis_error is None:
+            return Check(True, "answers")
+        seconds = self._clock() - self._redis_away_since
+        return Check(
+            False,
+            f"away for {seconds:.0f} s: {self._redis_error}",
+            "bring Redis back, or the way to it; the worker waits and goes on by itself",
+        )
+
+    def _engine(self) -> Check:
+        if self._model is None:
+            return Check(False, "not loaded", "wait for the model; if it does not come, see the worker's log")
+        return Check(True, f"{self._model.engine} with {self._model.base} answered its probe")
+
+    def _adapter(self) -> Check:
+        if self._model is None or not self._adapter_settled:
+            return Check(False, "not verified", "wait for it; if it does not come, see the worker's log")
+        name, digest = self._model.adapter, self._model.adapter_digest
+        return Check(
+            True, f"{name} {self._model.adapter_version} {digest} is live" if name else "the bare base is live"
+        )
+
+    def _intake(self) -> Check:
+        if self._draining:
+            return Check(False, "draining", "leave it: the worker finishes what it holds and ends")
+        return Check(True, "open")

@@ -1,0 +1,137 @@
+"""The backlog as metrics is what Redis itself says of the streams and the group."""
+
+import time
+
+import pytest
+from abstream.consumer.backlog import BacklogGauges, Broker
+from abstream.schemas.streams import GROUP
+from prometheus_client import CollectorRegistry
+
+NAMES = ("abstream_stream_lag", "abstream_stream_pending", "abstream_oldest_unanswered_age_seconds")
+
+
+@pytest.fixture
+def broker(server, streams):
+    broker = Broker(server, streams)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def gauges(broker):
+    """Read all of a lane as a scrape does."""
+    registry = CollectorRegistry()
+    registry.register(BacklogGauges(broker))
+    return lambda lane: [registry.get_sample_value(name, {"lane": lane}) for name in NAMES]
+
+
+@pytest.fixture
+def lane(streams) -> str:
+    return streams.lane("interactive")
+
+
+async def add(redis, lane: str, count: int, size: int = 10) -> list[bytes]:
+    async with redis.pipeline(transaction=False) as pipeline:
+        for _ in range(count):
+            pipeline.xadd(lane, {"event": b"x" * size})
+        return await pipeline.execute()
+
+
+async def read(redis, lane: str, count: int) -> list[bytes]:
+    [(_, entries)] = await redis.xreadgroup(GROUP, "worker", {lane: ">"}, count=count)
+    return [entry_id for entry_id, _ in entries]
+
+
+async def test_lag_and_pending_are_what_xinfo_and_xpending_say(gauges, workers, redis, streams, lane):
+    await workers.new().source.create_groups()
+    await add(redis, lane, 7)
+    first, *_ = await read(redis, lane, 3)
+    await redis.xack(lane, GROUP, first)
+
+    lag, pending, _ = gauges("interactive")
+
+    [group] = await redis.xinfo_groups(lane)
+    assert lag == group.get("lag", 4) == 4  # Redis 6.2 does not say it
+    assert pending == group["pending"] == (await redis.xpending(lane, GROUP))["pending"] == 2
+    assert gauges("bulk") == [0, 0, 0]
+
+
+async def seconds_of(redis) -> float:
+    seconds, microseconds = await redis.time()
+    return seconds + microseconds // 1000 / 1000
+
+
+async def test_the_age_is_that_of_the_oldest_pending_or_else_of_the_first_that_nobody_has_read(
+    gauges, workers, redis, lane
+):
+    await workers.new().source.create_groups()
+    now = int(await seconds_of(redis) * 1000)
+    ids = [f"{now - ago}-0" for ago in (3_600_000, 1_800_000, 60_000)]
+    for entry_id in ids:
+        await redis.xadd(lane, {"event": "x"}, id=entry_id)
+
+    async def assert_oldest_is(ago_seconds: float) -> None:
+        before = await seconds_of(redis)
+        _, _, age = gauges("interactive")
+        passed = await seconds_of(redis) - now / 1000
+        assert ago_seconds + before - now / 1000 - 0.002 <= age <= ago_seconds + passed + 0.002
+
+    await assert_oldest_is(3600)
+    await read(redis, lane, 2)
+    await assert_oldest_is(3600)
+    await redis.xack(lane, GROUP, ids[0])
+    await assert_oldest_is(1800)
+    await redis.xack(lane, GROUP, ids[1])
+    await assert_oldest_is(60)
+    await read(redis, lane, 1)
+    await redis.xack(lane, GROUP, ids[2])
+    assert gauges("interactive") == [0, 0, 0]
+
+
+async def test_an_entry_from_the_future_is_not_younger_than_now(gauges, workers, redis, lane):
+    await workers.new().source.create_groups()
+    await redis.xadd(lane, {"event": "x"}, id=f"{int(time.time() * 1000) + 3_600_000}-0")
+    assert gauges("interactive") == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("answered", "unread", "size"),
+    [(0, 30, 10), (600, 400, 10), (100, 600, 10), (10, 20, 100_000)],
+    ids=["few", "nearly all answered", "nearly all unread", "large"],
+)
+async def test_lag_is_counted_where_the_server_does_not_know_it(answered, unread, size, gauges, workers, redis, lane):
+    """As in Redis 6.2, and in later ones after an unread entry was deleted."""
+    await workers.new().source.create_groups()
+    if answered:
+        await add(redis, lane, answered)
+        await redis.xack(lane, GROUP, *await read(redis, lane, answered))
+    ids = await add(redis, lane, unread, size)
+    await redis.xdel(lane, ids[-2])
+    [group] = await redis.xinfo_groups(lane)
+    assert group.get("lag") is None
+
+    assert gauges("interactive")[:2] == [unread - 1, 0]
+
+
+async def test_lag_that_would_take_long_to_count_is_too_high_and_never_too_low(gauges, workers, redis, lane):
+    await workers.new().source.create_groups()
+    await add(redis, lane, 700)
+    await redis.xack(lane, GROUP, *await read(redis, lane, 700))
+    ids = await add(redis, lane, 700)
+    await redis.xdel(lane, ids[-2])
+
+    assert 699 <= gauges("interactive")[0] < 1_399
+
+
+async def test_without_a_group_there_are_no_gauges(broker, gauges, redis, lane):
+    assert broker.backlogs() == {"interactive": None, "bulk": None}
+    await redis.xadd(lane, {"event": "x"})
+    assert gauges("interactive") == [None, None, None]
+
+
+def test_the_names_are_known_without_asking_redis(streams):
+    """Else a worker could not start its endpoints while Redis is away."""
+    registry = CollectorRegistry()
+    broker = Broker("unix:///nowhere/redis.sock", streams)
+    registry.register(BacklogGauges(broker))
+    assert [registry.get_sample_value(name, {"lane": "bulk"}) for name in NAMES] == [None, None, None]

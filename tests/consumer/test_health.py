@@ -1,0 +1,125 @@
+"""What counts as progress, and what must be so before a worker is given work."""
+
+import pytest
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.health import STALL_SECONDS, Health
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+LONG = STALL_SECONDS + 1
+DEADLINE = 300.0
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock) -> Health:
+    """Of a worker whose two readers have just come round."""
+    health = Health(DEADLINE, clock)
+    health.beat("interactive")
+    health.beat("bulk")
+    return health
+
+
+def test_a_loop_that_comes_round_makes_progress(health, clock):
+    for _ in range(100):
+        clock.passes(1)
+        health.beat("interactive")
+        health.beat("bulk")
+        assert health.wedged() is None
+
+
+def test_a_step_that_does_not_come_round_is_named_though_the_others_do(health, clock):
+    clock.passes(LONG)
+    health.beat("bulk")
+    assert health.wedged() == f"interactive has not come round for {LONG} s"
+
+
+def test_a_worker_that_loads_its_model_is_not_wedged_however_long_it_takes(clock):
+    health = Health(DEADLINE, clock)
+    clock.passes(100_000)
+    assert health.wedged() is None
+
+
+def test_readers_may_wait_as_long_as_a_batch_may_take_and_the_batch_no_longer(health, clock):
+    with health.computing():
+        clock.passes(DEADLINE)
+        assert health.wedged() is None
+        clock.passes(1)
+        assert health.wedged() == "a batch has been computed for 301 s"
+
+
+def test_with_the_end_of_a_batch_all_steps_have_their_time_again(health, clock):
+    with health.computing():
+        clock.passes(LONG)
+    assert health.wedged() is None
+    clock.passes(LONG)
+    assert health.wedged()
+
+
+def test_waiting_for_redis_is_progress_because_a_new_process_would_wait_as_well(health, clock):
+    for _ in range(100):
+        clock.passes(2)
+        health.redis_away(RedisConnectionError())
+        assert health.wedged() is None
+
+
+def test_a_drain_has_a_deadline_of_its_own(health, clock):
+    health.draining()
+    clock.passes(LONG)
+    assert health.wedged() is None
+
+
+def failing(health: Health) -> dict[str, str]:
+    """The state of each check that fails; each says what mends it."""
+    failed = {name: check for name, check in health.checks().items() if not check.ok}
+    assert all(check.mend for check in failed.values())
+    return {name: check.state for name, check in failed.items()}
+
+
+def test_a_worker_is_ready_when_its_engine_has_answered_and_its_adapter_is_settled(health):
+    assert failing(health) == {"engine": "not loaded", "adapter": "not verified"}
+    health.serving(FakeEngine().model.receipt)
+    assert failing(health) == {"adapter": "not verified"}
+    health.ready()
+    assert failing(health) == {}
+    assert health.checks()["adapter"].state == "the bare base is live"
+
+
+def test_the_live_adapter_is_named_by_its_digest(health, make_adapter):
+    adapter = make_adapter("7")
+    health.serving(FakeEngine(adapter=adapter).model.receipt)
+    health.ready()
+    assert adapter.digest in health.checks()["adapter"].state
+
+
+def test_a_worker_is_not_ready_while_redis_is_away_and_says_since_when(health, clock):
+    health.serving(FakeEngine().model.receipt)
+    health.ready()
+
+    health.redis_away(RedisConnectionError("password=secret"))
+    clock.passes(4)
+    health.redis_away(RedisConnectionError("password=secret"))
+    assert failing(health) == {"redis": "away for 4 s: ConnectionError"}
+
+    health.redis_back()
+    assert failing(health) == {}
+
+
+def test_a_worker_that_drains_is_not_ready(health):
+    health.serving(FakeEngine().model.receipt)
+    health.ready()
+    health.draining()
+    assert failing(health) == {"intake": "draining"}
