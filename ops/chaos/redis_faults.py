@@ -13,6 +13,11 @@ LEASE = {"lease-seconds": 5}
 _BACK_SECONDS = 3  # within which results come again: one pause of the longest, and a second
 _FLUSH_SECONDS = 0.2
 _WAITING_SECONDS = 0.2  # until a worker that found nothing waits for more
+# All that a worker needs, on the keys of its namespace.
+_RIGHTS = (
+    "~{abstream}:* -@all +ping +client +evalsha +eval +script|load +xreadgroup +xread +xgroup +xack +xadd +xclaim "
+    "+xpending +xrange +xrevrange +xinfo +xtrim +xlen +type +exists +sismember +sadd +expire +set +time +info"
+)
 _ROOM_BYTES = 1_000  # for each abstract: less than it takes, more than its result
 
 
@@ -116,6 +121,14 @@ async def full(scene: Scene) -> str:
     return f"publishers refused {scene.load.repeated} × in {limit >> 20} MiB, and taken when there was room"
 
 
+async def restricted(scene: Scene) -> str:
+    async with scene.under_load():
+        pass
+    denied: Any = await scene.server.redis.acl_log()
+    scene.expect(not denied, f"denied: {sorted({entry['object'] for entry in denied})}")
+    return f"{len(_RIGHTS.split()) - 2} commands are enough"
+
+
 @asynccontextmanager
 async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     task = asyncio.create_task(work)
@@ -140,5 +153,6 @@ ROWS = (
     Row("del-stream", "{faults} × DEL of both lanes while the workers wait", deleted, faults=5),
     Row("xgroup-destroy", "{faults} × XGROUP DESTROY of both lanes, in the middle of the work", ungrouped, faults=5),
     Row("script-flush", "SCRIPT FLUSH every 0.2 s", scripts_flushed),
+    Row("acl", "a Redis user who may do what a worker needs and no more", restricted, rights=_RIGHTS),
     Row("full", "maxmemory reached, noeviction", full),
 )

@@ -23,6 +23,7 @@ from .workers import WorkerProcess, Workers
 FULL = 20_000  # abstracts, of which the figures of the rows speak
 _PAGE = 100  # results in a reply: a refusal may be of 10 MB
 Entry = tuple[bytes, dict[bytes, bytes]]
+_USER, _PASSWORD = "worker", "of-a-server-that-nobody-else-reaches"
 _SIGHT_SECONDS = 5  # for a subscriber to see what was published
 STILL_SECONDS = 60  # without a result, after which nothing more is hoped for
 AOF_ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
@@ -56,6 +57,7 @@ class Row:
         milliseconds: what an abstract takes, so that the work lasts as long as the faults.
         flags: of the workers.
         redis: options of the server.
+        rights: what the workers may do in Redis, as an access control list says it; everything where empty.
         through_proxy: whether workers and publisher reach Redis through a network that can fail.
     """
 
@@ -68,6 +70,7 @@ class Row:
     milliseconds: float = 3
     flags: Mapping[str, object] = field(default_factory=dict)
     redis: tuple[str, ...] = AOF_EVERYSEC
+    rights: str = ""
     through_proxy: bool = False
 
 
@@ -211,10 +214,13 @@ async def scene(row: Row, scale: Scale, folder: Path) -> AsyncIterator[Scene]:
     """Everything of a row, running and ready; all of it is gone at the end but the workers' logs in ``folder``."""
     random = Random(scale.seed)
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(Server(*row.redis))
+        rights = ("--user", _USER, "on", f">{_PASSWORD}", *row.rights.split()) if row.rights else ()
+        server = await stack.enter_async_context(Server(*row.redis, *rights))
         proxy = await stack.enter_async_context(Proxy(server.folder, random)) if row.through_proxy else None
         flags = {"engine-milliseconds": row.milliseconds, **row.flags}
         url = proxy.url if proxy else server.url
+        if row.rights:
+            url = url.replace("unix://", f"unix://{_USER}:{_PASSWORD}@")
         workers = await stack.enter_async_context(Workers(url, scale.workers, flags, folder, random))
         played = Scene(row, scale, server, proxy, workers)
         await stack.enter_async_context(played.watch)
