@@ -54,22 +54,16 @@ class Broker:
         Raises:
             redis.exceptions.RedisError: Redis is away, or refuses.
         """
-        return {lane: self._backlog(lane) for lane in LANES}
+        found = self._script(list(map(self._streams.lane, LANES)), [GROUP])
+        return {lane: _backlog(*row) if row else None for lane, row in zip(LANES, found, strict=True)}
 
     def close(self) -> None:
         """Close the connection."""
         self._redis.close()
 
-    def _backlog(self, lane: Lane) -> Backlog | None:
-        found = self._script([self._streams.lane(lane)], [GROUP])
-        if found is None:
-            return None
-        lag, pending, milliseconds = found
-        return Backlog(lag, pending, milliseconds / 1000)
-
 
 class BacklogGauges(Collector):
-    """The backlog as metrics, read at every scrape; without a value while Redis is away."""
+    """The backlog as metrics, read at every scrape; left out while Redis is away."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -79,19 +73,21 @@ class BacklogGauges(Collector):
         return _gauges()
 
     def collect(self) -> Iterator[Metric]:
+        try:
+            backlogs = self._broker.backlogs()
+        except RedisError:
+            return  # ``redis_reconnects_total`` and ``/readyz`` say it; the other metrics are worth having
         lag, pending, age = gauges = _gauges()
-        for lane, backlog in self._ask().items():
+        for lane, backlog in backlogs.items():
             if backlog:
                 lag.add_metric([lane], backlog.lag)
                 pending.add_metric([lane], backlog.pending)
                 age.add_metric([lane], backlog.oldest_age_seconds)
         yield from gauges
 
-    def _ask(self) -> dict[Lane, Backlog | None]:
-        try:
-            return self._broker.backlogs()
-        except RedisError:
-            return {}  # ``redis_reconnects_total`` and ``/readyz`` say it; the other metrics are worth having
+
+def _backlog(lag: int, pending: int, oldest_age_milliseconds: int) -> Backlog:
+    return Backlog(lag, pending, oldest_age_milliseconds / 1000)
 
 
 def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
