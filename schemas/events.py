@@ -170,7 +170,7 @@ class OriginalEntry(Payload):
 class Refusal(Payload):
     reason: RefusalReason
     message: NonEmpty
-    deliveries: Annotated[int, Field(ge=1)]
+    deliveries: Annotated[int, Field(ge=0)]  # 0 where it was removed before any worker was given it
     consumers: tuple[str, ...]
     retryable: bool
     original: OriginalEntry
