@@ -1,5 +1,6 @@
 """The oracle: what was accepted from the publisher, held against what came out. Pure."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,13 +12,26 @@ class Ledger:
 
     Attributes:
         offered: all for which sending was begun; whether those that are not accepted arrived, nobody knows.
-        accepted: those that Redis said it has.
+        accepted: those that Redis said it has, and when (monotonic).
         hopeless: those that must be refused: poison, and bad input.
     """
 
     offered: set[str] = field(default_factory=set)
-    accepted: set[str] = field(default_factory=set)
+    accepted: dict[str, float] = field(default_factory=dict)
     hopeless: set[str] = field(default_factory=set)
+
+    def accept(self, submissions: Iterable[str]) -> None:
+        """Redis said that it has them."""
+        now = time.monotonic()
+        for submission in submissions:
+            self.accepted.setdefault(submission, now)
+
+    def forgive(self, since: float) -> int:
+        """What was accepted since then may be lost; how many that is."""
+        late = [submission for submission, when in self.accepted.items() if when > since]
+        for submission in late:
+            del self.accepted[submission]
+        return len(late)
 
     def forget(self) -> None:
         """Redis was emptied: what was accepted so far is owed to nobody."""
@@ -67,7 +81,7 @@ class Audit:
 def audit(ledger: Ledger, found: Found) -> Audit:
     """Hold what was accepted against what was found."""
     results = found.predictions + found.refusals
-    known = ledger.accepted
+    known = ledger.accepted.keys()
     unlike = (results - found.seen) + (found.seen - results)
     return Audit(
         accepted=len(known),

@@ -12,6 +12,7 @@ from .scene import AOF_ALWAYS, AOF_EVERYSEC, Row, Scene
 LEASE = {"lease-seconds": 5}
 _BACK_SECONDS = 3  # within which results come again: one pause of the longest, and a second
 _FLUSH_SECONDS = 0.2
+_UNSYNCED_SECONDS = 1.0
 _WAITING_SECONDS = 0.2  # until a worker that found nothing waits for more
 # All that a worker needs, on the keys of its namespace.
 _RIGHTS = (
@@ -48,6 +49,26 @@ async def _back(scene: Scene) -> float:
     first = await scene.first_result()
     scene.limit(first, _BACK_SECONDS, "seconds to the first result after Redis was back")
     return first
+
+
+async def powerless(scene: Scene) -> str:
+    """The machine dies with what Redis had written and the disk not yet: with everysec, a second of it."""
+    forgiven, unpublished = 0, 0
+    scene.load.most_unanswered = scene.total // 10  # so that something is sent in every second
+    async with _meanwhile(scene.server.watch_disk()), scene.under_load():
+        async for _ in scene.moments():
+            await asyncio.sleep(_UNSYNCED_SECONDS)
+            workers = await scene.workers.until_ready(scene.workers.count)
+            for worker in workers:
+                worker.freeze()
+            forgiven += scene.ledger.forgive(scene.server.lose_power(_UNSYNCED_SECONDS))
+            await scene.server.start()
+            unpublished += await scene.unsee()
+            for worker in workers:
+                worker.thaw()
+    found = await scene.found()
+    gone = forgiven - len((found.predictions.keys() | found.refusals.keys()) - scene.ledger.accepted.keys())
+    return f"of {forgiven} accepted in the last second {gone} are gone; {unpublished} results seen, gone, given again"
 
 
 async def flushed(scene: Scene) -> str:
@@ -149,6 +170,15 @@ ROWS = (
         redis=AOF_EVERYSEC,
     ),
     Row("redis-away", "Redis away for {seconds} s", away, seconds=60, flags=LEASE, redis=AOF_ALWAYS),
+    Row(
+        "power-loss",
+        "{faults} × the machine of Redis loses power, AOF everysec; what was accepted in its last second may go",
+        powerless,
+        faults=5,
+        milliseconds=10,
+        flags=LEASE,
+        redis=AOF_EVERYSEC,
+    ),
     Row("flushall", "{faults} × FLUSHALL while the workers wait; only what came after counts", flushed, faults=5),
     Row("del-stream", "{faults} × DEL of both lanes while the workers wait", deleted, faults=5),
     Row("xgroup-destroy", "{faults} × XGROUP DESTROY of both lanes, in the middle of the work", ungrouped, faults=5),

@@ -140,14 +140,15 @@ class Scene:
     async def submit(self, fields: Mapping[str, bytes]) -> None:
         """Send an entry as it is, one that must be refused; it is known by its entry id."""
         added: Any = await self.server.redis.xadd(self.streams.lane("interactive"), dict(fields.items()))
-        for known in (self.ledger.offered, self.ledger.accepted, self.ledger.hopeless):
-            known.add(added.decode())
+        self.ledger.offered.add(added.decode())
+        self.ledger.hopeless.add(added.decode())
+        self.ledger.accept([added.decode()])
         self.load.sent += 1
 
     async def all_answered(self) -> None:
         """Wait until everything accepted is answered; whether it was, the audit says."""
         self.watch.last_result_at = time.monotonic()
-        await self.until(lambda: self.ledger.accepted <= self.watch.seen.keys())
+        await self.until(lambda: self.ledger.accepted.keys() <= self.watch.seen.keys())
 
     async def moments(self) -> AsyncIterator[None]:
         """The moments of the faults: random, and spread over the work."""
@@ -184,6 +185,13 @@ class Scene:
             pending=sum([await self._pending(self.streams.lane(lane)) for lane in LANES]),
             unread=sum([await self._unread(self.streams.lane(lane)) for lane in LANES]),
         )
+
+    async def unsee(self) -> int:
+        """Forget the sight of results that are no longer there, as after a power loss; how many those were."""
+        before = self.watch.seen.total()
+        results = await self._results(self.streams.predictions) + await self._results(self.streams.refusals)
+        self.watch.seen &= results
+        return before - self.watch.seen.total()
 
     async def _results(self, stream: str) -> Counter[str]:
         results: Counter[str] = Counter()

@@ -1,8 +1,10 @@
 """A private Redis that can be killed and started again with what it had on disk."""
 
 import asyncio
+import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -10,6 +12,8 @@ from redis.asyncio import Redis
 
 from ...producer.connection import connect
 from ..embedded import start_server, url_of
+
+_LOOK_SECONDS = 0.05
 
 
 class Server:
@@ -20,6 +24,7 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="abstream-"))  # short: a socket's path has at most 107 bytes
         self.url = url_of(self.folder)
         self.redis: Redis = connect(self.url)
+        self._on_disk: list[tuple[float, int]] = []
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -35,6 +40,25 @@ class Server:
     async def start(self) -> None:
         """Start it, with what is on disk; returns when it answers."""
         self._process = await asyncio.to_thread(start_server, self.folder, *self._options)
+
+    async def watch_disk(self) -> None:
+        """Note how much is on disk, until cancelled."""
+        while True:
+            self._on_disk.append((time.monotonic(), self._log().stat().st_size))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def lose_power(self, seconds: float) -> float:
+        """Killed, and what it wrote in the last so many seconds is gone; the moment of what is left."""
+        self.kill()
+        now = time.monotonic()
+        when, size = max((noted for noted in self._on_disk if noted[0] <= now - seconds), default=self._on_disk[0])
+        os.truncate(self._log(), size)
+        self._on_disk.clear()
+        return when
+
+    def _log(self) -> Path:
+        """The append-only file that it writes to."""
+        return max(self.folder.rglob("*.aof"), key=lambda path: path.stat().st_mtime)
 
     def kill(self) -> None:
         """As a crash does: nothing is flushed that was not."""

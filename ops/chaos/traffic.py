@@ -124,7 +124,7 @@ class Load:
                 self.repeated += 1
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
-                self._ledger.accepted.update(id_ for id_, _ in chunk)
+                self._ledger.accept(id_ for id_, _ in chunk)
                 self.sent += len(chunk)
                 return
 

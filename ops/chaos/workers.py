@@ -73,10 +73,10 @@ class WorkerProcess:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _said(self, event: str) -> dict[str, Any] | None:
-        """The first line of its log that is this event."""
+        """The first line of its log that is this event, once it is written to its end."""
         if event not in self._events:
-            for line in self._log.read_text(errors="replace").splitlines():
-                if f'"{event}"' in line:
+            for line in self._log.read_text(errors="replace").splitlines(keepends=True):
+                if f'"{event}"' in line and line.endswith("\n"):
                     self._events[event] = json.loads(line)
                     break
         return self._events.get(event)

@@ -24,6 +24,7 @@ SHORT = {
     "slow-batches": {"flags": {"lease-seconds": 0.5}, "milliseconds": 100},
     "redis-kill": {"flags": {"lease-seconds": 0.5}},
     "redis-away": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
+    "power-loss": {"flags": {"lease-seconds": 0.5}},
     "partition": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
     "half-open": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
     "dropped-replies": {"flags": {"lease-seconds": 0.5}},
@@ -100,5 +101,6 @@ def count(predictions: str = "", refusals: str = "", seen: str | None = None, **
 )
 def test_the_audit_names_what_is_wrong(found, faults):
     """Accepted were a, b and the poison p; whether o arrived, nobody knows."""
-    ledger = Ledger(offered=set("abop"), accepted=set("abp"), hopeless=set("p"))
+    ledger = Ledger(offered=set("abop"), hopeless=set("p"))
+    ledger.accept("abp")
     assert list(audit(ledger, found).faults()) == faults
