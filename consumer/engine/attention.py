@@ -24,6 +24,11 @@ def use_blocked_attention(phi3: Phi3ForCausalLM, max_tokens: int) -> None:
         phi3.set_attn_implementation(_NAME)
 
 
+def is_blocked(phi3: Phi3ForCausalLM) -> bool:
+    """Whether ``phi3`` attends by ``blocked_attention``: causally, to every token before, and without a mask."""
+    return bool(phi3.config._attn_implementation == _NAME)
+
+
 def blocked_attention(
     module: nn.Module,  # noqa: ARG001 - transformers passes it
     query: Tensor,
@@ -49,7 +54,7 @@ def blocked_attention(
     batch, heads, queries, size = query.shape
     keys = key.shape[2]
     q = query.reshape(batch * heads, queries, size)
-    k, v = (_per_head(each, heads).reshape(batch * heads, keys, size) for each in (key, value))
+    k, v = (per_head(each, heads).reshape(batch * heads, keys, size) for each in (key, value))
     blocks = []
     for start in range(0, queries, _BLOCK_ROWS):
         rows = q[:, start : start + _BLOCK_ROWS]
@@ -62,7 +67,7 @@ def blocked_attention(
     return attended.view(batch, heads, queries, size).transpose(1, 2), None
 
 
-def _per_head(each: Tensor, heads: int) -> Tensor:
+def per_head(each: Tensor, heads: int) -> Tensor:
     """Keys or values repeated, where several heads share them."""
     return each if each.shape[1] == heads else each.repeat_interleave(heads // each.shape[1], dim=1)
 

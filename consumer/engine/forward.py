@@ -1,8 +1,8 @@
 """The forward pass, the same for serving and for training: every question of every prompt in one go.
 
 The prompt's fixed beginning is run once and its keys and values are shared by all rows. The rows are padded on
-the right; attention is causal, so no padding is ever seen. The final hidden state is taken at the slots only, and
-multiplied by the rows of the label tokens only.
+the right; attention is causal, so no padding is ever seen. The last layer is run at the slots only, and multiplied by
+the rows of the label tokens only.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, Phi3ForCausalLM
 
 from . import Tokens
-from .attention import use_blocked_attention
+from .attention import is_blocked, use_blocked_attention
+from .last_layer import states_at
 from .tokens import PromptEncoder
 
 Prefix = list[tuple[Tensor, Tensor]]
@@ -64,17 +65,38 @@ class SlotClassifier(nn.Module):
             lengths: the tokens of each row, shape (batch,).
             prefix: as ``hidden_states``.
         """
-        return self.slot_logits(self.hidden_states(ids, prefix), lengths)
+        if not is_blocked(self.phi3):
+            return self.slot_logits(self.hidden_states(ids, prefix), lengths)
+        return self._logits(self._slot_states(ids, lengths, prefix or self.run_prefix()))
 
     def slot_logits(self, hidden: Tensor, lengths: Tensor) -> list[Tensor]:
         """Label logits from ``hidden_states``, as ``forward`` gives them."""
-        rows = torch.arange(len(hidden), device=hidden.device)
+        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
+        return self._logits(hidden[rows, self._slots(lengths)])
+
+    def _slot_states(self, ids: Tensor, lengths: Tensor, prefix: Prefix) -> Tensor:
+        """The rows of ``hidden_states`` at the slots, without the others: shape (batch, slots, hidden size)."""
+        model, rows = self.phi3.model, (len(ids), -1, -1, -1)
+        cache = DynamicCache(config=self.phi3.config)
+        past = [(keys.expand(rows), values.expand(rows)) for keys, values in prefix]
+        for number, (keys, values) in enumerate(past[:-1]):
+            cache.update(keys, values, number)
+        hidden = model.embed_tokens(ids)
+        positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0) + len(self._prefix_ids)
+        rotation = model.rotary_emb(hidden, position_ids=positions)
+        for layer in model.layers[:-1]:
+            hidden = layer(hidden, past_key_values=cache, use_cache=True, position_embeddings=rotation)
+        states: Tensor = model.norm(states_at(model.layers[-1], hidden, past[-1], rotation, self._slots(lengths)))
+        return states
+
+    def _slots(self, lengths: Tensor) -> Tensor:
+        """Where the answers are read: shape (batch, slots)."""
+        return lengths.unsqueeze(1) + torch.tensor(self._offsets, device=lengths.device)
+
+    def _logits(self, states: Tensor) -> list[Tensor]:
         weight = self.phi3.lm_head.weight
-        with torch.autocast(hidden.device.type, enabled=False):  # answers are worth full precision
-            return [
-                hidden[rows, lengths + offset].float() @ weight[labels].float().T
-                for offset, labels in zip(self._offsets, self._labels, strict=True)
-            ]
+        with torch.autocast(states.device.type, enabled=False):  # answers are worth full precision
+            return [states[:, slot].float() @ weight[labels].float().T for slot, labels in enumerate(self._labels)]
 
 
 def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
