@@ -6,63 +6,66 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import uuid4
 
-from ..schemas import (
-    AbstractClassified,
-    AbstractRefused,
-    AbstractSubmitted,
-    Event,
-    Malformed,
-    Prediction,
-    Prompt,
-    Streams,
-)
-from ..schemas.events import InputReceipt, Refusal, Timing
+from pydantic import TypeAdapter
+
+from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Event, Malformed, Prompt, Streams
+from ..schemas.events import Refusal
 from ..schemas.originals import to_original
+from ..schemas.streams import REPLAY_FIELD
 from .engine import LabelLogits, ServedModel
-from .engine.scoring import answer
-from .stages import Answered, Delivery, Job
+from .engine.scoring import score
+from .stages import Delivery, Job, Predicted, Refused
+
+_JSON = TypeAdapter(dict[str, Any])
+# What the envelopes of all results have in common.
+_CLASSIFIED = {
+    name: AbstractClassified.model_fields[name].default for name in ("specversion", "type", "datacontenttype")
+}
 
 # The entry itself may be sound: sent again, it may be answered.
 _RETRYABLE = frozenset({"max_deliveries", "inference_error"})
 
 
-def prediction(job: Job, model: ServedModel, logits: LabelLogits, inference_seconds: float, worker: str) -> Answered:
+def prediction(job: Job, model: ServedModel, logits: LabelLogits, inference_seconds: float, worker: str) -> Predicted:
     """The answers to one abstract, with the receipt of the model that gave them.
+
+    An ``AbstractClassified``, written from plain values: they are our own, and to make a model of each and validate it
+    took a quarter of a worker's time (ops/bench/RESULTS.md, "Plumbing"). The tests hold that it is one.
 
     Raises:
         ArithmeticError: a logit is not a finite number.
     """
     delivery, event = job.delivery, job.event
-    answers, review = answer(model, logits)
+    answers, review = score(model, logits)
     text = Prompt.body(event.data)
-    data = Prediction(
-        answers=answers,
-        review=review,
-        model=model.receipt,
-        input=InputReceipt(
-            entry_id=delivery.entry_id,
-            text_digest=f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
-            tokens=len(job.tokens.ids),
-            truncated=job.tokens.truncated,
-        ),
-        timing=Timing(
-            queued_ms=_since_submission(delivery, delivery.read_ms),
-            inference_ms=inference_seconds * 1000,
-            total_ms=_since_submission(delivery, time.time() * 1000),
-        ),
-        worker=worker,
-        attempt=delivery.attempt,
-        identifiers=event.data.identifiers,
-        metadata=event.data.metadata,
-    )
-    return Answered(
-        delivery, AbstractClassified(data=data, **follows(delivery.entry_id, event, worker)), identity(event)
-    )
+    submitted_ms = int(delivery.entry_id.partition("-")[0])
+    queued_ms, total_ms = _since(submitted_ms, delivery.read_ms), _since(submitted_ms, time.time() * 1000)
+    data = {
+        "answers": answers,
+        "review": review,
+        "model": model.receipt,
+        "input": {
+            "entry_id": delivery.entry_id,
+            "text_digest": f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
+            "tokens": len(job.tokens.ids),
+            "truncated": job.tokens.truncated,
+        },
+        "timing": {"queued_ms": queued_ms, "inference_ms": inference_seconds * 1000, "total_ms": total_ms},
+        "worker": worker,
+        "attempt": delivery.attempt,
+        "identifiers": event.data.identifiers,
+        "metadata": event.data.metadata,
+    }
+    ties = {name: value for name, value in follows(delivery.entry_id, event, worker).items() if value is not None}
+    if replay_of := _replay_of(delivery):
+        ties["replayof"] = replay_of  # names of CloudEvents attributes are of letters and digits
+    body = _JSON.dump_json({**_CLASSIFIED, **ties, "data": data})
+    return Predicted(delivery, body, identity(event), answers, review, queued_ms, total_ms)
 
 
 def refusal(
     delivery: Delivery, problem: Malformed, streams: Streams, worker: str, event: AbstractSubmitted | None = None
-) -> Answered:
+) -> Refused:
     """The refusal of a delivery: why, and the entry as it came, so that it can be mended and sent again."""
     data = Refusal(
         reason=problem.reason,
@@ -71,9 +74,11 @@ def refusal(
         consumers=delivery.consumers,
         retryable=problem.reason in _RETRYABLE,
         original=to_original(streams.lane(delivery.lane), delivery.entry_id, delivery.fields or {}),
+        replay_of=_replay_of(delivery),
     )
     refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
-    return Answered(delivery, refused, _digest(f"refused\0{delivery.lane}\0{delivery.entry_id}"))
+    entry = _digest(f"refused\0{delivery.lane}\0{delivery.entry_id}")
+    return Refused(delivery, refused.to_json(), entry, problem.reason)
 
 
 def identity(event: AbstractSubmitted) -> bytes:
@@ -106,6 +111,12 @@ def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
     }
 
 
-def _since_submission(delivery: Delivery, now_ms: float) -> float:
+def _replay_of(delivery: Delivery) -> str | None:
+    """The refusal, by its event's id, that an operator answered by sending the entry again."""
+    refusal = (delivery.fields or {}).get(REPLAY_FIELD.encode())
+    return refusal.decode(errors="replace") if refusal else None
+
+
+def _since(submitted_ms: int, now_ms: float) -> float:
     """Milliseconds since Redis made the entry; never negative, though the two clocks may differ."""
-    return max(0.0, now_ms - int(delivery.entry_id.split("-")[0]))
+    return max(0.0, now_ms - submitted_ms)

@@ -6,10 +6,10 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 
-from ..schemas import AbstractRefused, Lane, Prediction
+from ..schemas import Lane
 from ..schemas.events import ModelReceipt
 from .health import Health
-from .stages import Answered, Outcome
+from .stages import Answered, Outcome, Predicted, Refused
 
 # 5 ms to 30 min: from one batch on a GPU to a backlog of a night.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -77,24 +77,24 @@ class Metrics:
                 self._commits_lost.inc()
             elif outcome is Outcome.DUPLICATE:
                 self._duplicates.inc()
-            elif isinstance(entry.event, AbstractRefused):
-                self._refusals.labels(entry.event.data.reason).inc()
+            elif isinstance(entry, Refused):
+                self._refusals.labels(entry.reason).inc()
             else:
-                self._published(entry.event.data)
+                self._published(entry)
 
     def lost(self, lane: Lane, entries: int) -> None:
         """Somebody removed entries that no worker had read; one refusal says so."""
         self._trimmed_undelivered.labels(lane).inc(entries)
         self._refusals.labels("trimmed").inc()
 
-    def _published(self, prediction: Prediction) -> None:
+    def _published(self, prediction: Predicted) -> None:
         for question, answer in prediction.answers.items():
-            self._predictions.labels(question, answer.label).inc()
-            self._confidence.labels(question).observe(answer.confidence)
+            self._predictions.labels(question, answer["label"]).inc()
+            self._confidence.labels(question).observe(answer["confidence"])
         if prediction.review.required:
             self._review.labels("low_confidence").inc()
-        self._queue_wait_seconds.observe(prediction.timing.queued_ms / 1000)
-        self._end_to_end_seconds.observe(prediction.timing.total_ms / 1000)
+        self._queue_wait_seconds.observe(prediction.queued_ms / 1000)
+        self._end_to_end_seconds.observe(prediction.total_ms / 1000)
 
     def redis_away(self, error: Exception) -> None:
         self._reconnects.inc()

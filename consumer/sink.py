@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
-from ..schemas import AbstractClassified, Streams
+from ..schemas import Streams
 from ..schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, LANES
 from .metrics import Metrics
 from .patience import until_available
 from .scripts import script
-from .stages import Answered, Outcome
+from .stages import Answered, Outcome, Predicted
 
 # The keys of commit.lua, by position.
 _LANE_KEYS = {lane: 1 + position for position, lane in enumerate(LANES)}
@@ -31,8 +31,8 @@ class Sink:
         keys = [*lanes, self._streams.predictions, self._streams.refusals, *self._streams.seen(time.time())]
         arguments: list[bytes | str | int] = [GROUP, 2 * DEDUPE_WINDOW_SECONDS]
         for entry in answered:
-            output = _PREDICTIONS_KEY if isinstance(entry.event, AbstractClassified) else _REFUSALS_KEY
+            output = _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY
             lane = _LANE_KEYS[entry.delivery.lane]
-            arguments += (lane, entry.delivery.entry_id, output, entry.identity, entry.event.to_json())
+            arguments += (lane, entry.delivery.entry_id, output, entry.identity, entry.event)
         codes = await until_available(lambda: self._commit_script(keys, arguments), self._metrics.redis_retried)
         return [Outcome(code) for code in codes]

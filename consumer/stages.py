@@ -1,11 +1,15 @@
 """What an abstract becomes on its way through a worker: Delivery, Job, Batch, Inferred, Answered, Outcome."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Lane
+from ..schemas import AbstractSubmitted, Lane
+from ..schemas.errors import RefusalReason
+from ..schemas.events import Review
 from .engine import Classified, Engine, Tokens
+from .engine.scoring import Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,35 @@ class Inferred:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A delivery and what is to be published for it, once for its ``identity``."""
+class Predicted:
+    """A delivery and its result.
+
+    Attributes:
+        event: what is to be published, as JSON; once for its ``identity``.
+        answers: what it says, by question.
+        queued_ms: as in the event, and so is ``total_ms``.
+    """
 
     delivery: Delivery
-    event: AbstractClassified | AbstractRefused
+    event: bytes
     identity: bytes
+    answers: Mapping[str, Scored]
+    review: Review
+    queued_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A delivery and why it is set aside; ``event`` and ``identity`` as of a result."""
+
+    delivery: Delivery
+    event: bytes
+    identity: bytes
+    reason: RefusalReason
+
+
+Answered = Predicted | Refused
 
 
 class Outcome(IntEnum):

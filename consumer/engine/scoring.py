@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 from ...schemas import Answer
 from ...schemas.events import Review
@@ -10,7 +11,21 @@ from . import LabelLogits, ServedModel
 _NO_REVIEW = Review(required=False)
 
 
+class Scored(TypedDict):
+    """The fields of an ``Answer``. One that was computed here is sound, and needs no model to validate it."""
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
 def answer(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Answer], Review]:
+    """As ``score``, with the answers as models."""
+    scored, review = score(model, logits)
+    return {question: Answer(**one) for question, one in scored.items()}, review
+
+
+def score(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Scored], Review]:
     """The answers of every question that is asked, and whether a person should look.
 
     Args:
@@ -19,19 +34,20 @@ def answer(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Answer], 
     Raises:
         ArithmeticError: a logit is not a finite number.
     """
-    answers: dict[str, Answer] = {}
+    scored: dict[str, Scored] = {}
     labels: dict[str, str] = {}
     unsure: list[str] = []
     rows = {question.name: row for question, row in zip(model.task.questions, logits, strict=True)}
     for question in model.task.asked(labels):
-        scaled = softmax(rows[question.name], model.calibration.get(question.name, 1.0))
-        probabilities = dict(zip(question.labels, scaled, strict=True))
-        label = max(probabilities, key=probabilities.__getitem__)
-        labels[question.name] = label
-        answers[question.name] = Answer(label=label, confidence=probabilities[label], probabilities=probabilities)
-        if probabilities[label] < model.thresholds.get(question.name, 0.0):
-            unsure.append(question.name)
-    return answers, Review(required=True, reason=f"low confidence: {', '.join(unsure)}") if unsure else _NO_REVIEW
+        name = question.name
+        probabilities = softmax(rows[name], model.calibration.get(name, 1.0))
+        confidence = max(probabilities)
+        labels[name] = label = question.labels[probabilities.index(confidence)]
+        by_label = dict(zip(question.labels, probabilities, strict=True))
+        scored[name] = {"label": label, "confidence": confidence, "probabilities": by_label}
+        if confidence < model.thresholds.get(name, 0.0):
+            unsure.append(name)
+    return scored, Review(required=True, reason=f"low confidence: {', '.join(unsure)}") if unsure else _NO_REVIEW
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

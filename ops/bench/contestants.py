@@ -154,7 +154,7 @@ def example_results() -> list[bytes]:
     jobs = [_job(example_abstract(number), engine) for number in range(BATCH)]
     classified = engine.classify([job.tokens for job in jobs])
     return [
-        prediction(job, engine.model, logits, 0.001, "worker").event.to_json()
+        prediction(job, engine.model, logits, 0.001, "worker").event
         for job, logits in zip(jobs, classified.logits, strict=True)
     ]
 
