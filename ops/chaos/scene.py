@@ -147,7 +147,6 @@ class Scene:
 
     async def all_answered(self) -> None:
         """Wait until everything accepted is answered; whether it was, the audit says."""
-        self.watch.last_result_at = time.monotonic()
         await self.until(lambda: self.ledger.accepted.keys() <= self.watch.seen.keys())
 
     async def moments(self) -> AsyncIterator[None]:
@@ -164,7 +163,8 @@ class Scene:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for it, as long as there are results now and then."""
-        await until(condition, lambda: time.monotonic() - self.watch.last_result_at < STILL_SECONDS)
+        begun = time.monotonic()
+        await until(condition, lambda: time.monotonic() - max(begun, self.watch.last_result_at) < STILL_SECONDS)
 
     async def first_result(self) -> float:
         """Seconds until the next result is seen."""
@@ -182,7 +182,7 @@ class Scene:
             predictions=predictions,
             refusals=refusals,
             seen=self.watch.seen,
-            pending=sum([await self._pending(self.streams.lane(lane)) for lane in LANES]),
+            pending=sum([(await self._pending(self.streams.lane(lane))).total() for lane in LANES]),
             unread=sum([await self._unread(self.streams.lane(lane)) for lane in LANES]),
         )
 
@@ -193,6 +193,11 @@ class Scene:
         self.watch.seen &= results
         return before - self.watch.seen.total()
 
+    async def held_by(self, worker: WorkerProcess) -> int:
+        """Entries that it has taken and not answered."""
+        lanes = [await self._pending(self.streams.lane(lane)) for lane in LANES]
+        return sum(lane.get(worker.name, 0) for lane in lanes)
+
     async def _results(self, stream: str) -> Counter[str]:
         results: Counter[str] = Counter()
         start = "-"
@@ -201,9 +206,10 @@ class Scene:
             start = f"({page[-1][0].decode()}"
         return results
 
-    async def _pending(self, lane: str) -> int:
+    async def _pending(self, lane: str) -> Counter[str]:
+        """Entries taken and not answered, by worker."""
         summary: Any = await self.server.redis.xpending(lane, GROUP)
-        return int(summary["pending"])
+        return Counter({holder["name"].decode(): holder["pending"] for holder in summary["consumers"]})
 
     async def _unread(self, lane: str) -> int:
         """Entries that no worker has read; counted, since Redis 6.2 does not say."""

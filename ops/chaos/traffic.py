@@ -10,7 +10,7 @@ from types import TracebackType
 from ...consumer.tasks import end
 from ...producer import Publisher, Subscriber
 from ...producer.subscriber import BEGINNING
-from ...schemas import Abstract, Event, Unavailable
+from ...schemas import Abstract, AbstractClassified, AbstractRefused, Event, Unavailable
 from ...schemas.streams import Output
 from .ledger import Ledger
 from .waiting import until, within
@@ -41,6 +41,7 @@ class Watch:
 
     Attributes:
         seen: how often each submission was seen to be answered or refused.
+        reasons: of the refusals seen.
         longest_gap_seconds: the longest time without a result since ``begin``.
         slowest_seconds: from submission to answer, of the slowest.
     """
@@ -48,6 +49,7 @@ class Watch:
     def __init__(self, url: str) -> None:
         self._url = url
         self.seen: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
         self.last_result_at = time.monotonic()
         self.longest_gap_seconds = 0.0
         self.slowest_seconds = 0.0
@@ -83,8 +85,10 @@ class Watch:
         now = time.monotonic()
         self.longest_gap_seconds = max(self.longest_gap_seconds, now - self.last_result_at)
         self.last_result_at = now
-        if timing := getattr(event.data, "timing", None):
-            self.slowest_seconds = max(self.slowest_seconds, timing.total_ms / 1000)
+        if isinstance(event, AbstractClassified):
+            self.slowest_seconds = max(self.slowest_seconds, event.data.timing.total_ms / 1000)
+        elif isinstance(event, AbstractRefused):
+            self.reasons[event.data.reason] += 1
 
 
 class Load:

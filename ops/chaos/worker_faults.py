@@ -13,12 +13,14 @@ _LEASE_SECONDS = 60  # of the rolling restart: longer than anything else in it
 
 
 async def killed(scene: Scene) -> str:
+    at_work = 0
     async with scene.under_load():
         async for worker in scene.victims():
             worker.kill()
+            at_work += await scene.held_by(worker) > 0
         last = time.monotonic()
     tail = scene.watch.last_result_at - last
-    return f"the last result came {tail:.1f} s after the last kill; {len(scene.workers.exits)} workers started again"
+    return f"{at_work} of them held unanswered abstracts; the last result came {tail:.1f} s after the last kill"
 
 
 async def frozen(scene: Scene) -> str:
@@ -81,6 +83,8 @@ async def _among_good_ones(scene: Scene, word: str) -> str:
         scene.ledger.hopeless.add(poison[0])
     async with scene.under_load(submissions):
         pass
+    reasons = dict(scene.watch.reasons)
+    scene.expect(reasons == {"max_deliveries": scene.faults}, f"refused for {reasons}")
     return f"{len(scene.workers.exits) - before} workers brought down"
 
 
@@ -125,7 +129,7 @@ ROWS = (
     ),
     Row(
         "slow-batches",
-        "every batch takes longer than the lease of 5 s",
+        "batches of 11 s, with a lease of 5 s",
         slow,
         share=0.03,
         milliseconds=250,
