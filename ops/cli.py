@@ -34,6 +34,7 @@ from .settings import (
     shipped_model,
     worker_name,
 )
+from .streams import streams
 
 DONE, ERROR, USAGE, SOME_REFUSED, GATE_FAILED, OUT_OF_REACH = range(6)
 
@@ -269,6 +270,7 @@ def schema_export(out: Path) -> None:
 
 
 cli.add_command(adapters)
+cli.add_command(streams)
 cli.add_command(bench)
 
 
