@@ -10,7 +10,7 @@ class WorkerConfig(BaseModel):
 
     name: str  # unique among the living workers of a namespace
     max_batch_tokens: PositiveInt = 8_192  # padding included; about sixteen abstracts
-    read_count: PositiveInt = 64  # entries in one read, and no more than 8 MB: see ``scripts/read.lua``
+    read_count: PositiveInt = 64  # entries in one read; fewer where they are large
     # Longer than one block of a read and than a pause of the process; batches may take longer, the lease is renewed.
     lease_seconds: PositiveFloat = 15
     max_deliveries: PositiveInt = 5  # an entry that was lost so often is the likely cause

@@ -23,7 +23,8 @@ from .stages import Delivery
 # Below the client's socket timeout of 5 s, which does not know of blocking; and the longest that a stop waits.
 BLOCK_MILLISECONDS = 1_000
 LONG_IDLE_MILLISECONDS = 3_600_000  # past every sensible lease: what is handed back may be taken at once
-READ_BYTES = 8 << 20  # of one read, and what one entry may add to it
+FIRST_READ = 8  # entries; then up to twice as many in each read, as their size allows
+READ_BYTES = 8 << 20  # aimed at in one read, if the next entries are as large as the last; exact where taking over
 LONGEST_LOOK_SECONDS = 1  # between two looks for what others let go, and at suspects without a look at the lanes
 MANY = 1 << 53  # deliveries: the largest whole number of a script
 
@@ -41,10 +42,10 @@ class Source:
         self._config = config
         self._metrics = metrics
         self._held: dict[Lane, set[str]] = {lane: set() for lane in LANES}
+        self._count = {lane: min(FIRST_READ, config.read_count) for lane in LANES}
         self._reading = {lane: asyncio.Lock() for lane in LANES}
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
-        self._read_script = script(redis, "read")
         self._reclaim_script = script(redis, "reclaim")
         self._extend_script = script(redis, "extend")
         self._release_script = script(redis, "release")
@@ -112,9 +113,10 @@ class Source:
             suspects: of these the delivery counts, since they may be at fault.
         """
         released = 0
-        suspected = {delivery.entry_id for delivery in suspects}
+        suspected = {(delivery.lane, delivery.entry_id) for delivery in suspects}
         for lane, held in self._held.items():
-            for forget, ids in ((0, held & suspected), (1, held - suspected)):
+            at_fault = {entry_id for entry_id in held if (lane, entry_id) in suspected}
+            for forget, ids in ((0, at_fault), (1, held - at_fault)):
                 if ids:
                     released += await self._call(self._release_script, lane, LONG_IDLE_MILLISECONDS, forget, *ids)
             held.clear()
@@ -130,23 +132,19 @@ class Source:
                     raise
 
     async def _read(self, lane: Lane) -> list[Delivery]:
-        """New entries; waits for the first only where there are none."""
-        found = await self._call(self._read_script, lane, self._config.read_count, READ_BYTES)
-        if not found and not self._config.burst:
-            return await self._wait(lane)
-        return self._hold([self._delivery(lane, entry_id, _pairs(fields), 1) for entry_id, fields in found])
-
-    async def _wait(self, lane: Lane) -> list[Delivery]:
+        """New entries; waits where there are none. Redis knows no limit in bytes, so the number follows the size."""
         # redis-py's own types are the unions of all protocols' keys and replies.
         keys: dict[Any, Any] = {self._streams.lane(lane): ">"}
-        replies: Any = await self._redis.xreadgroup(GROUP, self._config.name, keys, count=1, block=BLOCK_MILLISECONDS)
-        return self._hold(
-            [
-                self._delivery(lane, entry_id, fields, 1)
-                for _, entries in (replies or [])
-                for entry_id, fields in entries
-            ]
+        block = None if self._config.burst else BLOCK_MILLISECONDS
+        replies: Any = await self._redis.xreadgroup(
+            GROUP, self._config.name, keys, count=self._count[lane], block=block
         )
+        entries = [entry for _, entries in (replies or []) for entry in entries]
+        if entries:
+            largest = max(sum(map(len, fields.values())) for _, fields in entries)
+            at_once = min(2 * self._count[lane], self._config.read_count, READ_BYTES // (largest + 1))
+            self._count[lane] = max(1, at_once)
+        return self._hold([self._delivery(lane, entry_id, fields, 1) for entry_id, fields in entries])
 
     async def _reclaim(self, most: int, least_deliveries: int, most_deliveries: int) -> list[Delivery]:
         """Entries of one lane whose lease ran out after so many deliveries."""
@@ -196,8 +194,9 @@ class Source:
         lost: list[bytes] = []
         for lane, held in self._held.items():
             if held:
-                lost += await self._call(self._extend_script, lane, *held)
-                held.difference_update(entry_id.decode() for entry_id in lost)
+                gone = await self._call(self._extend_script, lane, *held)
+                held.difference_update(entry_id.decode() for entry_id in gone)
+                lost += gone
         self._settled.set()
         return lost
 

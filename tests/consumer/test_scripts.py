@@ -213,21 +213,3 @@ async def test_no_more_is_taken_over_once_the_size_is_reached(shard):
     await shard.fall_silent()
 
     assert len(await shard.reclaim(most=20, size=1000)) == 2
-
-
-# The stand-in gives a script another reply of XREADGROUP than the server does.
-@pytest.mark.parametrize("either_redis", ["redis"], indirect=True)
-class TestRead:
-    async def test_what_is_new_is_taken_up_to_a_number(self, shard):
-        entries = await shard.add(*map(str, range(12)))
-
-        assert [entry.decode() for entry, _ in await shard.call("read", "me", 10, 1000)] == entries[:10]
-        [[entry, fields], _] = await shard.call("read", "me", 10, 1000)
-        assert (entry.decode(), fields) == (entries[10], [b"title", b"10"])
-        assert await shard.call("read", "me", 10, 1000) == []
-
-    async def test_no_more_is_taken_once_the_size_is_reached(self, shard):
-        """Whatever the backlog, a worker holds a bounded part of it."""
-        await shard.add(*["x" * 600] * 20)
-
-        assert len(await shard.call("read", "me", 20, 1000)) == 8, "read in eights"

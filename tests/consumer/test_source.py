@@ -1,0 +1,51 @@
+"""What a worker takes at once, and whose leases it keeps."""
+
+import pytest
+from abstream.consumer.config import WorkerConfig
+from abstream.consumer.metrics import Metrics
+from abstream.consumer.source import FIRST_READ, READ_BYTES, Source
+
+
+@pytest.fixture
+async def source(redis, streams) -> Source:
+    source = Source(redis, streams, WorkerConfig(name="worker", burst=True), Metrics("test"))
+    await source.create_groups()
+    return source
+
+
+async def add(redis, stream: str, number: int, size: int = 1) -> None:
+    for _ in range(number):
+        await redis.xadd(stream, {"abstract": b"x" * size})
+
+
+async def reads(source: Source) -> list[int]:
+    return [len(deliveries) async for deliveries in source.new("interactive")]
+
+
+async def test_reads_grow_up_to_their_limit(redis, streams, source):
+    await add(redis, streams.lane("interactive"), 200)
+
+    assert await reads(source) == [FIRST_READ, 16, 32, 64, 64, 16]
+
+
+async def test_large_entries_are_read_a_few_at_a_time(redis, streams, source):
+    await add(redis, streams.lane("interactive"), 8)
+    await add(redis, streams.lane("interactive"), 40, READ_BYTES // 4)
+
+    assert await reads(source) == [8, 16] + [3] * 8
+
+
+async def test_entries_of_two_lanes_with_one_id_are_two(redis, streams, source):
+    """Ids count milliseconds: at a thousand a second they are often equal."""
+    for lane in ("interactive", "bulk"):
+        await redis.xadd(streams.lane(lane), {"title": lane}, id="7-0")
+    [[urgent]] = [deliveries async for deliveries in source.new("interactive")]
+    [[bulk]] = [deliveries async for deliveries in source.new("bulk")]
+    await redis.xclaim(streams.lane("interactive"), "classifiers", "another", 0, ["7-0"])
+
+    await source._extend()
+    assert (source.holds(urgent), source.holds(bulk)) == (False, True)
+
+    assert await source.release([urgent]) == 1
+    [held] = await redis.xpending_range(streams.lane("bulk"), "classifiers", "-", "+", 1)
+    assert held["times_delivered"] == 0
