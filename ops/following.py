@@ -13,7 +13,7 @@ from ..schemas.streams import EVENT_FIELD, Output
 async def follow(url: str, namespace: str, output: Output, since: str | None, until_idle: float | None) -> None:
     """Print every event after ``since``, as it stands in the stream."""
     async with Subscriber(url, namespace=namespace) as subscriber:
-        async for entry_id, fields in subscriber.entries(output, _moment(since), until_idle=until_idle):
+        async for entry_id, fields in subscriber.entries(output, moment(since), until_idle=until_idle):
             try:
                 sys.stdout.write(fields[EVENT_FIELD.encode()].decode() + "\n")
                 sys.stdout.flush()
@@ -21,7 +21,12 @@ async def follow(url: str, namespace: str, output: Output, since: str | None, un
                 print(f"entry {entry_id} is no event: skipped", file=sys.stderr)
 
 
-def _moment(since: str | None) -> str | datetime:
+def moment(since: str | None) -> str | datetime:
+    """What ``--since`` means: an entry id or a time, and now where it is not given.
+
+    Raises:
+        AbstreamError: it is neither.
+    """
     if since is None or re.fullmatch(r"\d+(-\d+)?|\$", since):
         return since or NOW
     try:

@@ -1,0 +1,114 @@
+"""``abstream refusals …``: look at what was set aside, and send it again."""
+
+import asyncio
+import json as json_format
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import click
+
+from ..schemas.errors import RefusalReason
+from .settings import option
+
+if TYPE_CHECKING:
+    from .cli import Common
+    from .fleet import Row
+    from .replaying import Refusals, Refused, Replay
+
+T = TypeVar("T")
+
+_SOME_CANNOT = 3
+
+_reason = option("reason", multiple=True, type=click.Choice(get_args(RefusalReason)), help="Only of this; repeatable.")
+
+
+@click.group()
+def refusals() -> None:
+    """What could not be answered, with the reason and the whole original."""
+
+
+@refusals.command("list")
+@_reason
+@option("since", default="0", help="Only after an entry id or a time (ISO 8601); 0 is the beginning.")
+@option("json", is_flag=True, help="For programs.")
+@click.pass_obj
+def list_(common: "Common", reason: tuple[str, ...], since: str, json: bool) -> None:
+    """Every refusal, oldest first, and what became of it."""
+    from .fleet import table
+    from .following import moment
+
+    async def rows(stored: "Refusals") -> "list[Row]":
+        return [_row(refused) async for refused in stored.all(moment(since), reason)]
+
+    found = _with_refusals(common, rows)
+    columns = ("time", "id", "reason", "abstract", "retryable", "replay_of", "replayed_as", "message")
+    click.echo(json_format.dumps(found) if json else table(found, *columns))
+
+
+@refusals.command()
+@click.argument("id")
+@click.pass_obj
+def show(common: "Common", id: str) -> None:
+    """One refusal with its whole original, as JSON; ID is that of the event or of the entry."""
+    [refused] = _with_refusals(common, lambda stored: stored.named([id]))
+    click.echo(json_format.dumps(json_format.loads(refused.event.to_json()), indent=2, ensure_ascii=False))
+
+
+@refusals.command()
+@click.argument("ids", nargs=-1)
+@_reason
+@option("all", is_flag=True, help="Every refusal.")
+@option("dry-run", is_flag=True, help="Only say what would be done.")
+@option("json", is_flag=True, help="For programs.")
+@click.pass_obj
+def replay(
+    common: "Common", ids: tuple[str, ...], reason: tuple[str, ...], all: bool, dry_run: bool, json: bool
+) -> None:
+    """Send originals to their lane again, by IDS, by --reason, or --all; each refusal once.
+
+    Exit code 3 where some cannot be sent.
+    """
+    if sum(map(bool, (ids, reason, all))) != 1:
+        raise click.UsageError("name refusals by their ids, or by --reason, or say --all")
+
+    async def send(stored: "Refusals") -> "list[Replay]":
+        chosen = await stored.named(ids) if ids else [refused async for refused in stored.all("0", reason)]
+        return [await stored.replay(refused, dry_run=dry_run) for refused in chosen]
+
+    from .fleet import table
+
+    sent = _with_refusals(common, send)
+    rows = [asdict(one) for one in sent]
+    click.echo(json_format.dumps(rows) if json else table(rows, "id", "result", "entry_id", "problem"))
+    counts = Counter(one.result for one in sent)
+    click.echo(", ".join(f"{count} {result}" for result, count in counts.items()) or "nothing to replay", err=True)
+    sys.exit(_SOME_CANNOT if counts["cannot be replayed"] else 0)
+
+
+def _with_refusals(common: "Common", work: "Callable[[Refusals], Awaitable[T]]") -> T:
+    async def connected() -> T:
+        from ..producer.connection import connect
+        from ..schemas import Streams
+        from .replaying import Refusals
+
+        async with connect(common.url) as redis:
+            return await work(Refusals(redis, Streams(common.namespace)))
+
+    return asyncio.run(connected())
+
+
+def _row(refused: "Refused") -> dict[str, Any]:
+    event, milliseconds = refused.event, int(refused.entry_id.partition("-")[0])
+    said = event.data.model_dump(mode="json", include={"reason", "message", "deliveries", "retryable", "replay_of"})
+    return said | {
+        "time": datetime.fromtimestamp(milliseconds / 1000, timezone.utc).isoformat(timespec="seconds"),
+        "id": event.id,
+        "entry_id": refused.entry_id,
+        "abstract": event.causationid,
+        "source": event.causationsource,
+        "replayed_as": refused.replayed_as,
+    }

@@ -1,0 +1,118 @@
+"""What was refused, read from the stream and sent again.
+
+A replay is the original entry with one more field that names the refusal, so that what comes of it can name it too.
+Its identity is the original's: should the abstract have been answered meanwhile, it is not answered again.
+"""
+
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from ..consumer.upkeep import KEEP_SECONDS
+from ..schemas import AbstractRefused, AbstreamError, Malformed, Streams
+from ..schemas.events import OriginalEntry
+from ..schemas.originals import from_original
+from ..schemas.streams import EVENT_FIELD, LANES, REPLAY_FIELD, from_fields
+
+_PAGE = 500
+
+Result = Literal["replayed", "replayed before", "would be replayed", "cannot be replayed"]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A refusal as it stands in the stream; ``replayed_as`` is the entry it became when it was replayed."""
+
+    entry_id: str
+    event: AbstractRefused
+    replayed_as: str | None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What became of a refusal; ``entry_id`` is the entry it was sent as, now or before."""
+
+    id: str
+    result: Result
+    entry_id: str | None = None
+    problem: str | None = None
+
+
+class Refusals:
+    """The refusals of one namespace."""
+
+    def __init__(self, redis: Redis, streams: Streams) -> None:
+        self._redis = redis
+        self._streams = streams
+        self._replay_script = redis.register_script((files(__package__) / "replay.lua").read_text())
+
+    async def all(self, since: str | datetime = "0", reasons: Collection[str] = ()) -> AsyncIterator[Refused]:
+        """Yield refusals after ``since``, oldest first; of any reason where none is given."""
+        replayed: Any = await self._redis.hgetall(self._streams.replayed)
+        last = f"{int(since.timestamp() * 1000) - 1}" if isinstance(since, datetime) else since
+        while entries := await self._page(last):
+            for raw_id, fields in entries:
+                last = raw_id.decode()
+                try:
+                    event = from_fields(fields)
+                except Malformed:
+                    continue  # of a later version, or somebody else's
+                if isinstance(event, AbstractRefused) and (not reasons or event.data.reason in reasons):
+                    became = replayed.get(event.id.encode())
+                    yield Refused(last, event, became.decode() if became else None)
+
+    async def named(self, ids: Collection[str]) -> list[Refused]:
+        """Those with these ids, of the events or of the entries in the stream, in the order given.
+
+        Raises:
+            AbstreamError: there is no such refusal; all that are missing are named.
+        """
+        found: dict[str, Refused] = {}
+        async for refused in self.all():
+            found |= {id_: refused for id_ in (refused.entry_id, refused.event.id) if id_ in ids}
+        if missing := [id_ for id_ in ids if id_ not in found]:
+            raise AbstreamError(f"no refusal {', '.join(missing)}: `abstream refusals list` shows all")
+        return list({found[id_].entry_id: found[id_] for id_ in ids}.values())
+
+    async def replay(self, refused: Refused, *, dry_run: bool = False) -> Replay:
+        """Send the original to its lane again, unless that was done before."""
+        event, original = refused.event, refused.event.data.original
+        if refused.replayed_as:
+            return Replay(event.id, "replayed before", refused.replayed_as)
+        if problem := self._hindrance(original):
+            return Replay(event.id, "cannot be replayed", problem=problem)
+        if dry_run:
+            return Replay(event.id, "would be replayed")
+        fields = again(original, event.id)
+        flat = [part for field in fields.items() for part in field]
+        try:
+            first, entry_id = await self._replay_script(
+                [original.stream, self._streams.replayed], [event.id, int(KEEP_SECONDS["refusals"]), *flat]
+            )
+        except ResponseError as error:
+            return Replay(event.id, "cannot be replayed", problem=str(error))
+        return Replay(event.id, "replayed" if first else "replayed before", entry_id.decode())
+
+    def _hindrance(self, original: OriginalEntry) -> str | None:
+        if not original.fields:
+            return "its entry was gone before it was read: publish it again"
+        if original.stream not in map(self._streams.lane, LANES):
+            return f"it came from {original.stream}, which is no lane of this namespace"
+        return None
+
+    async def _page(self, after: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        entries: Any = await self._redis.xrange(self._streams.refusals, min=f"({after}", count=_PAGE)
+        return list(entries)
+
+
+def again(original: OriginalEntry, refusal_id: str) -> dict[bytes, bytes]:
+    """The fields of the entry to send: the original's, byte for byte, and the refusal that is answered."""
+    fields = from_original(original)
+    if EVENT_FIELD.encode() not in fields and not fields.get(b"id"):
+        fields[b"id"] = original.entry_id.encode()  # which was its identity
+    return fields | {REPLAY_FIELD.encode(): refusal_id.encode()}
