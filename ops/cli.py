@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..producer.connection import DEFAULT_URL
 from ..producer.formats import FORMATS
+from ..producer.publisher import MAX_BACKLOG
 from ..schemas import AbstreamError, Streams, Unavailable
 from ..schemas.streams import LANES, OUTPUTS
 from ..training.config import TrainConfig
@@ -125,23 +126,25 @@ def work(common: Common, /, **flags: Any) -> None:
 @option("format", type=click.Choice(FORMATS), default="auto")
 @option("lane", type=click.Choice(LANES), default="interactive", help="bulk waits while there is interactive work.")
 @option("source", help="With the ids, the identity of the abstracts: the same again is answered once.")
+@option(
+    "max-backlog", type=click.IntRange(min=0), default=MAX_BACKLOG, help="While so many wait send none; 0: any number."
+)
+@option(
+    "wait-for-room", metavar="SECONDS", type=click.FloatRange(min=0), default=300.0, help="Longest wait while they do."
+)
 @option("wait", is_flag=True, help="Wait for the results and print them.")
 @option("patience-seconds", type=click.FloatRange(min=0.1), default=60.0, help="Longest wait without a result.")
 @click.pass_obj
 def publish(
-    common: Common,
-    paths: tuple[str, ...],
-    format: Any,
-    lane: Any,
-    source: str | None,
-    wait: bool,
-    patience_seconds: float,
+    common: Common, /, paths: tuple[str, ...], wait: bool, patience_seconds: float, format: Any, **terms: Any
 ) -> None:
     """Files (or - for standard input) to the stream."""
+    from .publishing import Terms
     from .publishing import publish as publish_files
 
+    terms["wait_for_room_seconds"] = terms.pop("wait_for_room")
     patience = patience_seconds if wait else None
-    tally = _run(lambda: publish_files(common.url, common.namespace, list(paths), format, lane, source, patience))
+    tally = _run(lambda: publish_files(common.url, common.namespace, list(paths), Terms(format, **terms), patience))
     click.echo(tally.summary("answered" if wait else "published"), err=True)
     sys.exit(tally.exit_code)
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from itertools import islice
 
 from ..consumer.tasks import end
@@ -17,45 +19,69 @@ from .progress import bar
 _RESULTS: tuple[Output, ...] = ("predictions", "refusals")
 
 
-async def publish_files(
-    publisher: Publisher, paths: list[str], wanted: Format, lane: Lane, tally: Tally
-) -> list[Published]:
-    """Publish every record of the files; broken ones are named on stderr and counted."""
-    published: list[Published] = []
-    records = usable(paths, wanted, tally)
-    with bar("published", None) as show:
-        while chunk := list(islice(records, CHUNK)):
-            published += await publisher.publish_many(((record.id, record.abstract) for record in chunk), lane=lane)
-            show(len(published))
-    tally.done = len(published)
-    return published
+@dataclass(frozen=True)
+class Terms:
+    """How the records of files are published.
+
+    Attributes:
+        source: with the ids, the identity of the abstracts: the same again is answered once. A new one where None.
+        max_backlog: publish nothing while so many of the lane wait; 0 for any number.
+        wait_for_room_seconds: give up after so long without room.
+    """
+
+    wanted: Format
+    lane: Lane
+    source: str | None
+    max_backlog: int
+    wait_for_room_seconds: float
+
+    def publisher(self, url: str, namespace: str) -> Publisher:
+        return Publisher(
+            url,
+            namespace=namespace,
+            source=self.source,
+            max_backlog=self.max_backlog or None,
+            wait_for_room_seconds=self.wait_for_room_seconds,
+        )
 
 
-async def publish(
-    url: str, namespace: str, paths: list[str], wanted: Format, lane: Lane, source: str | None, wait: float | None
-) -> Tally:
-    """Publish files; print ids and entry ids, or with ``wait`` every result, as JSON lines.
+async def publish(url: str, namespace: str, paths: list[str], terms: Terms, wait: float | None) -> Tally:
+    """Publish files; print ids and entry ids as they are known, or with ``wait`` every result, as JSON lines.
 
     Args:
-        source: with the ids, the identity of the abstracts: the same again is answered once. A new one where None.
         wait: give up after so many seconds without a result.
 
     Raises:
         AbstreamError: a file cannot be read, or results did not come.
-        Unavailable: Redis is out of reach.
+        Unavailable: Redis is out of reach, or has no room.
     """
     tally = Tally()
     async with Subscriber(url, namespace=namespace) as subscriber:
         # With a source of one's own, results may have been published long before.
-        since = {output: BEGINNING if source else await subscriber.resolve(output, NOW) for output in _RESULTS}
-        async with Publisher(url, namespace=namespace, source=source) as publisher:
-            published = await publish_files(publisher, paths, wanted, lane, tally)
-        if wait is None:
-            for entry in published:
-                print(json.dumps(entry._asdict()))
-        else:
+        since = {output: BEGINNING if terms.source else await subscriber.resolve(output, NOW) for output in _RESULTS}
+        published: list[Published] = []
+        async with terms.publisher(url, namespace) as publisher:
+            async for part in _publish_files(publisher, paths, terms, tally):
+                published += part
+                if wait is None:
+                    for entry in part:
+                        print(json.dumps(entry._asdict()))
+        if wait is not None:
             await _Results(published, publisher.source, tally).follow(subscriber, since, wait)
     return tally
+
+
+async def _publish_files(
+    publisher: Publisher, paths: list[str], terms: Terms, tally: Tally
+) -> AsyncIterator[list[Published]]:
+    """Publish every record of the files, part by part; broken ones are named on stderr and counted."""
+    records = usable(paths, terms.wanted, tally)
+    with bar("published", None) as show:
+        while chunk := list(islice(records, CHUNK)):
+            part = await publisher.publish_many(((record.id, record.abstract) for record in chunk), lane=terms.lane)
+            tally.done += len(part)
+            show(tally.done)
+            yield part
 
 
 class _Results:

@@ -27,6 +27,7 @@ _ENTRIES, _BYTES = 256, 4 << 20  # of one call: while Redis runs it, nobody else
 _PAUSES_SECONDS = (0.05, 0.2, 0.8)
 _REMEMBERED_SECONDS = 300
 _LOOK_SECONDS = 1.0  # between two looks for room
+_SAY_SECONDS = 60.0  # a back-fill may wait before every call
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Publisher(Client):
         self.source = source or f"urn:uuid:{uuid4()}"
         self._max_backlog = max_backlog
         self._wait_for_room_seconds = wait_for_room_seconds
+        self._said = -_SAY_SECONDS  # when it was last said that it waits
         self._publish_script = self._redis.register_script((files(__package__) / "publish.lua").read_text())
 
     async def publish(self, abstract: Abstract, *, id: str | None = None, lane: Lane = "interactive") -> Published:
@@ -113,16 +115,15 @@ class Publisher(Client):
     async def _send(self, bodies: list[bytes], lane: Lane) -> list[str]:
         """The entry ids of events, which are added all together, when there is room or never."""
         deadline, call = time.monotonic() + self._wait_for_room_seconds, token_urlsafe(12)
-        waited = False
         while True:
             try:
                 return await self._add(bodies, lane, call)
             except BacklogFull as full:
                 if time.monotonic() >= deadline:
                     raise
-                if not waited:
+                if time.monotonic() >= self._said + _SAY_SECONDS:
+                    self._said = time.monotonic()
                     log.warning("waiting for room: %s", full)
-                waited = True
                 await sleep(min(_LOOK_SECONDS * random.uniform(0.5, 1), max(0, deadline - time.monotonic())))
 
     async def _add(self, bodies: list[bytes], lane: Lane, call: str) -> list[str]:

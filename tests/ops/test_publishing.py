@@ -1,0 +1,43 @@
+"""``abstream publish`` while too many abstracts wait: it waits, says so, and in the end gives up with a word."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def many(tmp_path) -> str:
+    """A file of more abstracts than are sent in one call."""
+    lines = [json.dumps({"id": str(number), "title": f"Title {number}", "text": "Text."}) for number in range(300)]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines) + "\n")
+    return "many.jsonl"
+
+
+async def test_it_waits_for_room_visibly_and_goes_on(abstream, many, redis, streams, tmp_path):
+    arguments = [sys.executable, "-m", "abstream.ops", "publish", many, "--max-backlog", "10"]
+    process = await asyncio.create_subprocess_exec(
+        *arguments, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    said = await process.stderr.readline()
+    assert said == b"waiting for room: 256 abstracts of the interactive lane wait, and 10 may: publish again in 5 s\n"
+    await redis.xtrim(streams.lane("interactive"), maxlen=0, approximate=False)
+
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"300 published\n")
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [str(number) for number in range(300)]
+    assert await redis.xlen(streams.lane("interactive")) == 44
+
+
+async def test_it_gives_up_with_exit_code_5_and_has_said_what_was_taken(abstream, many, redis, streams):
+    done = abstream("publish", many, "--max-backlog", "10", "--wait-for-room", "0")
+    assert done.returncode == 5
+    assert b"abstream: 256 abstracts of the interactive lane wait, and 10 may" in done.stderr
+    taken = [json.loads(line)["entry_id"].encode() for line in done.stdout.splitlines()]
+    assert taken == [entry for entry, _ in await redis.xrange(streams.lane("interactive"))]
+    assert len(taken) == 256
+
+
+async def test_without_a_limit_nothing_waits(abstream, many):
+    assert abstream("publish", many, "--max-backlog", "0", "--wait-for-room", "0").returncode == 0
