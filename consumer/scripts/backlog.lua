@@ -6,9 +6,9 @@
 -- milliseconds the oldest of both has been there; false where there is no such group.
 --
 -- Redis 6.2 knows no lag, and later ones forget it when an entry was deleted. Then it is counted, on the shorter side of
--- the last delivered entry: exact where fewer than 500 are not read, or fewer than 500 that were read are not trimmed.
--- Otherwise it is too high: what was read and is not trimmed counts as lag but for 500.
-local MOST_COUNTED, MOST_BYTES = 500, 1048576
+-- the last delivered entry: exact where fewer than 200 are not read, or fewer than 200 that were read are not trimmed.
+-- Otherwise it is too high: what was read and is not trimmed counts as lag but for 200.
+local MOST_COUNTED, MOST_BYTES = 200, 1048576
 
 local function find_group(lane)
   if redis.call('TYPE', lane).ok ~= 'stream' then
