@@ -9,6 +9,10 @@ import abstream
 import click
 import pytest
 import yaml
+from abstream.consumer.backlog import Broker
+from abstream.consumer.endpoints import Endpoints
+from abstream.consumer.health import STALL_SECONDS, Health
+from abstream.consumer.metrics import Metrics
 from abstream.ops.cli import cli
 from abstream.ops.embedded import embedded_redis
 from redis import Redis
@@ -56,6 +60,35 @@ def test_each_profile_has_one_worker_and_all_wait_for_redis(compose):
     }
     for name in ("worker-cpu", "worker-gpu"):
         assert services[name]["depends_on"]["redis"]["condition"] == "service_healthy"
+
+
+@pytest.mark.parametrize("service", ["worker-cpu", "worker-gpu"])
+def test_the_health_check_of_a_worker_fails_when_its_loop_makes_no_progress(compose, service, server, streams):
+    """The very command, asking a worker's endpoints on another port."""
+    kind, python, *arguments = compose["services"][service]["healthcheck"]["test"]
+    command = compose["services"][service]["command"]
+    port = command[command.index("--metrics-port") + 1]
+    assert (kind, python) == ("CMD", "python")
+    assert f":{port}/healthz" in arguments[-1]
+
+    now = 0.0
+    metrics, broker = Metrics("test", Health(clock=lambda: now)), Broker(server, streams)
+    endpoints = Endpoints(0, metrics.registry, metrics.health, broker)
+    endpoints.start()
+
+    def check() -> int:
+        asked = [argument.replace(f":{port}/", f":{endpoints.server_port}/") for argument in arguments]
+        return subprocess.run([sys.executable, *asked], stderr=subprocess.DEVNULL, check=False).returncode
+
+    try:
+        metrics.health.beat("interactive")
+        assert check() == 0
+        now = STALL_SECONDS + 1
+        assert check() != 0
+    finally:
+        endpoints.close()
+        broker.close()
+    assert check() != 0
 
 
 def test_the_image_copies_what_is_there_and_installs_from_the_constraints():
