@@ -1,5 +1,7 @@
 """Every metric of the worker, by name. People alert on these names: they change like an API."""
 
+from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -8,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 
 from ..schemas import Lane
 from ..schemas.events import ModelReceipt
+from ..schemas.streams import LANES
+from .distribution import Distribution
 from .health import Health
 from .stages import Answered, Outcome, Predicted, Refused
 
@@ -36,7 +40,13 @@ class Metrics:
         ) -> Histogram:
             return Histogram(f"abstream_{name}", what, labels, buckets=buckets, registry=self.registry)
 
-        self._received = counter("abstracts_received", "Entries read for the first time", "lane")
+        def distribution(
+            name: str, what: str, bounds: tuple[float, ...] = SECONDS, label: str | None = None
+        ) -> Distribution:
+            return Distribution(f"abstream_{name}", what, bounds, self.registry, label=label)
+
+        received = counter("abstracts_received", "Entries read for the first time", "lane")
+        self._received = {lane: received.labels(lane) for lane in LANES}
         self._predictions = counter("predictions", "Answers published", "question", "label")
         self._refusals = counter("refusals", "Entries refused", "reason")
         self._redeliveries = counter("redeliveries", "Entries taken over from a worker that let them go")
@@ -45,15 +55,15 @@ class Metrics:
         self._trimmed_undelivered = counter("trimmed_undelivered", "Entries removed before a worker read them", "lane")
         self._reconnects = counter("redis_reconnects", "Calls repeated because Redis was away")
         self._review = counter("review_required", "Predictions for a person to look at", "reason")
-        self._queue_wait_seconds = histogram("queue_wait_seconds", "From submission to a worker's hands")
-        self._end_to_end_seconds = histogram("end_to_end_seconds", "From submission to the published answer")
+        self._queue_wait_seconds = distribution("queue_wait_seconds", "From submission to a worker's hands")
+        self._end_to_end_seconds = distribution("end_to_end_seconds", "From submission to the published answer")
         self.tokenize_seconds = histogram("tokenize_seconds", "Validating and tokenizing one read")
         self._inference_seconds = histogram("inference_seconds", "One forward pass")
         self.commit_seconds = histogram("commit_seconds", "One commit")
         self._batch_abstracts = histogram("batch_abstracts", "Abstracts in a forward pass", ABSTRACTS)
         self._batch_tokens = histogram("batch_tokens", "Tokens in a forward pass, without padding", TOKENS)
         self._batch_fill_ratio = histogram("batch_fill_ratio", "Share of a forward pass that is no padding", SHARES)
-        self._confidence = histogram("confidence", "Confidence of the answers", SHARES, ("question",))
+        self._confidence = distribution("confidence", "Confidence of the answers", SHARES, "question")
         self._switches = counter("adapter_switches", "Adapter updates answered", "result")
         self._switch_seconds = histogram("adapter_switch_seconds", "A step to another adapter", SECONDS, ("phase",))
         self._adapter = Info("abstream_adapter", "The adapter in service", registry=self.registry)
@@ -61,7 +71,7 @@ class Metrics:
 
     def received(self, lane: Lane, attempt: int) -> None:
         if attempt == 1:
-            self._received.labels(lane).inc()
+            self._received[lane].inc()
         else:
             self._redeliveries.inc()
 
@@ -72,29 +82,30 @@ class Metrics:
         self._batch_fill_ratio.observe(sum(lengths) / (len(lengths) * max(lengths)))
 
     def committed(self, answered: Sequence[Answered], outcomes: Sequence[Outcome]) -> None:
-        for entry, outcome in zip(answered, outcomes, strict=True):
-            if outcome is Outcome.LOST:
-                self._commits_lost.inc()
-            elif outcome is Outcome.DUPLICATE:
-                self._duplicates.inc()
-            elif isinstance(entry, Refused):
-                self._refusals.labels(entry.reason).inc()
-            else:
-                self._published(entry)
+        self._commits_lost.inc(outcomes.count(Outcome.LOST))
+        self._duplicates.inc(outcomes.count(Outcome.DUPLICATE))
+        published = [entry for entry, outcome in zip(answered, outcomes, strict=True) if outcome is Outcome.PUBLISHED]
+        for reason, number in Tally(entry.reason for entry in published if isinstance(entry, Refused)).items():
+            self._refusals.labels(reason).inc(number)
+        self._predicted([entry for entry in published if isinstance(entry, Predicted)])
 
     def lost(self, lane: Lane, entries: int) -> None:
         """Somebody removed entries that no worker had read; one refusal says so."""
         self._trimmed_undelivered.labels(lane).inc(entries)
         self._refusals.labels("trimmed").inc()
 
-    def _published(self, prediction: Predicted) -> None:
-        for question, answer in prediction.answers.items():
-            self._predictions.labels(question, answer["label"]).inc()
-            self._confidence.labels(question).observe(answer["confidence"])
-        if prediction.review.required:
-            self._review.labels("low_confidence").inc()
-        self._queue_wait_seconds.observe(prediction.queued_ms / 1000)
-        self._end_to_end_seconds.observe(prediction.total_ms / 1000)
+    def _predicted(self, predictions: Sequence[Predicted]) -> None:
+        """All of a batch in one go: a call for each value would cost as much as to validate the abstracts."""
+        confidences: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for prediction in predictions:
+            for question, answer in prediction.answers.items():
+                confidences[question, answer["label"]].append(answer["confidence"])
+        for (question, label), values in confidences.items():
+            self._predictions.labels(question, label).inc(len(values))
+            self._confidence.observe(values, question)
+        self._review.labels("low_confidence").inc(sum(prediction.review.required for prediction in predictions))
+        self._queue_wait_seconds.observe([prediction.queued_ms / 1000 for prediction in predictions])
+        self._end_to_end_seconds.observe([prediction.total_ms / 1000 for prediction in predictions])
 
     def redis_away(self, error: Exception) -> None:
         self._reconnects.inc()

@@ -15,6 +15,7 @@ from .stages import Answered, Outcome, Predicted
 # The keys of commit.lua, by position.
 _LANE_KEYS = {lane: 1 + position for position, lane in enumerate(LANES)}
 _PREDICTIONS_KEY, _REFUSALS_KEY = 3, 4
+_OUTCOMES = tuple(Outcome)  # by the number that commit.lua returns
 
 
 class Sink:
@@ -34,5 +35,5 @@ class Sink:
             output = _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY
             lane = _LANE_KEYS[entry.delivery.lane]
             arguments += (lane, entry.delivery.entry_id, output, entry.identity, entry.event)
-        codes = await until_available(lambda: self._commit_script(keys, arguments), self._metrics.redis_retried)
-        return [Outcome(code) for code in codes]
+        codes = await until_available(lambda: self._commit_script(keys, arguments), self._metrics)
+        return [_OUTCOMES[code] for code in codes]
