@@ -235,7 +235,8 @@ def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
     """Python, torch, GPU, Redis, model, adapter: what is wrong and how to mend it."""
     from .doctor import examine
 
-    sys.exit(examine(common.url, shipped_model(model), adapter_folder(adapter, model, own_task=False), as_json=json))
+    folder = adapter_folder(adapter, model, own_task=False)
+    sys.exit(examine(common.url, Streams(common.namespace), shipped_model(model), folder, as_json=json))
 
 
 @cli.command()

@@ -69,6 +69,10 @@ class Streams:
         """The refusals that were replayed, each with the entry it became."""
         return self._key("replayed")
 
+    def scratch(self, name: str) -> str:
+        """A key that no part of abstream ever makes."""
+        return self._key(f"scratch:{name}")
+
     def seen(self, epoch_seconds: float) -> tuple[str, str]:
         """The sets of identities answered in the current dedupe window and in the one before."""
         window = int(epoch_seconds // DEDUPE_WINDOW_SECONDS)

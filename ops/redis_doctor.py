@@ -1,0 +1,142 @@
+"""What is wrong with a Redis server, or with what this user may do there."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+
+from ..schemas import Streams
+from ..schemas.streams import GROUP, LANES, OUTPUTS
+from .finding import Finding
+
+OLDEST_REDIS = (6, 2)
+
+# What publishers, workers and subscribers need, each tried on a key that nobody has; nothing is left behind.
+_COMMANDS = (
+    "XADD KEY NOMKSTREAM * a b", "XLEN KEY", "XRANGE KEY - +", "XREVRANGE KEY + -", "XREAD STREAMS KEY 0",
+    f"XGROUP CREATE KEY {GROUP} 0", f"XGROUP DELCONSUMER KEY {GROUP} a", f"XREADGROUP GROUP {GROUP} a STREAMS KEY >",
+    f"XACK KEY {GROUP} 1-0", f"XPENDING KEY {GROUP}", f"XCLAIM KEY {GROUP} a 0 1-0", "XTRIM KEY MINID 0",
+    "XINFO STREAM KEY", "XINFO GROUPS KEY", f"XINFO CONSUMERS KEY {GROUP}",
+    "GET KEY", "SET KEY a XX", "EXISTS KEY", "TYPE KEY", "TIME", "SCRIPT LOAD return", "EVALSHA 0 1 KEY",
+    "SISMEMBER KEY a", "SADD KEY a", "EXPIRE KEY 1",
+)  # fmt: skip
+
+
+def examine_redis(url: str, streams: Streams) -> Iterator[Finding]:
+    """The server, its settings, what this user may do, and the keys of the namespace."""
+    try:
+        with Redis.from_url(url, protocol=2, socket_connect_timeout=3, socket_timeout=3) as redis:
+            info = _info(redis)
+            yield from _server(redis, info)
+            yield _memory(info.get("maxmemory_policy") or _setting(redis, "maxmemory-policy"), info.get("maxmemory"))
+            yield _persistence(redis, info)
+            yield _permissions(redis, streams)
+            yield _keys(redis, streams)
+    except (AuthenticationError, AuthorizationError) as error:
+        remedy = "put the user and password into the URL: redis://USER:PASSWORD@HOST"
+        yield Finding("Redis", "error", str(error), remedy)
+    except (RedisError, ValueError) as error:
+        remedy = "start Redis, or say where it is: --redis-url or REDIS_URL"
+        yield Finding("Redis", "out of reach", f"{_without_password(url)}: {error}", remedy)
+
+
+def _info(redis: Any) -> dict[str, Any]:
+    """What the server says of itself; nothing where this user may not ask."""
+    try:
+        return dict(redis.info())
+    except NoPermissionError:
+        return {}
+
+
+def _setting(redis: Any, name: str) -> str | None:
+    """A server setting, or None where CONFIG is not allowed, as in many hosted services."""
+    try:
+        return str(redis.config_get(name)[name])
+    except (ResponseError, KeyError):
+        return None
+
+
+def _server(redis: Any, info: dict[str, Any]) -> Iterator[Finding]:
+    if not info:
+        redis.ping()  # or it is out of reach
+        remedy = "ACL SETUSER … +info, or ask whoever runs it for its version, which must be 6.2 or newer"
+        yield Finding("Redis", "warning", "answers, but INFO is not allowed for this user", remedy)
+        return
+    version = str(info["redis_version"])
+    if tuple(map(int, version.split(".")[:2])) >= OLDEST_REDIS:
+        yield Finding("Redis", "ok", version)
+    else:
+        yield Finding("Redis", "error", version, "upgrade to Redis 6.2 or newer")
+
+
+def _memory(policy: str | None, limit: int | None) -> Finding:
+    what = "Redis maxmemory-policy"
+    if policy is None:
+        remedy = (
+            "ask whoever runs it whether it is noeviction; with any other, whole streams vanish when memory is short"
+        )
+        return Finding(what, "warning", "neither INFO nor CONFIG is allowed for this user", remedy)
+    if policy == "noeviction":
+        return Finding(what, "ok", policy)
+    remedy = "CONFIG SET maxmemory-policy noeviction, or whole streams vanish when memory is short"
+    return Finding(what, "warning" if limit == 0 else "error", policy, remedy)
+
+
+def _persistence(redis: Any, info: dict[str, Any]) -> Finding:
+    what, sync = "Redis persistence", _setting(redis, "appendfsync")
+    enabled = bool(info.get("aof_enabled")) or _setting(redis, "appendonly") == "yes"
+    if not enabled and (info or sync):
+        remedy = "CONFIG SET appendonly yes, or a restart forgets what came since the last snapshot"
+        return Finding(what, "warning", "no append-only file", remedy)
+    if sync == "always":
+        return Finding(what, "ok", "append-only file, appendfsync always")
+    if sync == "everysec":
+        return Finding(what, "ok", "append-only file, appendfsync everysec: a power cut may take the last second")
+    if sync == "no":
+        remedy = "CONFIG SET appendfsync always, or everysec where the last second may be lost with the power"
+        return Finding(
+            what, "warning", "append-only file, but appendfsync no: a power cut may take half a minute", remedy
+        )
+    remedy = "ask whoever runs it: appendonly yes, and appendfsync always or everysec"
+    return Finding(what, "warning", "CONFIG is not allowed for this user, so how often it syncs is not known", remedy)
+
+
+def _permissions(redis: Any, streams: Streams) -> Finding:
+    denied = sorted({command.split()[0] for command in _COMMANDS if not _may(redis, command, streams)})
+    if not denied:
+        return Finding("Redis permissions", "ok", "what publishers, workers and subscribers need")
+    allow = " ".join(f"+{name.lower()}" for name in denied)
+    remedy = f"ACL SETUSER … ~{{{streams.namespace}}}:* {allow}"
+    return Finding("Redis permissions", "error", f"not allowed: {', '.join(denied)}", remedy)
+
+
+def _may(redis: Any, command: str, streams: Streams) -> bool:
+    key = streams.scratch("doctor")
+    try:
+        redis.execute_command(*(key if word == "KEY" else word for word in command.split()))
+    except NoPermissionError:
+        return False
+    except ResponseError:
+        return True  # it would have been done, were there anything to do it to
+    return True
+
+
+def _keys(redis: Any, streams: Streams) -> Finding:
+    wanted = dict.fromkeys([*map(streams.lane, LANES), *map(streams.output, OUTPUTS)], "stream")
+    wanted |= {streams.replayed: "hash", streams.turn: "string"}
+    try:
+        kinds = {key: redis.type(key).decode() for key in wanted}
+    except NoPermissionError:
+        return Finding("Redis keys", "warning", "TYPE is not allowed for this user", "ACL SETUSER … +type")
+    wrong = [
+        f"{key} is a {kind}, not a {wanted[key]}" for key, kind in kinds.items() if kind not in ("none", wanted[key])
+    ]
+    if not wrong:
+        return Finding("Redis keys", "ok", f"those of {streams.namespace} are as they should be")
+    return Finding("Redis keys", "error", "; ".join(wrong), "RENAME what is not abstream's, or use another --namespace")
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

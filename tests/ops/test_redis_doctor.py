@@ -1,0 +1,97 @@
+"""The doctor sees what would lose abstracts on a real server, and says how to mend it."""
+
+import pytest
+from abstream.ops.embedded import embedded_redis
+from abstream.ops.finding import Finding
+from abstream.ops.redis_doctor import _server, examine_redis
+from redis import Redis
+
+DENIED = ("-info", "-config", "-xreadgroup", "-sadd")
+
+
+def findings(url: str, streams) -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine_redis(url, streams)}
+
+
+@pytest.fixture
+def doctored(streams):
+    """Examine a server of its own, started with these options and told these commands."""
+
+    def examine(*options: str, commands: tuple[str, ...] = (), user: str = "") -> dict[str, Finding]:
+        with embedded_redis(*options) as url:
+            with Redis.from_url(url, protocol=2) as redis:
+                for command in commands:
+                    redis.execute_command(*command.split())
+            return findings(url.replace("unix://", f"unix://{user}") if user else url, streams)
+
+    return examine
+
+
+def test_a_sound_server_has_nothing_to_mend(doctored):
+    found = doctored("--appendonly", "yes", "--appendfsync", "always")
+    assert {finding.verdict for finding in found.values()} == {"ok"}
+    assert [finding.remedy for finding in found.values()] == [""] * 5
+
+
+@pytest.mark.parametrize(("memory", "verdict"), [("0", "warning"), ("100mb", "error")])
+def test_a_policy_that_evicts_loses_whole_streams(doctored, memory, verdict):
+    policy = doctored("--maxmemory", memory, "--maxmemory-policy", "allkeys-lru")["Redis maxmemory-policy"]
+    assert (policy.verdict, policy.found) == (verdict, "allkeys-lru")
+    assert "noeviction" in policy.remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict", "said"),
+    [
+        ("", "warning", "no append-only file"),
+        ("--appendonly yes --appendfsync no", "warning", "half a minute"),
+        ("--appendonly yes --appendfsync everysec", "ok", "last second"),
+    ],
+)
+def test_what_a_power_cut_would_take_is_said(doctored, options, verdict, said):
+    persistence = doctored(*options.split())["Redis persistence"]
+    assert persistence.verdict == verdict
+    assert said in persistence.found
+    assert bool(persistence.remedy) == (verdict == "warning")
+
+
+def test_a_server_too_old_is_an_error():
+    [finding] = _server(None, {"redis_version": "6.0.16"})
+    assert (finding.verdict, "6.2" in finding.remedy) == ("error", True)
+
+
+def test_what_a_user_may_not_do_is_reported_not_a_crash(doctored):
+    found = doctored(commands=(f"ACL SETUSER few on >secret ~* +@all {' '.join(DENIED)}",), user="few:secret@")
+    assert found["Redis"].verdict == found["Redis maxmemory-policy"].verdict == "warning"
+    assert found["Redis persistence"].verdict == "warning"
+    assert all(found[what].remedy for what in ("Redis", "Redis maxmemory-policy", "Redis persistence"))
+    permissions = found["Redis permissions"]
+    assert (permissions.verdict, permissions.found) == ("error", "not allowed: SADD, XREADGROUP")
+    assert permissions.remedy.endswith("+sadd +xreadgroup")
+
+
+def test_a_user_of_other_keys_is_told_which_it_needs(doctored, streams):
+    found = doctored(commands=("ACL SETUSER others on >secret ~other:* +@all",), user="others:secret@")
+    assert f"~{{{streams.namespace}}}:*" in found["Redis permissions"].remedy
+    assert found["Redis keys"].verdict == "warning"
+
+
+def test_a_wrong_password_is_no_missing_server(doctored):
+    found = doctored(commands=("ACL SETUSER one on >secret ~* +@all",), user="one:wrong@")
+    assert [finding.verdict for finding in found.values()] == ["error"]
+    assert "password" in found["Redis"].remedy
+
+
+async def test_a_key_of_the_wrong_type_is_named(server, redis, streams):
+    await redis.set(streams.predictions, "somebody else's")
+    await redis.rpush(streams.lane("bulk"), "a list")
+    keys = findings(server, streams)["Redis keys"]
+    assert keys.verdict == "error"
+    assert f"{streams.predictions} is a string, not a stream" in keys.found
+    assert f"{streams.lane('bulk')} is a list, not a stream" in keys.found
+
+
+async def test_the_examination_leaves_nothing_behind(server, redis, streams):
+    assert findings(server, streams)["Redis permissions"].verdict == "ok"
+    forever = -1
+    assert forever not in [await redis.ttl(key) for key in await redis.keys(streams.scratch("*"))]
