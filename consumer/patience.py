@@ -4,6 +4,7 @@ The client's own retry is switched off (``producer.connection``), so that nothin
 """
 
 import random
+import re
 from asyncio import sleep
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -12,25 +13,27 @@ import structlog
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TryAgainError,
 )
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 T = TypeVar("T")
 
-# Down, restarting, loading (a ConnectionError), failing over, or full: all pass without the entry being at fault.
-AWAY = (
-    RedisConnectionError, RedisTimeoutError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError,
-    OutOfMemoryError,
-)  # fmt: skip
+# Down, restarting, cut off: the server did not answer.
+AWAY = (RedisConnectionError, RedisTimeoutError)
+
+# A refusal that passes without the entry being at fault: loading, failing over, full, or a key for a person to mend.
+# redis-py has classes for some of these and strips their codes; from inside a script, Redis 6.2 sends them mid-message.
+_PASSING = re.compile(
+    r"(?:^|-)(?:READONLY|NOREPLICAS|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|LOADING|OOM|BUSY|WRONGTYPE) "
+)
+_PASSING_CLASSES = (ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError, OutOfMemoryError)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 
@@ -47,10 +50,18 @@ class Observer(Protocol):
         """A call that had failed was answered."""
 
 
+def passes(error: RedisError) -> bool:
+    """Whether to wait is enough: for Redis to be back, or for a person to mend what is wrong there."""
+    return isinstance(error, (*AWAY, *_PASSING_CLASSES)) or bool(_PASSING.search(str(error)))
+
+
 async def until_available(call: Callable[[], Awaitable[T]], observer: Observer) -> T:
     """The result of ``call``, repeated with growing, jittered pauses while Redis is away.
 
     Logs once when Redis goes and once when it is back, however long that takes.
+
+    Raises:
+        RedisError: an answer that no patience changes.
     """
     pause, attempts = FIRST_PAUSE_SECONDS, 0
 
@@ -62,16 +73,20 @@ async def until_available(call: Callable[[], Awaitable[T]], observer: Observer) 
     while True:
         try:
             result = await call()
-        except AWAY as error:
+        except NoScriptError:
+            pass  # the scripts were flushed just when this one had been sent anew
+        except RedisError as error:
+            if not passes(error):
+                answered()  # with a no
+                raise
             attempts += 1
             observer.redis_away(error)
             if attempts == 1:
-                log.warning("redis_away", error=type(error).__name__)
+                # What the server says is of keys and settings; what a connection says is of addresses.
+                says = {"says": str(error)} if isinstance(error, ResponseError) else {}
+                log.warning("redis_away", error=type(error).__name__, **says)
             await sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        except ResponseError:
-            answered()  # with a no, which is not for patience
-            raise
         else:
             answered()
             return result

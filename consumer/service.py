@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 
 from ..schemas import Streams, VerifiedAdapter
 from .adapters.fleet import Fleet
@@ -15,11 +15,11 @@ from .adapters.watch import Watch
 from .config import WorkerConfig
 from .engine import Engine
 from .metrics import Metrics
-from .patience import AWAY
 from .sink import Sink
 from .source import Source
 from .stages import Batch, Delivery
 from .tasks import end
+from .upkeep import Upkeep
 from .worker import PROBE, Stuck, Worker
 
 log = structlog.get_logger()
@@ -63,13 +63,14 @@ async def serve(
     if follow:
         await registry.catch_up()
     log.info("worker_ready", worker=config.name, **worker.engine.model.receipt.model_dump())
-    following = [asyncio.create_task(registry.follow())] if follow else []
-    await _until_drained(worker, following, config.drain_seconds)
+    metrics.health.ready()
+    beside = [Upkeep(redis, streams, config, metrics).run(), *([registry.follow()] if follow else [])]
+    await _until_drained(worker, [asyncio.create_task(one) for one in beside], config.drain_seconds)
     log.info("worker_left", worker=config.name)
 
 
-async def _until_drained(worker: Worker, following: list[asyncio.Task[None]], drain_seconds: float) -> None:
-    """Return when the work has ended, or was ended; where following fails, what is in hand is finished first."""
+async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain_seconds: float) -> None:
+    """Return when the work has ended, or was ended; where what runs beside it fails, the rest is finished first."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -77,6 +78,7 @@ async def _until_drained(worker: Worker, following: list[asyncio.Task[None]], dr
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)  # the next one has its default effect
         log.info("worker_draining")
+        worker.metrics.health.draining()
         worker.leave()
         stopping.set()
 
@@ -86,10 +88,10 @@ async def _until_drained(worker: Worker, following: list[asyncio.Task[None]], dr
     work = asyncio.create_task(worker.run())
     stuck: Batch = []
     try:
-        await asyncio.wait([work, asked, *following], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work, asked, *beside], return_when=asyncio.FIRST_COMPLETED)
         worker.source.stop()
-        ended = [task for task in following if task.done()]
-        await end(following)  # no switch begins while the worker leaves
+        ended = [task for task in beside if task.done()]
+        await end(beside)  # no switch begins while the worker leaves
         await asyncio.wait([work], timeout=drain_seconds)
         ended += [work] if work.done() else []
         await end([work])
@@ -106,5 +108,5 @@ async def _hand_back(source: Source, suspects: list[Delivery]) -> None:
     try:
         if released := await source.release(suspects):
             log.warning("entries_released", entries=released)
-    except (*AWAY, ResponseError) as error:
+    except RedisError as error:
         log.warning("entries_not_released", error=type(error).__name__)  # their lease will run out

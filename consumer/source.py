@@ -55,6 +55,7 @@ class Source:
         while not self._stopping.is_set():
             async with self._reading[lane]:
                 deliveries = await self._healing(lambda: self._read(lane))
+                self._metrics.health.beat(lane)
             if deliveries:
                 yield deliveries
             elif self._config.burst:
@@ -68,6 +69,7 @@ class Source:
         hand nothing else is: no neighbour is lost with it more often than three times.
         """
         while not self._stopping.is_set():
+            self._metrics.health.beat("take-over")
             if deliveries := await self._reclaim(self._config.read_count, 0, 1):
                 yield deliveries
             elif await self._are_let_go():
@@ -128,8 +130,16 @@ class Source:
             try:
                 await self._redis.xgroup_create(self._streams.lane(lane), GROUP, id="0", mkstream=True)
             except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
+                # A full server makes no group, not even one that is there.
+                if not str(error).startswith("BUSYGROUP") and not await self._has_group(lane):
                     raise
+
+    async def _has_group(self, lane: Lane) -> bool:
+        try:
+            groups: Any = await self._redis.xinfo_groups(self._streams.lane(lane))
+        except ResponseError:
+            return False
+        return any(group["name"] == GROUP.encode() for group in groups)
 
     async def _read(self, lane: Lane) -> list[Delivery]:
         """New entries; waits where there are none. Redis knows no limit in bytes, so the number follows the size."""
@@ -203,13 +213,13 @@ class Source:
     async def _healing(self, call: Callable[[], Awaitable[list[T]]]) -> list[T]:
         """What ``call`` gives once Redis is there; nothing where the group was gone, which is then made anew."""
         try:
-            return await until_available(call, self._metrics.redis_retried)
+            return await until_available(call, self._metrics)
         except ResponseError as error:
             if "NOGROUP" not in str(error) and not str(error).startswith("UNBLOCKED"):
                 raise
         # Redis was emptied, or the stream deleted. From the beginning: identities catch what was answered.
         log.warning("group_recreated")
-        await until_available(self.create_groups, self._metrics.redis_retried)
+        await until_available(self.create_groups, self._metrics)
         return []
 
     async def _call(self, script: AsyncScript, lane: Lane, *arguments: str | int) -> Any:

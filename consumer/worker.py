@@ -93,7 +93,8 @@ class Worker:
             # A lease may have run out while the process was paused: then another worker has the abstract.
             self.at_work = [job for job in batch if self.source.holds(job.delivery)]
             computing = loop.run_in_executor(self.compute, self.classify, self.at_work)
-            await asyncio.wait([computing], timeout=self.config.batch_deadline_seconds)
+            with self.metrics.health.computing():
+                await asyncio.wait([computing], timeout=self.config.batch_deadline_seconds)
             if not computing.done():
                 raise Stuck(f"a batch of {len(batch)} took more than {self.config.batch_deadline_seconds:g} s")
             for inferred in computing.result():

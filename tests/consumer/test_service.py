@@ -1,8 +1,11 @@
 """A worker process follows the adapter stream, or is told not to."""
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from abstream import Abstract
@@ -13,7 +16,7 @@ from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
 from abstream.consumer.worker import PROBE, Stuck
 from abstream.training.release import release
-from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
 from ..conftest import PATIENCE_SECONDS, wait_until
 
@@ -48,18 +51,29 @@ async def test_the_first_abstract_is_answered_by_the_newest_adapter_or_the_one_t
     assert await redis.xlen(streams.output("fleet")) == follow
 
 
-async def test_where_the_stream_cannot_be_followed_the_worker_finishes_and_ends_in_the_error(
-    serving, redis, streams, publisher, workers
+async def test_where_the_stream_cannot_be_followed_the_worker_serves_on_and_follows_once_it_can(
+    serving, redis, streams, publisher, make_adapter, tmp_path
 ):
-    """Serving on in silence, it would miss every adapter to come."""
-    running = asyncio.create_task(serving(burst=False))
-    await publisher.publish(PROBE)
-    await wait_until(lambda: redis.xlen(streams.predictions), "a first result")
-    await redis.set(streams.output("adapters"), "somebody else's")
+    """It says so in its log and is not ready: a person must move the key that is in the way."""
+    adapter = make_adapter()
+    with capture_logs() as lines:
+        running = asyncio.create_task(serving(burst=False))
+        await publisher.publish(PROBE)
+        await wait_until(lambda: redis.xlen(streams.predictions), "a first result")
+        await redis.set(streams.output("adapters"), "somebody else's")
+        await wait_until(lambda: any("WRONGTYPE" in line.get("says", "") for line in lines), "a warning")
+        await publisher.publish(ENDLESS)
+        await wait_until(partial(has_length, redis, streams.predictions, 2), "a second result")
+        await redis.delete(streams.output("adapters"))
+        await release(redis, streams, adapter.path, tmp_path / "store")
+        await wait_until(lambda: redis.xlen(streams.output("fleet")), "the switch")
 
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await running
-    assert await workers.pending() == 0
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
+
+
+async def has_length(redis, stream: str, length: int) -> bool:
+    return await redis.xlen(stream) == length
 
 
 class Hanging(FakeEngine):
