@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from ..schemas import AbstractRefused, Lane, Refusal, Streams
 from ..schemas.events import OriginalEntry
@@ -22,7 +22,6 @@ from ..schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, LANES, Output
 from .answers import follows
 from .config import WorkerConfig
 from .metrics import Metrics
-from .patience import until_available
 from .scripts import script
 
 PERIOD_SECONDS = 10.0
@@ -79,13 +78,14 @@ def _pair(entry_id: str) -> tuple[int, int]:
 
 
 class Upkeep:
-    """Trims, reaps and reports for one namespace. Owns only what it saw at its last look."""
+    """Trims, reaps and reports for one namespace. Owns only what it met at its last look."""
 
     def __init__(self, redis: Redis, streams: Streams, config: WorkerConfig, metrics: Metrics) -> None:
         self._redis = redis
         self._streams = streams
         self._worker = config.name
         self._metrics = metrics
+        self._problems: dict[str, str] = {}  # of each step that failed at the last try
         self._delivered: dict[Lane, str] = dict.fromkeys(LANES, "0-0")
         self._trim_script = script(redis, "trim")
         self._reap_script = script(redis, "reap")
@@ -131,12 +131,17 @@ class Upkeep:
         return [lost for lane in LANES if (lost := await self._report_loss(lane))]
 
     async def _attempt(self, step: Callable[[], Awaitable[object]]) -> object:
-        """One step, which must not end the worker: what Redis refuses is tried again in the next period."""
+        """One step; where Redis is away or refuses it, that is said once, and it is tried again in the next period."""
+        name = getattr(step, "__name__", "")
         try:
-            return await until_available(step, self._metrics)
-        except ResponseError as error:
-            log.warning("upkeep_failed", step=getattr(step, "__name__", ""), error=str(error))
+            result = await step()
+        except RedisError as error:
+            if self._problems.get(name) != str(error):
+                log.warning("upkeep_put_off", step=name, error=str(error))
+            self._problems[name] = str(error)
             return None
+        self._problems.pop(name, None)
+        return result
 
     async def _trim(self, key: str, keep_milliseconds: int | str) -> int:
         removed = 0

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import structlog
 from abstream import Abstract, BacklogFull, Publisher
 from abstream.consumer import upkeep
 from abstream.consumer.config import WorkerConfig
@@ -53,6 +54,9 @@ class Lane:
 
     async def consumers(self) -> list[dict]:
         return await self.redis.xinfo_consumers(self.key, GROUP)
+
+    async def is_clean(self) -> bool:
+        return await self.redis.xlen(self.key) == len(await self.consumers()) == 0
 
     def counted(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"abstream_{name}_total", labels)
@@ -185,6 +189,28 @@ async def test_a_consumer_that_was_heard_of_of_late_stays(lane):
     assert len(await lane.consumers()) == 1
 
 
+async def test_a_worker_that_is_removed_while_it_waits_reads_on(redis, streams, monkeypatch):
+    """A quiet stream makes the living look dead, to some versions of Redis."""
+    monkeypatch.setattr(upkeep, "SILENCE_SECONDS", 0)
+    lane = Lane(redis, streams)
+    await redis.xgroup_create(lane.key, GROUP, id="0", mkstream=True)
+    await redis.xgroup_createconsumer(lane.key, GROUP, "alive")
+    waiting = asyncio.create_task(redis.xreadgroup(GROUP, "alive", {lane.key: ">"}, block=4_000))
+
+    async def is_blocked() -> bool:
+        return (await redis.info("clients"))["blocked_clients"] > 0
+
+    async def is_reaped() -> bool:
+        return await lane.upkeep.reap() == 1
+
+    await wait_until(is_blocked)
+    await wait_until(is_reaped)
+    [entry] = await lane.add(1)
+    await waiting
+    [held] = await redis.xpending_range(lane.key, GROUP, "-", "+", 10)
+    assert (held["message_id"], held["consumer"]) == (entry, b"alive")
+
+
 async def test_unread_entries_that_somebody_trimmed_are_refused_once(counting):
     lane, other = counting, counting.another_upkeep()
     entries = await lane.add(6)
@@ -278,20 +304,31 @@ async def test_in_each_period_one_worker_has_its_turn(lane):
 
 async def test_it_runs_until_it_is_cancelled_whatever_redis_refuses(lane, monkeypatch):
     monkeypatch.setattr(upkeep, "PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr(upkeep, "SILENCE_SECONDS", 0.001)
     await lane.redis.set(lane.streams.predictions, "somebody else's")
-    await lane.add(1)
-    await lane.read_and_answer(1)
-    running = asyncio.create_task(lane.upkeep.run())
+    await lane.redis.xgroup_createconsumer(lane.key, GROUP, "dead")
+    with structlog.testing.capture_logs() as logs:
+        running = asyncio.create_task(lane.upkeep.run())
+        for _ in range(3):
+            await lane.add(1)
+            await lane.read_and_answer(1)
+            await wait_until(lane.is_clean, "a trimmed lane without dead consumers")
+        assert not running.done()
+        await end([running])
+    refused = [log["step"] for log in logs if log["event"] == "upkeep_put_off"]
+    assert refused == ["trim"], "which is said once, and the other steps are done"
 
-    async def empty() -> bool:
-        return await lane.redis.xlen(lane.key) == 0
 
-    await wait_until(empty, "a trimmed lane")
-    await lane.add(1)
-    await lane.read_and_answer(1)
-    await wait_until(empty, "a trimmed lane, again")
-    assert not running.done()
-    await end([running])
+async def test_while_redis_is_away_it_waits_for_the_next_period(streams, monkeypatch):
+    monkeypatch.setattr(upkeep, "PERIOD_SECONDS", 0.01)
+    nowhere = connect("unix:///nowhere/redis.sock")
+    tries = []
+    monkeypatch.setattr(nowhere, "set", lambda *_, **__: tries.append(1) or nowhere.get("anything"))
+    with structlog.testing.capture_logs() as logs:
+        running = asyncio.create_task(Upkeep(nowhere, streams, WorkerConfig(name="keeper"), Metrics("test")).run())
+        await wait_until(lambda: len(tries) > 2)
+        await end([running])
+    assert [log["step"] for log in logs] == ["take_turn"]
 
 
 async def publish_until_full(publisher: Publisher, abstract: Abstract) -> int:
