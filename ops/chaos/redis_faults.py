@@ -19,7 +19,7 @@ _RIGHTS = (
     "~{abstream}:* -@all +ping +client +evalsha +eval +script|load +xreadgroup +xread +xgroup +xack +xadd +xclaim "
     "+xpending +xrange +xrevrange +xinfo +xtrim +xlen +type +exists +sismember +sadd +expire +set +time +info"
 )
-_ROOM_BYTES = 1_000  # for each abstract: less than it takes, more than its result
+_ROOM_BYTES = 1_800  # for each abstract: less than it takes, more than its result
 
 
 async def killed(scene: Scene) -> str:
