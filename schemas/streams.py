@@ -10,6 +10,7 @@ from .events import PLAIN_SOURCE, Abstract, AbstractSubmitted, Event, parse_even
 
 GROUP = "classifiers"
 EVENT_FIELD = "event"
+_EVENT = EVENT_FIELD.encode()  # as Redis gives it
 PLAIN_FIELDS = ("title", "abstract", "id", "pmid")
 REPLAY_FIELD = "replay_of"  # beside the original fields of an entry that is sent again: the refusal's event id
 
@@ -90,7 +91,7 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Event:
     Raises:
         Malformed: the entry holds no event of a known type.
     """
-    return parse_event(fields[EVENT_FIELD.encode()]) if EVENT_FIELD.encode() in fields else _no_event()
+    return parse_event(fields[_EVENT]) if _EVENT in fields else _no_event()
 
 
 def submitted_from_fields(entry_id: str, fields: Mapping[bytes, bytes]) -> AbstractSubmitted:
@@ -99,12 +100,12 @@ def submitted_from_fields(entry_id: str, fields: Mapping[bytes, bytes]) -> Abstr
     Raises:
         Malformed: with the reason and what the sender must change.
     """
-    size = sum(len(name) + len(value) for name, value in fields.items())
+    size = sum(map(len, fields)) + sum(map(len, fields.values()))
     if size > MAX_EVENT_BYTES:
         raise Malformed(
             "too_large", f"the entry has {size} bytes, more than {MAX_EVENT_BYTES}: send a shorter abstract"
         )
-    if (body := fields.get(EVENT_FIELD.encode())) is not None:
+    if (body := fields.get(_EVENT)) is not None:
         return parse_submitted(body)
     plain = {name: _utf8(name, value) for name in PLAIN_FIELDS if (value := fields.get(name.encode())) is not None}
     if "title" not in plain and "abstract" not in plain:

@@ -56,7 +56,7 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     Raises:
         ArithmeticError: a logit is not a finite number.
     """
-    if not all(map(math.isfinite, logits)):
+    if not math.isfinite(sum(logits)):  # an infinite one, or one that is no number, makes the sum so
         raise ArithmeticError("the model gave a logit that is not a finite number")
     top = max(logits)
     weights = [math.exp((logit - top) / temperature) for logit in logits]

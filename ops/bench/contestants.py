@@ -42,7 +42,7 @@ class Contestant:
 class InstantEngine:
     """Answers at once what the fake engine might: what a worker costs with it is its plumbing.
 
-    A token for every seven characters; a checksum of the text picks one of the answers that were prepared.
+    A token for every seven characters; a checksum of the title picks one of the answers that were prepared.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class InstantEngine:
 
     def encode(self, abstract: Abstract) -> Tokens:
         length = 1 + len(abstract.abstract) // 7
-        return Tokens(ids=(crc32(abstract.abstract.encode()),) * length, body=slice(0, length), truncated=False)
+        return Tokens(ids=(crc32((abstract.title or "").encode()),) * length, body=slice(0, length), truncated=False)
 
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         return Classified(self.model, [self._answers[tokens.ids[0] % BATCH] for tokens in batch])
