@@ -138,6 +138,15 @@ async def test_ids_that_people_chose_are_compared_as_numbers(lane):
     assert await lane.left() == [f"10-{largest}".encode(), b"11-0"], "no script can add one to so large a number"
 
 
+async def test_the_ninth_entry_of_a_millisecond_comes_before_the_tenth(lane):
+    for number in range(8, 12):
+        await lane.redis.xadd(lane.key, {"title": ""}, id=f"5-{number}")
+    await lane.redis.xgroup_create(lane.key, "auditors", id="5-8")
+    await lane.read_and_answer(2)
+    await lane.upkeep.trim()
+    assert await lane.left() == [b"5-9", b"5-10", b"5-11"]
+
+
 async def test_a_large_stream_is_trimmed_part_by_part(lane):
     """So that Redis serves others in between."""
     pipeline = lane.redis.pipeline(transaction=False)
@@ -244,18 +253,19 @@ async def test_after_a_loss_the_lag_is_true_again(counting):
     assert await lane.upkeep.report_losses() == []
 
 
-async def test_a_loss_is_found_when_the_workers_have_read_on(counting):
+async def test_a_loss_is_found_and_the_lag_set_right_when_the_workers_have_read_on(counting):
     lane = counting
-    await lane.add(7)
+    await lane.add(8)
     await lane.read_and_answer(1)
-    await lane.redis.xtrim(lane.key, maxlen=2, approximate=False)
-    await lane.read_and_answer(2)
-    if (await lane.redis.xinfo_groups(lane.key))[0]["entries-read"] == 7:
+    await lane.redis.xtrim(lane.key, maxlen=4, approximate=False)
+    await lane.read(2)
+    if (await lane.redis.xinfo_groups(lane.key))[0]["entries-read"] == 6:
         pytest.skip("this server counts anew when a group reads over a gap: only a look before that tells")
-    await lane.upkeep.trim()
     [lost] = await lane.upkeep.report_losses()
-    assert lost.entries == 4
-    assert (await lane.redis.xinfo_groups(lane.key))[0]["lag"] == 0
+    assert lost.entries == 1, "of three: two more show when what is in a worker's hands is answered"
+    assert (await lane.redis.xinfo_groups(lane.key))[0]["lag"] == 2
+    await lane.read_and_answer(2)
+    assert await lane.upkeep.report_losses() == []
 
 
 async def test_an_unread_entry_that_somebody_deleted_is_refused_once(counting):
