@@ -9,9 +9,9 @@ from itertools import islice
 
 from ..consumer.tasks import end
 from ..producer import Published, Publisher, Subscriber
-from ..producer.formats import Format
+from ..producer.formats import Format, Record
 from ..producer.subscriber import BEGINNING, NOW
-from ..schemas import AbstractRefused, AbstreamError, Event, Lane
+from ..schemas import AbstractRefused, AbstreamError, Event, Lane, Malformed
 from ..schemas.streams import Output
 from .files import CHUNK, Tally, usable
 from .progress import bar
@@ -78,10 +78,21 @@ async def _publish_files(
     records = usable(paths, terms.wanted, tally)
     with bar("published", None) as show:
         while chunk := list(islice(records, CHUNK)):
-            part = await publisher.publish_many(((record.id, record.abstract) for record in chunk), lane=terms.lane)
+            part = await _publish_chunk(publisher, chunk, terms.lane, tally)
             tally.done += len(part)
             show(tally.done)
             yield part
+
+
+async def _publish_chunk(publisher: Publisher, chunk: list[Record], lane: Lane, tally: Tally) -> list[Published]:
+    try:
+        return await publisher.publish_many(((record.id, record.abstract) for record in chunk), lane=lane)
+    except Malformed as problem:  # one is too large, and so none was sent
+        if len(chunk) == 1:
+            tally.broken += 1
+            print(problem, file=sys.stderr)
+            return []
+    return [entry for record in chunk for entry in await _publish_chunk(publisher, [record], lane, tally)]
 
 
 class _Results:

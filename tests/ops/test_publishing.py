@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from abstream.schemas.streams import MAX_EVENT_BYTES
 
 
 @pytest.fixture
@@ -37,6 +38,16 @@ async def test_it_gives_up_with_exit_code_5_and_has_said_what_was_taken(abstream
     taken = [json.loads(line)["entry_id"].encode() for line in done.stdout.splitlines()]
     assert taken == [entry for entry, _ in await redis.xrange(streams.lane("interactive"))]
     assert len(taken) == 256
+
+
+async def test_an_abstract_that_is_too_large_is_named_and_its_neighbours_are_sent(abstream, tmp_path):
+    large = {"id": "large", "title": "Title", "text": "Text.", "journal": "x" * MAX_EVENT_BYTES}
+    lines = [{"id": "before", "text": "Text."}, large, {"id": "after", "text": "Text."}]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = abstream("publish", "mixed.jsonl")
+    assert done.returncode == 3
+    assert b"abstract 'large' makes an event of" in done.stderr
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["before", "after"]
 
 
 async def test_without_a_limit_nothing_waits(abstream, many):
