@@ -1,6 +1,7 @@
 """The life of a worker process: connect, load, work, drain, leave."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 
@@ -63,6 +64,8 @@ async def serve(
     if follow:
         await registry.catch_up()
     log.info("worker_ready", worker=config.name, **worker.engine.model.receipt.model_dump())
+    gc.collect()
+    gc.freeze()  # what was loaded lives as long as the process: no collection looks at it again
     metrics.health.ready()
     beside = [Upkeep(redis, streams, config, metrics).run(), *([registry.follow()] if follow else [])]
     await _until_drained(worker, [asyncio.create_task(one) for one in beside], config.drain_seconds)
