@@ -69,11 +69,9 @@ class Metrics:
         self._adapter = Info("abstream_adapter", "The adapter in service", registry=self.registry)
         Info("abstream_build", "This program", registry=self.registry).info({"version": version})
 
-    def received(self, lane: Lane, attempt: int) -> None:
-        if attempt == 1:
-            self._received[lane].inc()
-        else:
-            self._redeliveries.inc()
+    def received(self, lane: Lane, first_time: int, again: int) -> None:
+        self._received[lane].inc(first_time)
+        self._redeliveries.inc(again)
 
     def inferred(self, lengths: list[int], seconds: float) -> None:
         self._inference_seconds.observe(seconds)

@@ -154,7 +154,7 @@ class Source:
             largest = max(sum(map(len, fields.values())) for _, fields in entries)
             at_once = min(2 * self._count[lane], self._config.read_count, READ_BYTES // (largest + 1))
             self._count[lane] = max(1, at_once)
-        return self._hold([self._delivery(lane, entry_id, fields, 1) for entry_id, fields in entries])
+        return self._hold(lane, [self._delivery(lane, entry_id, fields, 1) for entry_id, fields in entries])
 
     async def _reclaim(self, most: int, least_deliveries: int, most_deliveries: int) -> list[Delivery]:
         """Entries of one lane whose lease ran out after so many deliveries."""
@@ -169,10 +169,11 @@ class Source:
         lease = int(self._config.lease_seconds * 1000)
         found = await self._call(self._reclaim_script, lane, lease, most, READ_BYTES, *deliveries)
         return self._hold(
+            lane,
             [
                 self._delivery(lane, entry_id, _pairs(fields), before + 1, owner.decode())
                 for entry_id, before, owner, fields in found
-            ]
+            ],
         )
 
     async def _are_let_go(self) -> bool:
@@ -225,10 +226,10 @@ class Source:
     async def _call(self, script: AsyncScript, lane: Lane, *arguments: str | int) -> Any:
         return await script([self._streams.lane(lane)], [GROUP, self._config.name, *arguments])
 
-    def _hold(self, deliveries: list[Delivery]) -> list[Delivery]:
-        for delivery in deliveries:
-            self._held[delivery.lane].add(delivery.entry_id)
-            self._metrics.received(delivery.lane, delivery.attempt)
+    def _hold(self, lane: Lane, deliveries: list[Delivery]) -> list[Delivery]:
+        self._held[lane].update(delivery.entry_id for delivery in deliveries)
+        again = sum(delivery.attempt > 1 for delivery in deliveries)
+        self._metrics.received(lane, len(deliveries) - again, again)
         return deliveries
 
     def _delivery(
