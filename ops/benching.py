@@ -29,14 +29,13 @@ def bench() -> None:
 def stream(common: "Common", beside: tuple[str, ...], entries: int, rounds: int, rate: int, seconds: int) -> None:
     """The worker's plumbing, with an engine that costs nothing, beside a bare client and FastStream."""
     from .bench.contestants import CONTESTANTS
-    from .bench.stream import measure, table
+    from .bench.stream import Load, measure, table
 
     if unknown := set(beside) - set(CONTESTANTS):
         raise click.BadParameter(f"{', '.join(unknown)}: known are {', '.join(CONTESTANTS)}", param_hint="--beside")
+    load = Load(entries, rounds, rate, seconds)
     names = beside or tuple(CONTESTANTS)
-    found = measure(
-        common.redis_url, names, entries, rounds, rate, seconds, say=lambda said: click.echo(said, err=True)
-    )
+    found = measure(common.redis_url, load, names, say=lambda said: click.echo(said, err=True))
     _print(table(found), found)
 
 

@@ -11,7 +11,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -48,6 +48,11 @@ class Throughput:
     client_microseconds: float
     redis_microseconds: float
 
+    @property
+    def cpu_microseconds(self) -> float:
+        """Of both ends together: what counts where the machine has other work too."""
+        return self.client_microseconds + self.redis_microseconds
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -58,65 +63,65 @@ class Latency:
     p99_milliseconds: float
 
 
-def measure(
-    given_url: str | None,
-    names: Sequence[str],
-    entries: int,
-    rounds: int,
-    rate: int,
-    seconds: int,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Load:
+    """How much is measured.
+
+    Attributes:
+        entries: of one contestant in one round.
+        rounds: how often each has its turn.
+        rate: abstracts a second, for the latency.
+        seconds: how long latency is measured, and then the idle worker.
+    """
+
+    entries: int
+    rounds: int
+    rate: int
+    seconds: int
+
+
+def measure(given_url: str | None, load: Load, names: Collection[str], say: Callable[[str], None]) -> dict[str, Any]:
     """Everything, as a value for programs.
 
     Args:
         given_url: of a Redis server; one is started where it is None.
-        names: of the contestants; the worker is always one. FastStream is left out where it is not installed.
-        entries: of one contestant in one round.
-        rounds: how often each has its turn.
-        rate: abstracts a second, for the latency.
-        seconds: how long latency and the idle worker are measured.
-        say: told of each measurement.
+        load: how much of it.
+        names: beside whom the worker is measured; FastStream is left out where it is not installed.
+        say: told of each turn.
 
     Raises:
         Unavailable: there is no Redis.
         AbstreamError: a contestant left entries unanswered.
     """
-    present = {name for name in CONTESTANTS if "FastStream" not in name or find_spec("faststream")}
-    names = [name for name in CONTESTANTS if name in present & {"worker", *names}]
-    found: dict[str, list[Throughput]] = {name: [] for name in names}
     with redis_url(given_url) as url, Redis.from_url(url) as redis:
-        for number in range(rounds):
-            for name in names:
-                found[name].append(_throughput(redis, url, name, entries))
-                say(f"round {number + 1} of {rounds}: {name}: {found[name][-1].per_second:,.0f} messages/s")
+        rounds = _rounds(redis, url, load, names, say)
         with filled(redis) as streams, _serving(url, streams):
-            latency = asyncio.run(_latency(url, streams, rate, seconds))
+            latency = asyncio.run(_latency(url, streams, load))
         with filled(redis) as streams:
-            idle = _alone(_idle, url, streams, seconds)
+            idle = _alone(_idle, url, streams, load.seconds)
         about = _about(redis)
     return {
         "bench": "stream",
         **about,
-        "entries": entries,
+        **asdict(load),
         "entry_bytes": len(example_abstract(0).to_json()),
         "result_bytes": round(statistics.mean(map(len, example_results()))),
-        "rounds": {name: [asdict(one) for one in turns] for name, turns in found.items()},
-        "median": {name: asdict(_median(turns)) for name, turns in found.items()},
-        "worker_to": {name: _ratio(found["worker"], turns) for name, turns in found.items() if name != "worker"},
+        "turns": {name: [asdict(turn) for turn in turns] for name, turns in rounds.items()},
+        "median": {name: asdict(_median(turns)) for name, turns in rounds.items()},
+        "worker_to": {name: _compared(rounds["worker"], turns) for name, turns in rounds.items() if name != "worker"},
         "latency": asdict(latency),
         "idle_cpu_share": idle,
     }
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown."""
-    yield "| one process | messages/s | client CPU, µs a message | Redis CPU, µs a message | the worker's speed to it |"
-    yield "|---|---|---|---|---|"
+    """Lines of Markdown; how many times as fast the worker is, and how many times as cheap."""
+    yield "| in one process | messages/s | client CPU, µs | Redis CPU, µs | worker: times as fast | times as cheap |"
+    yield "|---|---|---|---|---|---|"
     for name, one in found["median"].items():
-        ratio = found["worker_to"].get(name)
         cells = [f"{one['per_second']:,.0f}", f"{one['client_microseconds']:.1f}", f"{one['redis_microseconds']:.1f}"]
-        yield f"| {' | '.join([name, *cells, f'{ratio:.2f}' if ratio else ''])} |"
+        ratios = [f"{ratio:.2f}" for ratio in found["worker_to"].get(name, {}).values()]
+        yield f"| {' | '.join([name, *cells, *(ratios or ['', ''])])} |"
     latency = found["latency"]
     yield ""
     yield (
@@ -125,31 +130,43 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _rounds(
+    redis: Redis, url: str, load: Load, names: Collection[str], say: Callable[[str], None]
+) -> dict[str, list[Throughput]]:
+    present = [name for name in CONTESTANTS if "FastStream" not in name or find_spec("faststream")]
+    found: dict[str, list[Throughput]] = {name: [] for name in present if name == "worker" or name in names}
+    for number in range(load.rounds):
+        for name, turns in found.items():
+            turns.append(_throughput(redis, url, name, load.entries))
+            say(f"round {number + 1} of {load.rounds}: {name}: {turns[-1].per_second:,.0f} messages/s")
+    return found
+
+
 def _throughput(redis: Redis, url: str, name: str, entries: int) -> Throughput:
     to_fields = CONTESTANTS[name].to_fields
     with filled(redis, WARM_UP_ENTRIES, to_fields) as first, filled(redis, entries, to_fields) as streams:
-        before = _cpu_seconds(redis)
-        seconds, cpu_seconds = _alone(_answer_all, name, url, ((first, WARM_UP_ENTRIES), (streams, entries)))
-        redis_seconds = _cpu_seconds(redis) - before
+        turn = _alone(_answer_all, name, url, ((first, WARM_UP_ENTRIES), (streams, entries)))
         answered = redis.xlen(streams.predictions)
     if answered != entries:
         raise AbstreamError(f"{name} published {answered} results for {entries} entries")
-    per_entry = 1e6 / entries
-    return Throughput(entries / seconds, cpu_seconds * per_entry, redis_seconds * per_entry)
+    return turn
 
 
-def _answer_all(name: str, url: str, lanes: Sequence[tuple[Streams, int]]) -> tuple[float, float]:
-    """Answer one lane after the other; the seconds and CPU seconds of the last, when imports and caches are warm."""
+def _answer_all(name: str, url: str, lanes: Sequence[tuple[Streams, int]]) -> Throughput:
+    """Answer one lane after the other; what the last took, when imports and caches are warm."""
     _log_as_usual()
-    for streams, entries in lanes:
-        begun, cpu_begun = time.perf_counter(), time.process_time()
-        asyncio.run(CONTESTANTS[name].answer(url, streams, entries))
-    return time.perf_counter() - begun, time.process_time() - cpu_begun
+    with Redis.from_url(url) as redis:
+        for streams, entries in lanes:
+            begun, client, server = time.perf_counter(), time.process_time(), _cpu_seconds(redis)
+            asyncio.run(CONTESTANTS[name].answer(url, streams, entries))
+        took = time.perf_counter() - begun
+        client, server = time.process_time() - client, _cpu_seconds(redis) - server
+    return Throughput(entries / took, 1e6 * client / entries, 1e6 * server / entries)
 
 
-async def _latency(url: str, streams: Streams, rate: int, seconds: int) -> Latency:
-    redis, sent, took = connect(url), dict[str, float](), list[float]()
-    events = [example_abstract(number) for number in range(rate * (WARM_UP_SECONDS + seconds))]
+async def _latency(url: str, streams: Streams, load: Load) -> Latency:
+    redis, sent, took, rate = connect(url), dict[str, float](), list[float](), load.rate
+    events = [example_abstract(number) for number in range(rate * (WARM_UP_SECONDS + load.seconds))]
 
     async def publish() -> None:
         begun = time.perf_counter()
@@ -249,9 +266,13 @@ def _median(turns: Sequence[Throughput]) -> Throughput:
     return Throughput(*map(statistics.median, rows))
 
 
-def _ratio(ours: Sequence[Throughput], others: Sequence[Throughput]) -> float:
-    """The median, over the rounds, of how many times as fast the worker was."""
-    return statistics.median(one.per_second / other.per_second for one, other in zip(ours, others, strict=True))
+def _compared(ours: Sequence[Throughput], others: Sequence[Throughput]) -> dict[str, float]:
+    """How many times as fast, and as cheap, the worker is: the medians of the rounds' ratios."""
+    pairs = list(zip(ours, others, strict=True))
+    return {
+        "speed": statistics.median(one.per_second / other.per_second for one, other in pairs),
+        "cpu": statistics.median(other.cpu_microseconds / one.cpu_microseconds for one, other in pairs),
+    }
 
 
 def _about(redis: Redis) -> dict[str, Any]:
