@@ -2,16 +2,20 @@
 
 import asyncio
 import os
+import re
 import signal
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from abstream import Abstract, Unavailable
+from abstream.consumer.backlog import Broker
+from abstream.consumer.upkeep import Upkeep
 from abstream.ops.embedded import embedded_redis, start_server, url_of
 from abstream.producer.connection import connect
 from abstream.schemas.streams import GROUP
@@ -25,11 +29,15 @@ LEASE_SECONDS = 0.3
 LARGE_KEYS = 100  # Redis answers that it is loading once in 2 MB
 
 # All that a worker asks of Redis, on the keys of its namespace.
-WORKER_RIGHTS = (
-    "+ping", "+client|setinfo", "+client|setname", "+hello",
-    "+evalsha", "+script|load", "+xreadgroup", "+xread", "+xrange", "+xrevrange", "+xpending", "+xclaim", "+xack",
-    "+xadd", "+xgroup|create", "+type", "+sismember", "+sadd", "+expire",
-)  # fmt: skip
+CLIENT_RIGHTS = {
+    "+evalsha", "+script|load", "+set", "+xadd", "+xgroup|create", "+xinfo|groups", "+xinfo|stream",
+    "+xpending", "+xread", "+xreadgroup", "+xrevrange",
+}  # fmt: skip
+SCRIPT_RIGHTS = {
+    "+exists", "+expire", "+sadd", "+sismember", "+time", "+type", "+xack", "+xadd", "+xclaim", "+xgroup|delconsumer",
+    "+xgroup|setid", "+xinfo|consumers", "+xinfo|groups", "+xinfo|stream", "+xlen", "+xpending", "+xrange", "+xtrim",
+}  # fmt: skip
+WORKER_RIGHTS = CLIENT_RIGHTS | SCRIPT_RIGHTS
 
 
 @pytest.fixture
@@ -252,24 +260,41 @@ async def test_a_result_key_of_the_wrong_type_is_waited_for_and_nothing_is_ackno
 
 
 @asynccontextmanager
-async def restricted(server: str, redis, streams, rights: tuple[str, ...]) -> AsyncIterator[Workers]:
-    """Workers that may do only this, on the keys of the namespace."""
+async def restricted(server: str, redis, streams, rights: set[str]) -> AsyncIterator[tuple[str, Workers]]:
+    """The URL and the workers of a user that may do only this, on the keys of the namespace."""
     keys = f"~{{{streams.namespace}}}:*"
     await redis.execute_command("ACL", "SETUSER", "worker", "on", ">secret", "resetkeys", keys, "-@all", *rights)
-    client = connect(server)
-    client.connection_pool.connection_kwargs |= {"username": "worker", "password": "secret"}
-    yield Workers(client, streams)
+    url = f"{server.replace('unix://', 'unix://worker@')}?password=secret"
+    client = connect(url)
+    yield url, Workers(client, streams)
     await client.aclose()
 
 
 async def test_few_rights_are_enough(server, redis, streams, publisher):
-    await publisher.publish_many(some(1, 2))
-    await redis.xadd(streams.lane("bulk"), {"event": "no JSON"})
-    async with restricted(server, redis, streams, WORKER_RIGHTS) as workers, workers.following():
+    """For answering, taking over, refusing, following, tending the streams and telling of them."""
+    async with restricted(server, redis, streams, WORKER_RIGHTS) as (url, workers), workers.following() as worker:
+        await publisher.publish_many(some(1, 2))
+        await redis.xadd(streams.lane("bulk"), {"event": "no JSON"})
         await wait_until(lambda: redis.xlen(streams.refusals), "a refusal")
         await wait_until(lambda: has_length(redis, streams.predictions, 2), "two results")
+        upkeep = Upkeep(workers.redis, streams, worker.config, worker.metrics)
+        for step in (upkeep.take_turn, upkeep.trim, upkeep.report_losses, upkeep.reap):
+            await step()
+        assert await asyncio.to_thread(Broker(url, streams).backlogs)
+        await workers.burst("heir", lease_seconds=0.001)
 
-    assert await redis.acl_log() == []
+    denied = {entry["object"] for entry in await redis.acl_log()}
+    assert not {name for name in denied if not name.startswith("client")}, "what only tells a client's name may fail"
+
+
+def test_the_rights_are_those_of_the_scripts():
+    """So that the list above stays true."""
+    scripts = [path.read_text() for path in files("abstream.consumer.scripts").iterdir() if path.name.endswith(".lua")]
+    calls = {call for text in scripts for call in re.findall(r"redis\.call\('(\w+)'(?:, '(\w+)')?", text)}
+    with_subcommand = {"XGROUP", "XINFO"}
+    assert {
+        f"+{name}|{first}".lower() if name in with_subcommand else f"+{name}".lower() for name, first in calls
+    } == SCRIPT_RIGHTS
 
 
 async def has_length(redis, stream: str, length: int) -> bool:
@@ -279,8 +304,7 @@ async def has_length(redis, stream: str, length: int) -> bool:
 async def test_a_missing_right_ends_the_worker_with_a_word_of_it(server, redis, streams, publisher):
     """No waiting would mend it."""
     await publisher.publish_many(some(1))
-    rights = tuple(right for right in WORKER_RIGHTS if right != "+xack")
-    async with restricted(server, redis, streams, rights) as workers:
+    async with restricted(server, redis, streams, WORKER_RIGHTS - {"+xack"}) as (_, workers):
         with pytest.raises(ResponseError, match=r"can't run this command|has no permissions|NOPERM"):
             await workers.burst()
 
@@ -333,7 +357,7 @@ async def test_a_second_sigterm_ends_a_worker_that_cannot_drain(
     log = tmp_path / "worker.log"
     process = start_worker(server, namespace, log)
     try:
-        await wait_until(lambda: "worker_ready" in log.read_text(), "the worker")
+        await wait_until(lambda: is_blocked(redis), "a worker that waits")
         await redis.execute_command("CLIENT", "PAUSE", 60_000)
         process.send_signal(signal.SIGTERM)
         await wait_until(lambda: "worker_draining" in log.read_text(), "the first signal's effect")
