@@ -20,12 +20,15 @@ from .traffic import Load, Submission, Watch, abstracts, submission_of
 from .waiting import until, within
 from .workers import WorkerProcess, Workers
 
-FULL = 20_000  # abstracts, of which the figures of the rows speak
-_PAGE = 100  # results in a reply: a refusal may be of 10 MB
 Entry = tuple[bytes, dict[bytes, bytes]]
-_USER, _PASSWORD = "worker", "of-a-server-that-nobody-else-reaches"
-_SIGHT_SECONDS = 5  # for a subscriber to see what was published
+
+FULL = 20_000  # abstracts, of which the figures of the rows speak
 STILL_SECONDS = 60  # without a result, after which nothing more is hoped for
+LEAST_SECONDS = 3  # of a fault that lasts, on whatever scale: longer than the longest pause between two tries
+_SIGHT_SECONDS = 5  # for a subscriber to see what was published
+_PAGE = 100  # results in a reply: a refusal may be of 10 MB
+_USER, _PASSWORD = "worker", "of-a-server-that-nobody-else-reaches"
+
 AOF_ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 AOF_EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")
 
@@ -38,9 +41,9 @@ class Scale:
     workers: int
     seed: int
 
-    def of(self, full: int, least: int = 1) -> int:
-        """As much of ``full`` as there is of the abstracts, and not less than ``least``."""
-        return max(least, round(full * self.abstracts / FULL))
+    def of(self, full: int) -> int:
+        """As much of ``full`` as there is of the abstracts, and not less than one."""
+        return max(1, round(full * self.abstracts / FULL))
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Row:
     faults: int = 1
     seconds: float = 0
     milliseconds: float = 3
-    flags: Mapping[str, object] = field(default_factory=dict)
+    flags: Mapping[str, float] = field(default_factory=dict)
     redis: tuple[str, ...] = AOF_EVERYSEC
     rights: str = ""
     through_proxy: bool = False
@@ -88,7 +91,7 @@ class Scene:
         self.load = Load(proxy.url if proxy else server.url, self.ledger, self.watch)
         self.total = max(1, round(scale.abstracts * row.share))
         self.faults = scale.of(row.faults)
-        self.seconds = max(min(row.seconds, 3), row.seconds * scale.abstracts / FULL)
+        self.seconds = max(min(row.seconds, LEAST_SECONDS), row.seconds * scale.abstracts / FULL)
         self.missed: list[str] = []
         self.beyond: list[str] = []
         self._proxy = proxy

@@ -24,11 +24,10 @@ async def killed(scene: Scene) -> str:
 
 
 async def frozen(scene: Scene) -> str:
-    lease = float(str(scene.row.flags["lease-seconds"]))
     async with scene.under_load():
         async for worker in scene.victims():
             worker.freeze()
-            await asyncio.sleep(1.5 * lease)
+            await asyncio.sleep(1.5 * scene.row.flags["lease-seconds"])
             worker.thaw()
     late = await scene.workers.metric("abstream_commits_lost_total")
     scene.expect_no_exits()

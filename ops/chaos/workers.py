@@ -35,7 +35,12 @@ class WorkerProcess:
     @property
     def is_ready(self) -> bool:
         """Whether it is running and has begun to read."""
-        return self.process.returncode is None and self._said("worker_ready") is not None
+        return self.process.returncode is None and self.was_ready
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it ever began to read."""
+        return self._said("worker_ready") is not None
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -89,9 +94,9 @@ class Workers:
         exits: the exit codes of those that ended, negative for a signal.
     """
 
-    def __init__(self, url: str, count: int, flags: Mapping[str, object], folder: Path, random: Random) -> None:
+    def __init__(self, url: str, count: int, flags: Mapping[str, float], folder: Path, random: Random) -> None:
         self._common = ["--redis-url", url, "--log-format", "json"]
-        given = {"engine": "chaos", "metrics-port": 0, **flags}
+        given: dict[str, object] = {"engine": "chaos", "metrics-port": 0, **flags}
         self._flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +164,7 @@ class Workers:
             worker = await self._start(f"worker-{slot + 1}.{life}")
             self._living[slot] = worker
             self.exits.append(await worker.process.wait())
-            if not worker._said("worker_ready"):
+            if not worker.was_ready:
                 await asyncio.sleep(_RESTART_SECONDS)
 
     async def _start(self, name: str) -> WorkerProcess:
