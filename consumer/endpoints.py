@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, MetricsHandler
 from redis.exceptions import RedisError
 
 from .backlog import Broker
-from .health import Check, Health
+from .health import BRING_BACK, Check, Health
 
 log = structlog.get_logger()
 
@@ -77,9 +77,8 @@ def readiness(health: Health, broker: Broker) -> dict[str, Check]:
     try:
         without = [lane for lane, backlog in broker.backlogs().items() if backlog is None]
     except RedisError as error:
-        mend = "bring Redis back, or the way to it; the worker waits and goes on by itself"
-        away = Check(False, f"does not answer: {type(error).__name__}", mend)
-        return {**checks, "redis": away, "group": Check(False, "unknown", mend)}
+        away = Check(False, f"does not answer: {type(error).__name__}", BRING_BACK)
+        return {**checks, "redis": away, "group": Check(False, "unknown", BRING_BACK)}
     if without:
         mend = "wait: it is made when the worker next reads; if it is not, see the worker's log"
         return {**checks, "group": Check(False, f"missing for {' and '.join(without)}", mend)}

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
+from redis.exceptions import ResponseError
+
 from ..schemas.events import ModelReceipt
 
 # Thirty blocked reads, or six that run into the client's timeout.
 STALL_SECONDS = 30
+
+BRING_BACK = "bring Redis back, or the way to it; the worker waits and goes on by itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Health:
         self._lock = Lock()
         self._beats: dict[str, float] = {}  # of each step, when it last came round
         self._computing_since: float | None = None
-        self._redis_error: str | None = None
+        self._redis_error: Exception | None = None
         self._redis_away_since = 0.0
         self._model: ModelReceipt | None = None
         self._adapter_settled = False
@@ -62,7 +66,7 @@ class Health:
         with self._lock:
             if self._redis_error is None:
                 self._redis_away_since = self._clock()
-            self._redis_error = type(error).__name__
+            self._redis_error = error
             self._all_came_round()
 
     def redis_back(self) -> None:
@@ -113,12 +117,12 @@ class Health:
     def _redis(self) -> Check:
         if self._redis_error is None:
             return Check(True, "answers")
-        seconds = self._clock() - self._redis_away_since
-        return Check(
-            False,
-            f"away for {seconds:.0f} s: {self._redis_error}",
-            "bring Redis back, or the way to it; the worker waits and goes on by itself",
-        )
+        error, seconds = self._redis_error, self._clock() - self._redis_away_since
+        # What a server says is of keys and settings; what a connection says is of addresses.
+        if isinstance(error, ResponseError):
+            mend = "mend what it says; the worker waits and goes on by itself"
+            return Check(False, f"refuses for {seconds:.0f} s: {error}", mend)
+        return Check(False, f"away for {seconds:.0f} s: {type(error).__name__}", BRING_BACK)
 
     def _engine(self) -> Check:
         if self._model is None:

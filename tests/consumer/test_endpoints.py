@@ -20,7 +20,6 @@ from abstream.producer.connection import connect
 from abstream.schemas import Streams
 from abstream.schemas.streams import GROUP
 from prometheus_client.parser import text_string_to_metric_families
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..conftest import wait_until
 
@@ -104,7 +103,7 @@ async def test_a_worker_at_work_is_alive_and_ready_and_its_backlog_is_that_of_re
             assert await probe.failing() == {}
             samples = await probe.samples()
 
-    assert samples["abstream_abstracts_received_total"] == {"interactive": 1}
+    assert samples["abstream_abstracts_received_total"] == {"interactive": 1, "bulk": 0}
     assert samples["abstream_stream_lag"] == samples["abstream_stream_pending"] == {"interactive": 0, "bulk": 0}
 
 
@@ -215,15 +214,22 @@ async def worker_knows(probe: Probe) -> bool:
     return (await probe.samples())["abstream_redis_reconnects_total"][""] > 0
 
 
-async def test_a_redis_that_takes_no_writes_is_away_though_it_answers(server, streams, workers):
-    worker = workers.new()
-    await worker.source.create_groups()
-    settle(worker)
-    with endpoints(worker.metrics, server, streams) as probe:
-        worker.metrics.redis_away(RedisConnectionError())
-        assert set(await probe.failing()) == {"redis"}
-        worker.metrics.redis_back()
-        assert await probe.failing() == {}
+async def test_where_results_cannot_be_written_a_worker_is_not_ready_though_redis_answers(
+    server, streams, redis, publisher, workers
+):
+    """And says which key is to be mended; when it is, the result comes."""
+    await redis.set(streams.predictions, "somebody else's")
+    async with workers.running() as worker:
+        settle(worker)
+        with endpoints(worker.metrics, server, streams) as probe:
+            await publisher.publish(Abstract(title="One", abstract=""))
+            await wait_until(lambda: worker_knows(probe), "a commit that fails")
+            failed = await probe.failing()
+            assert set(failed) == {"redis"}
+            assert streams.predictions in failed["redis"]
+            await redis.delete(streams.predictions)
+            await wait_until(probe.is_ready, "being ready again")
+            assert await redis.xlen(streams.predictions) == 1
 
 
 async def test_what_is_not_there_is_said_to_be_not_there(server, streams):

@@ -4,6 +4,7 @@ import pytest
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.health import STALL_SECONDS, Health
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 LONG = STALL_SECONDS + 1
 DEADLINE = 300.0
@@ -116,6 +117,15 @@ def test_a_worker_is_not_ready_while_redis_is_away_and_says_since_when(health, c
 
     health.redis_back()
     assert failing(health) == {}
+
+
+def test_what_a_redis_that_refuses_says_is_for_people_to_mend(health):
+    health.serving(FakeEngine().model.receipt)
+    health.ready()
+    health.redis_away(ResponseError("WRONGTYPE {x}:predictions is not a stream: rename or delete it"))
+    assert failing(health) == {
+        "redis": "refuses for 0 s: WRONGTYPE {x}:predictions is not a stream: rename or delete it"
+    }
 
 
 def test_a_worker_that_drains_is_not_ready(health):
