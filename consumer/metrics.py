@@ -2,11 +2,13 @@
 
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from ..schemas import Lane
 from ..schemas.events import ModelReceipt
@@ -112,11 +114,6 @@ class Metrics:
     def redis_back(self) -> None:
         self.health.redis_back()
 
-    @property
-    def redis_retried(self) -> "Metrics":
-        """The observer itself: what was handed to ``until_available`` before it told of more than retries."""
-        return self
-
     def switched(self, result: Literal["activated", "unchanged", "rejected"]) -> None:
         self._switches.labels(result).inc()
 
@@ -133,3 +130,26 @@ class Metrics:
                 "digest": model.adapter_digest or "",
             }
         )
+
+
+class GpuMemory(Collector):
+    """The memory of the GPU, read at every scrape; left out where there is none."""
+
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """The name alone."""
+        return [_gpu_memory()]
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape reads."""
+        if memory := self._read():
+            gauge = _gpu_memory()
+            for kind, size in memory.items():
+                gauge.add_metric([kind], size)
+            yield gauge
+
+
+def _gpu_memory() -> GaugeMetricFamily:
+    return GaugeMetricFamily("abstream_gpu_memory_bytes", "Memory of the GPU", labels=["kind"])

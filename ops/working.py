@@ -12,7 +12,7 @@ from ..consumer.endpoints import Endpoints
 from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
 from ..consumer.health import Health
-from ..consumer.metrics import Metrics
+from ..consumer.metrics import GpuMemory, Metrics
 from ..consumer.service import serve
 from ..consumer.worker import Stuck
 from ..producer.connection import connect
@@ -53,6 +53,10 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
     metrics = Metrics(__version__, Health(config.batch_deadline_seconds))
     if flags["metrics_port"] is not None:
         _serve_endpoints(flags["metrics_port"], metrics, Broker(url, Streams(namespace)))
+        if flags["engine"] == "torch":
+            from ..consumer.engine.memory import gpu_memory_bytes
+
+            metrics.registry.register(GpuMemory(gpu_memory_bytes))
     redis = connect(url)
     try:
         follow = flags["adapter"] in ("auto", "none")

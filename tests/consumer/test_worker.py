@@ -16,7 +16,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ..conftest import wait_until
 
 POISON = "poison"
-LABELS = ("Cancer", "Non-Cancer")
 
 
 class Allergic(FakeEngine):
@@ -102,22 +101,6 @@ def test_what_one_engine_tokenized_it_also_answers_whatever_is_live_by_then(work
 
     assert inferred.classified.model is before.model
     assert later.engine is after
-
-
-async def test_the_metrics_are_what_happened(redis, streams, publisher, workers):
-    await publish(publisher, "one", "two", "three")
-    await redis.xadd(streams.lane("bulk"), {"event": "no JSON"})
-
-    worker = await workers.burst()
-
-    value = worker.metrics.registry.get_sample_value
-    assert value("abstream_abstracts_received_total", {"lane": "interactive"}) == 3
-    assert value("abstream_abstracts_received_total", {"lane": "bulk"}) == 1
-    assert value("abstream_refusals_total", {"reason": "undecodable"}) == 1
-    answered = [value("abstream_predictions_total", {"question": "cancer", "label": label}) for label in LABELS]
-    assert sum(number or 0 for number in answered) == 3
-    assert value("abstream_batch_abstracts_sum") == 3
-    assert value("abstream_end_to_end_seconds_count") == 3
 
 
 async def test_a_worker_waits_for_a_redis_that_restarts(tmp_path, workers, streams):

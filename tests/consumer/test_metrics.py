@@ -1,0 +1,210 @@
+"""Every metric of the contract is there, and says what really happened: held against what stands in Redis."""
+
+from collections import Counter
+
+import pytest
+import torch
+from abstream import Abstract
+from abstream.consumer.backlog import BacklogGauges, Broker
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.engine.memory import gpu_memory_bytes
+from abstream.consumer.metrics import GpuMemory, Metrics
+from abstream.consumer.patience import until_available
+from abstream.consumer.worker import Worker
+from abstream.schemas.streams import GROUP, from_fields
+from prometheus_client import CollectorRegistry
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+CONTRACT = {
+    *("abstracts_received", "predictions", "refusals", "redeliveries", "commits_lost"),
+    *("queue_wait_seconds", "end_to_end_seconds", "tokenize_seconds", "inference_seconds", "commit_seconds"),
+    *("batch_abstracts", "batch_tokens", "batch_fill_ratio"),
+    *("stream_lag", "stream_pending", "oldest_unanswered_age_seconds"),
+    *("adapter", "adapter_switches", "adapter_switch_seconds", "confidence", "review_required"),
+    *("redis_reconnects", "gpu_memory_bytes", "build"),
+}
+"""As Prometheus's library names families: without ``_total`` and ``_info``."""
+
+
+async def test_every_metric_of_the_contract_is_there(server, streams, workers):
+    worker, broker = workers.new(), Broker(server, streams)
+    await worker.source.create_groups()
+    registry = worker.metrics.registry
+    registry.register(BacklogGauges(broker))
+    registry.register(GpuMemory(lambda: {"allocated": 1}))
+    assert {family.name for family in registry.collect()} >= {f"abstream_{name}" for name in CONTRACT}
+    broker.close()
+
+
+class Told:
+    """What a worker's metrics say."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._registry = worker.metrics.registry
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return self._registry.get_sample_value(f"abstream_{name}", labels) or 0
+
+    def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
+        """The values of all that have these labels, by another label; without those that are zero."""
+        return {
+            sample.labels[label]: sample.value
+            for family in self._registry.collect()
+            for sample in family.samples
+            if sample.name == f"abstream_{name}" and labels.items() <= sample.labels.items() and sample.value
+        }
+
+
+@pytest.fixture
+async def worked(redis, streams, publisher, workers, make_adapter):
+    """What was told and what stands in Redis, after work of every kind."""
+    await publisher.publish_many(
+        (f"id-{number}", Abstract(title="T", abstract="word " * (number % 7 + 1))) for number in range(40)
+    )
+    await publisher.publish_many((f"id-{number}", Abstract(title="T", abstract="x")) for number in range(3))
+    await publisher.publish(Abstract(title="Bulk", abstract="x"), lane="bulk")
+    await redis.xadd(streams.lane("bulk"), {"event": "no JSON"})
+    await redis.xadd(streams.lane("bulk"), {"title": "", "abstract": ""})
+    engine = FakeEngine(adapter=make_adapter(thresholds={"cancer": 0.9}))
+
+    told = Told(await workers.burst(engine=engine, max_batch_tokens=64))
+
+    predictions = [from_fields(fields).data for _, fields in await redis.xrange(streams.predictions)]
+    refusals = [from_fields(fields).data for _, fields in await redis.xrange(streams.refusals)]
+    assert (len(predictions), len(refusals)) == (41, 2)
+    return told, predictions, refusals
+
+
+async def test_what_was_read_is_counted_by_lane(worked):
+    told, *_ = worked
+    assert told.by("lane", "abstracts_received_total") == {"interactive": 43, "bulk": 3}
+    assert told("redeliveries_total") == told("commits_lost_total") == 0
+
+
+async def test_answers_and_refusals_are_those_in_the_streams(worked):
+    told, predictions, refusals = worked
+    for question in ("cancer", "cancer_type"):
+        labels = Counter(one.answers[question].label for one in predictions if question in one.answers)
+        assert labels
+        assert told.by("label", "predictions_total", question=question) == labels
+    assert told.by("reason", "refusals_total") == Counter(one.reason for one in refusals)
+    assert told("duplicates_total") == 3
+
+
+async def test_confidence_and_review_are_those_of_the_answers(worked):
+    told, predictions, _ = worked
+    confidences = [one.answers["cancer"].confidence for one in predictions]
+    assert told("confidence_count", question="cancer") == 41
+    assert told("confidence_sum", question="cancer") == pytest.approx(sum(confidences))
+    below = sum(confidence <= 0.8 for confidence in confidences)
+    assert told("confidence_bucket", question="cancer", le="0.8") == below
+    in_review = sum(one.review.required for one in predictions)
+    assert 0 < in_review < 41
+    assert told.by("reason", "review_required_total") == {"low_confidence": in_review}
+
+
+async def test_the_waits_are_those_of_the_results(worked):
+    told, predictions, _ = worked
+    for name, milliseconds in (("queue_wait", "queued_ms"), ("end_to_end", "total_ms")):
+        seconds = [getattr(one.timing, milliseconds) / 1000 for one in predictions]
+        assert told(f"{name}_seconds_count") == 41
+        assert told(f"{name}_seconds_sum") == pytest.approx(sum(seconds), abs=0.001)
+
+
+async def test_batches_are_counted_with_what_was_computed(worked):
+    """The three repeated abstracts are computed too, and not published."""
+    told, predictions, _ = worked
+    batches = told("inference_seconds_count")
+    assert 1 < batches < 44
+    assert batches == told("batch_abstracts_count") == told("batch_tokens_count") == told("batch_fill_ratio_count")
+    assert told("batch_abstracts_sum") == 44
+    repeated = 3 * len(FakeEngine().encode(Abstract(title="T", abstract="x")).ids)
+    assert told("batch_tokens_sum") == sum(one.input.tokens for one in predictions) + repeated
+    assert told("batch_tokens_bucket", le="64.0") == batches
+    assert 0 < told("batch_fill_ratio_sum") <= batches
+    assert told("inference_seconds_sum") > 0
+
+
+async def test_each_read_and_each_commit_is_timed(worked):
+    told, *_ = worked
+    assert told("tokenize_seconds_count") >= 2
+    assert told("commit_seconds_count") >= told("inference_seconds_count")
+    assert told("tokenize_seconds_sum") > 0
+    assert told("commit_seconds_sum") > 0
+
+
+def test_the_program_is_named():
+    """The adapter in service is too: see ``adapters/test_registry.py``."""
+    assert Metrics("1.2").registry.get_sample_value("abstream_build_info", {"version": "1.2"}) == 1
+
+
+async def test_what_a_lost_worker_had_is_counted_as_redelivered(redis, streams, publisher, workers):
+    lane = streams.lane("interactive")
+    await workers.new().source.create_groups()
+    await publisher.publish(Abstract(title="One", abstract=""))
+    await publisher.publish(Abstract(title="Two", abstract=""))
+    [(_, [(entry_id, _)])] = await redis.xreadgroup(GROUP, "gone", {lane: ">"}, count=1)
+    await redis.xclaim(lane, GROUP, "gone", 0, [entry_id], idle=3_600_000, justid=True)
+
+    told = Told(await workers.burst())
+
+    assert told("redeliveries_total") == 1
+    assert told("abstracts_received_total", lane="interactive") == 1
+
+
+class Overtaken(FakeEngine):
+    """While it computes, another worker commits what it holds."""
+
+    def __init__(self, server: str, lane: str) -> None:
+        super().__init__()
+        self._server, self._lane = server, lane
+
+    def classify(self, batch):
+        with Redis.from_url(self._server, protocol=2) as other:
+            held = other.xpending_range(self._lane, GROUP, "-", "+", 10)
+            other.xack(self._lane, GROUP, *[entry["message_id"] for entry in held])
+        return super().classify(batch)
+
+
+async def test_an_answer_that_came_second_is_counted_as_lost_and_as_nothing_else(server, streams, publisher, workers):
+    await publisher.publish(Abstract(title="One", abstract=""))
+    told = Told(await workers.burst(engine=Overtaken(server, streams.lane("interactive"))))
+    assert told("commits_lost_total") == 1
+    assert told.by("label", "predictions_total") == {}
+    assert told("end_to_end_seconds_count") == 0
+
+
+async def test_every_repeated_call_is_counted():
+    metrics, failures = Metrics("test"), [RedisConnectionError(), RedisConnectionError()]
+
+    async def call() -> None:
+        if failures:
+            raise failures.pop()
+
+    await until_available(call, metrics)
+    assert metrics.registry.get_sample_value("abstream_redis_reconnects_total") == 2
+
+
+def test_the_memory_of_a_gpu_is_told_by_kind_and_left_out_where_there_is_none():
+    memory: dict[str, int] = {}
+    registry = CollectorRegistry()
+    registry.register(GpuMemory(lambda: memory))
+    assert list(registry.collect()) == []
+    memory["allocated"] = 5
+    assert registry.get_sample_value("abstream_gpu_memory_bytes", {"kind": "allocated"}) == 5
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="a GPU is in use")
+def test_a_worker_without_a_gpu_has_no_memory_of_one():
+    assert gpu_memory_bytes() == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_memory_of_a_gpu_is_that_of_its_tensors():
+    held = torch.ones(1 << 20, device="cuda")
+    memory = gpu_memory_bytes()
+    assert memory["allocated"] >= held.numel() * 4
+    assert memory["allocated"] <= memory["reserved"] <= memory["total"]
+    assert memory["free"] < memory["total"]
