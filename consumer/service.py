@@ -63,10 +63,8 @@ async def serve(
     registry = Registry(worker, Watch(redis, streams, metrics), Fleet(redis, streams, metrics), load_engine)
     if follow:
         await registry.catch_up()
-    log.info("worker_ready", worker=config.name, **worker.engine.model.receipt.model_dump())
     gc.collect()
     gc.freeze()  # what was loaded lives as long as the process: no collection looks at it again
-    metrics.health.ready()
     beside = [Upkeep(redis, streams, config, metrics).run(), *([registry.follow()] if follow else [])]
     await _until_drained(worker, [asyncio.create_task(one) for one in beside], config.drain_seconds)
     log.info("worker_left", worker=config.name)
@@ -87,6 +85,8 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    worker.metrics.health.ready()
+    log.info("worker_ready", worker=worker.config.name, **worker.engine.model.receipt.model_dump())
     asked = asyncio.create_task(stopping.wait())
     work = asyncio.create_task(worker.run())
     stuck: Batch = []
