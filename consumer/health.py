@@ -5,11 +5,14 @@ end. Waiting for Redis is progress, since a new process would have to wait as we
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from redis.exceptions import ResponseError
 
 from ..schemas.events import ModelReceipt
@@ -141,3 +144,29 @@ class Health:
         if self._draining:
             return Check(False, "draining", "leave it: the worker finishes what it holds and ends")
         return Check(True, "open")
+
+
+class HealthGauges(Collector):
+    """What the worker knows of itself as metrics: a loop that is wedged cannot say so, the thread of a scrape can."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def describe(self) -> Iterable[Metric]:
+        """The names alone."""
+        return _gauges()
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape reads."""
+        alive, ready = gauges = _gauges()
+        alive.add_metric([], self._health.wedged() is None)
+        for name, check in self._health.checks().items():
+            ready.add_metric([name], check.ok)
+        yield from gauges
+
+
+def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily("abstream_alive", "1 while the loop makes progress"),
+        GaugeMetricFamily("abstream_ready", "1 for each check that a worker must pass to be ready", labels=["check"]),
+    )

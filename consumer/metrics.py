@@ -14,7 +14,7 @@ from ..schemas import Lane
 from ..schemas.events import ModelReceipt
 from ..schemas.streams import LANES
 from .distribution import Distribution
-from .health import Health
+from .health import Health, HealthGauges
 from .stages import Answered, Outcome, Predicted, Refused
 
 # 5 ms to 30 min: from one batch on a GPU to a backlog of a night.
@@ -33,6 +33,7 @@ class Metrics:
     def __init__(self, version: str, health: Health | None = None) -> None:
         self.registry = CollectorRegistry()
         self.health = health or Health()
+        self.registry.register(HealthGauges(self.health))
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"abstream_{name}", what, labels, registry=self.registry)

@@ -3,6 +3,7 @@
 import pytest
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.health import STALL_SECONDS, Health
+from abstream.consumer.metrics import Metrics
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
@@ -133,3 +134,13 @@ def test_a_worker_that_drains_is_not_ready(health):
     health.ready()
     health.draining()
     assert failing(health) == {"intake": "draining"}
+
+
+def test_the_same_is_told_as_metrics_so_that_somebody_is_warned(health, clock):
+    told = Metrics("test", health).registry.get_sample_value
+    assert told("abstream_alive") == 1
+    assert told("abstream_ready", {"check": "engine"}) == 0
+    health.serving(FakeEngine().model.receipt)
+    clock.passes(LONG)
+    assert told("abstream_alive") == 0
+    assert told("abstream_ready", {"check": "engine"}) == 1
