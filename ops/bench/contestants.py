@@ -70,10 +70,10 @@ async def worker_with_fake_engine(url: str, streams: Streams, _entries: int) -> 
 
 
 async def work(url: str, streams: Streams, engine: Engine, *, burst: bool, max_batch_tokens: int = MOST_TOKENS) -> None:
-    """A worker's life in this process."""
+    """A worker's life in this process; one that stays follows the adapters too."""
     redis = connect(url)
     config = WorkerConfig(name="worker", burst=burst, read_count=BATCH, max_batch_tokens=max_batch_tokens)
-    await serve(redis, streams, config, lambda _: engine, Metrics(__version__), follow=False)
+    await serve(redis, streams, config, lambda _: engine, Metrics(__version__), follow=not burst)
     await redis.aclose()
 
 
