@@ -131,7 +131,7 @@ class Worker:
     def validate(self, delivery: Delivery) -> AbstractSubmitted:
         if delivery.fields is None:
             raise Malformed("trimmed", "the entry was trimmed from the stream before it was answered: send it again")
-        return submitted_from_fields(delivery.entry_id, delivery.fields)
+        return submitted_from_fields(delivery.lane, delivery.entry_id, delivery.fields)
 
     def classify(self, batch: Batch) -> list[Inferred]:
         """One forward pass, on the compute thread; where it fails, one for each abstract, to find the one at fault."""

@@ -94,8 +94,10 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Event:
     return parse_event(fields[_EVENT]) if _EVENT in fields else _no_event()
 
 
-def submitted_from_fields(entry_id: str, fields: Mapping[bytes, bytes]) -> AbstractSubmitted:
-    """The submitted abstract in an entry of an input stream, as an event or as plain fields.
+def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, bytes]) -> AbstractSubmitted:
+    """The submitted abstract in an entry of a lane, as an event or as plain fields.
+
+    Plain fields that bring no id have that of their entry, which is unique in its lane only.
 
     Raises:
         Malformed: with the reason and what the sender must change.
@@ -114,7 +116,9 @@ def submitted_from_fields(entry_id: str, fields: Mapping[bytes, bytes]) -> Abstr
     data = Abstract.parse(
         {"title": plain.get("title"), "abstract": plain.get("abstract", ""), "identifiers": identifiers}
     )
-    return AbstractSubmitted(id=plain.get("id") or entry_id, source=PLAIN_SOURCE, data=data)
+    if plain.get("id"):
+        return AbstractSubmitted(id=plain["id"], source=PLAIN_SOURCE, data=data)
+    return AbstractSubmitted(id=entry_id, source=f"{PLAIN_SOURCE}:{lane}", data=data)
 
 
 def _utf8(name: str, value: bytes) -> str:

@@ -72,3 +72,13 @@ async def test_a_worker_holds_a_bounded_number_whatever_the_backlog(redis, strea
         assert await workers.pending() <= 4 * 16
         worker.leave()
         engine.step()
+
+
+async def test_two_entries_with_one_id_in_two_lanes_are_two_abstracts(redis, streams, workers):
+    """Typed at redis-cli, without an id of their own: an entry's id is unique in its lane only."""
+    for lane in ("interactive", "bulk"):
+        await redis.xadd(streams.lane(lane), {"title": lane}, id="1000-0")
+
+    await workers.burst()
+
+    assert await redis.xlen(streams.predictions) == 2
