@@ -17,3 +17,6 @@ class WorkerConfig(BaseModel):
     batch_deadline_seconds: PositiveFloat = 300  # a batch takes seconds at most; one that hangs takes its worker down
     drain_seconds: PositiveFloat = 30  # the grace period Kubernetes gives by default
     burst: bool = False  # stop when nothing is left to read
+    # Subscribers resume after a long weekend; refusals wait for a person. 1 000 results take about 1.2 MB.
+    keep_predictions_days: PositiveFloat = 7
+    keep_refusals_days: PositiveFloat = 30

@@ -27,8 +27,7 @@ from .scripts import script
 PERIOD_SECONDS = 10.0
 # Long past every lease: what such a consumer held was taken over. One that still lives is made anew by its next read.
 SILENCE_SECONDS = 3600.0
-# Subscribers resume after a long weekend; refusals wait for a person. 1 000 results take about 1.2 MB.
-KEEP_SECONDS: dict[Output, float] = {"predictions": 7 * 24 * 3600, "refusals": 30 * 24 * 3600}
+DAY_MILLISECONDS = 24 * 3600 * 1000
 
 log = structlog.get_logger()
 
@@ -84,6 +83,10 @@ class Upkeep:
         self._redis = redis
         self._streams = streams
         self._worker = config.name
+        self._keep_days: dict[Output, float] = {
+            "predictions": config.keep_predictions_days,
+            "refusals": config.keep_refusals_days,
+        }
         self._metrics = metrics
         self._problems: dict[str, str] = {}  # of each step that failed at the last try
         self._delivered: dict[Lane, str] = dict.fromkeys(LANES, "0-0")
@@ -108,9 +111,9 @@ class Upkeep:
     async def trim(self) -> dict[str, int]:
         """Remove from the lanes what every group has acknowledged, and old results; how many of each stream."""
         removed = {key: await self._trim(key, "") for key in map(self._streams.lane, LANES)}
-        for output, seconds in KEEP_SECONDS.items():
+        for output, days in self._keep_days.items():
             key = self._streams.output(output)
-            removed[key] = await self._trim(key, int(seconds * 1000))
+            removed[key] = await self._trim(key, int(days * DAY_MILLISECONDS))
         return removed
 
     async def reap(self) -> int:

@@ -33,6 +33,7 @@ from .settings import (
     engine_options,
     option,
     read_config_file,
+    retention_options,
     shipped_model,
     worker_name,
 )
@@ -106,6 +107,7 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
     help="A batch that takes longer takes the worker down, and is taken over in smaller parts.",
 )
 @option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For what is in hand at SIGTERM.")
+@retention_options
 @option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /healthz, /readyz there; 0: a free port.")
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")
 @click.pass_obj

@@ -13,13 +13,13 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from ..consumer.upkeep import KEEP_SECONDS
 from ..schemas import AbstractRefused, AbstreamError, Malformed, Streams
 from ..schemas.events import OriginalEntry
 from ..schemas.originals import from_original
 from ..schemas.streams import EVENT_FIELD, LANES, REPLAY_FIELD, from_fields
 
 _PAGE = 500
+REMEMBERED_SECONDS = 30 * 24 * 3600  # that a refusal was replayed: as long as refusals are kept by default
 
 Result = Literal["replayed", "replayed before", "would be replayed", "cannot be replayed"]
 
@@ -92,7 +92,7 @@ class Refusals:
         flat = [part for field in fields.items() for part in field]
         try:
             first, entry_id = await self._replay_script(
-                [original.stream, self._streams.replayed], [event.id, int(KEEP_SECONDS["refusals"]), *flat]
+                [original.stream, self._streams.replayed], [event.id, REMEMBERED_SECONDS, *flat]
             )
         except ResponseError as error:
             return Replay(event.id, "cannot be replayed", problem=str(error))

@@ -42,6 +42,15 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
     return apply
 
 
+def retention_options(command: Command) -> Command:
+    """How long results are kept, the same wherever streams are trimmed."""
+    days = click.FloatRange(min=0, min_open=True)
+    return options(
+        option("keep-predictions-days", type=days, default=7.0, help="Longer while a subscriber group needs them."),
+        option("keep-refusals-days", type=days, default=30.0, help="The same."),
+    )(command)
+
+
 def config_options(config: type[BaseModel]) -> Callable[[Command], Command]:
     """A flag for every field of ``config``, with the field's description and default."""
     return options(*(_option_of(name, field) for name, field in config.model_fields.items()))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .settings import option
+from .settings import option, retention_options
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -39,13 +39,14 @@ def info(common: "Common", json: bool) -> None:
 
 
 @streams.command()
+@retention_options
 @option("json", is_flag=True, help="For programs.")
 @click.pass_obj
-def trim(common: "Common", json: bool) -> None:
+def trim(common: "Common", json: bool, **keep: Any) -> None:
     """Remove what every group has acknowledged, and results past their time; workers do the same now and then."""
     from .fleet import table
 
-    removed = asyncio.run(_trim(common.url, common.namespace))
+    removed = asyncio.run(_trim(common.url, common.namespace, keep))
     rows: list[Row] = [{"stream": stream, "removed": entries} for stream, entries in removed.items()]
     click.echo(json_format.dumps(removed) if json else table(rows, "stream", "removed"))
 
@@ -61,7 +62,7 @@ async def _create(url: str, namespace: str) -> None:
         await Source(redis, Streams(namespace), WorkerConfig(name=_OPERATOR), Metrics("")).create_groups()
 
 
-async def _trim(url: str, namespace: str) -> dict[str, int]:
+async def _trim(url: str, namespace: str, keep: dict[str, Any]) -> dict[str, int]:
     from ..consumer.config import WorkerConfig
     from ..consumer.metrics import Metrics
     from ..consumer.upkeep import Upkeep
@@ -69,7 +70,7 @@ async def _trim(url: str, namespace: str) -> dict[str, int]:
     from ..schemas import Streams
 
     async with connect(url) as redis:
-        return await Upkeep(redis, Streams(namespace), WorkerConfig(name=_OPERATOR), Metrics("")).trim()
+        return await Upkeep(redis, Streams(namespace), WorkerConfig(name=_OPERATOR, **keep), Metrics("")).trim()
 
 
 async def _info(url: str, namespace: str) -> "list[Row]":
