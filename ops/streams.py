@@ -42,7 +42,7 @@ def info(common: "Common", json: bool) -> None:
 @retention_options
 @option("json", is_flag=True, help="For programs.")
 @click.pass_obj
-def trim(common: "Common", json: bool, **keep: Any) -> None:
+def trim(common: "Common", /, json: bool, **keep: Any) -> None:
     """Remove what every group has acknowledged, and results past their time; workers do the same now and then."""
     from .fleet import table
 
