@@ -104,9 +104,15 @@ class Upkeep:
                     await self._attempt(step)
 
     async def take_turn(self) -> bool:
-        """Whether no worker has had its turn in this period; then it is this one's."""
+        """Whether no worker has had its turn in this period; then it is this one's.
+
+        A full Redis takes no note of a turn. It is trimming that makes room, so then every worker trims.
+        """
         milliseconds = int(PERIOD_SECONDS * 1000)
-        return bool(await self._redis.set(self._streams.turn, self._worker, nx=True, px=milliseconds))
+        try:
+            return bool(await self._redis.set(self._streams.turn, self._worker, nx=True, px=milliseconds))
+        except OutOfMemoryError:
+            return True
 
     async def trim(self) -> dict[str, int]:
         """Remove from the lanes what every group has acknowledged, and old results; how many of each stream."""

@@ -242,6 +242,19 @@ async def test_a_worker_may_be_started_while_the_memory_is_full(redis, streams, 
         await ends_with(redis, streams, workers, 1, 2)
 
 
+async def test_a_full_memory_is_made_room_in(redis, streams, publisher, workers):
+    await publisher.publish_many(some(1, 2, 3))
+    worker = await workers.burst()
+    await redis.config_set("maxmemory-policy", "noeviction")
+    await redis.config_set("maxmemory", 1)
+
+    upkeep = Upkeep(redis, streams, worker.config, worker.metrics)
+    assert await upkeep.take_turn()
+    await upkeep.trim()
+
+    assert await redis.xlen(streams.lane("interactive")) == 0
+
+
 @pytest.mark.parametrize("output", ["predictions", "refusals"])
 async def test_a_result_key_of_the_wrong_type_is_waited_for_and_nothing_is_acknowledged(
     output, redis, streams, publisher, workers
