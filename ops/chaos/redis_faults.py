@@ -20,7 +20,7 @@ _RIGHTS = (
     "+xrevrange +xinfo +xtrim +xlen +xgroup|create +xgroup|delconsumer +type +exists +sismember +sadd +expire +time "
     "+set"
 )
-_ROOM_BYTES = 1_800  # for each abstract: less than it takes, more than its result
+_WORDS, _ROOM_BYTES = 400, 2_400  # of an abstract, which takes 3.4 kB, and for it: more than its result
 
 
 async def killed(scene: Scene) -> str:
@@ -136,7 +136,7 @@ async def full(scene: Scene) -> str:
     await scene.server.redis.config_set("maxmemory", limit)
     await scene.server.redis.config_set("maxmemory-policy", "noeviction")
     scene.load.most_unanswered = scene.total
-    async with scene.under_load():
+    async with scene.under_load(scene.abstracts(length=_WORDS)):
         pass
     scene.expect(scene.load.repeated > 0, "the memory was never full")
     scene.expect_no_exits()

@@ -25,6 +25,7 @@ Entry = tuple[bytes, dict[bytes, bytes]]
 FULL = 20_000  # abstracts, of which the figures of the rows speak
 STILL_SECONDS = 60  # without a result, after which nothing more is hoped for
 LEAST_SECONDS = 3  # of a fault that lasts, on whatever scale: longer than the longest pause between two tries
+_SETTLING_SECONDS = 30  # for what is read again; shorter than a lease that is not to be waited for
 _SIGHT_SECONDS = 5  # for a subscriber to see what was published
 _PAGE = 100  # results in a reply: a refusal may be of 10 MB
 _USER, _PASSWORD = "worker", "of-a-server-that-nobody-else-reaches"
@@ -120,9 +121,9 @@ class Scene:
         """What is done, in words."""
         return self.row.fault.format(faults=self.faults, seconds=f"{self.seconds:g}")
 
-    def abstracts(self) -> list[Submission]:
+    def abstracts(self, **length: int) -> list[Submission]:
         """As many good abstracts as the row takes."""
-        return list(abstracts(self.total, self.random))
+        return list(abstracts(self.total, self.random, **length))
 
     @asynccontextmanager
     async def under_load(self, submissions: Sequence[Submission] | None = None) -> AsyncIterator[None]:
@@ -149,8 +150,9 @@ class Scene:
         self.load.sent += 1
 
     async def all_answered(self) -> None:
-        """Wait until everything accepted is answered; whether it was, the audit says."""
+        """Wait until everything accepted is answered and nothing is in hand; whether that is so, the audit says."""
         await self.until(lambda: self.ledger.accepted.keys() <= self.watch.seen.keys())
+        await until(self._is_settled, within(_SETTLING_SECONDS))
 
     async def moments(self) -> AsyncIterator[None]:
         """The moments of the faults: random, and spread over the work."""
@@ -185,9 +187,19 @@ class Scene:
             predictions=predictions,
             refusals=refusals,
             seen=self.watch.seen,
-            pending=sum([(await self._pending(self.streams.lane(lane))).total() for lane in LANES]),
-            unread=sum([await self._unread(self.streams.lane(lane)) for lane in LANES]),
+            pending=await self._all_pending(),
+            unread=await self._all_unread(),
         )
+
+    async def _is_settled(self) -> bool:
+        """Whether no worker has anything to do."""
+        return not (await self._all_pending() or await self._all_unread())
+
+    async def _all_pending(self) -> int:
+        return sum([(await self._pending(self.streams.lane(lane))).total() for lane in LANES])
+
+    async def _all_unread(self) -> int:
+        return sum([await self._unread(self.streams.lane(lane)) for lane in LANES])
 
     async def unsee(self) -> int:
         """Forget the sight of results that are no longer there, as after a power loss; how many those were."""

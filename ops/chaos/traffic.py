@@ -28,11 +28,11 @@ _WORDS = (
 )
 
 
-def abstracts(count: int, random: Random) -> Iterator[Submission]:
-    """Submissions of about 1.7 kB, as a long abstract is; no two are equal."""
+def abstracts(count: int, random: Random, length: int = 180) -> Iterator[Submission]:
+    """Submissions of so many words, by default of about 1.7 kB, as a long abstract is; no two are equal."""
     words = _WORDS.split()
     for number in range(count):
-        text = " ".join(random.choices(words, k=180))
+        text = " ".join(random.choices(words, k=length))
         yield f"abstract-{number}", Abstract(title=f"Abstract {number}", abstract=text)
 
 
