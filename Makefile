@@ -15,8 +15,9 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/abstream demo
 
+# Many tests wait: as many processes as cores, each with one torch thread, since more would spin against each other.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 check: setup
 	$(BIN)/ruff format --check .
