@@ -109,13 +109,11 @@ async def faststream(url: str, streams: Streams, entries: int, *, pipelined: boo
     from faststream.redis import RedisBroker, StreamSub
 
     silent: Any = None
-    broker, redis, results = RedisBroker(url, logger=silent), connect(url), example_results()
+    broker: Any = RedisBroker(url, logger=silent)
+    redis, results = connect(url), example_results()
     lane = streams.lane("interactive")
     left, done = entries, asyncio.Event()
 
-    @broker.subscriber(
-        stream=StreamSub(lane, group=GROUP, consumer="faststream", batch=True, max_records=BATCH, last_id=">")
-    )
     async def answer(events: list[AbstractSubmitted]) -> None:
         nonlocal left
         pipe = redis.pipeline(transaction=False) if pipelined else None
@@ -127,6 +125,8 @@ async def faststream(url: str, streams: Streams, entries: int, *, pipelined: boo
         if left <= 0:
             done.set()
 
+    batches = StreamSub(lane, group=GROUP, consumer="faststream", batch=True, max_records=BATCH, last_id=">")
+    broker.subscriber(stream=batches)(answer)
     async with broker:
         await broker.start()
         await done.wait()
@@ -175,9 +175,9 @@ def _envelope() -> bytes:
     from faststream.redis.parser import BinaryMessageFormatV1
 
     headers = {"content-type": "application/json"}
-    return asyncio.run(
-        BinaryMessageFormatV1.encode(message=b"", reply_to=None, headers=headers, correlation_id="bench")
-    )
+    empty = BinaryMessageFormatV1.encode(message=b"", reply_to=None, headers=headers, correlation_id="bench")
+    envelope: bytes = asyncio.run(empty)
+    return envelope
 
 
 CONTESTANTS = {
