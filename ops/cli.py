@@ -95,7 +95,7 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 @cli.command()
 @engine_options
 @option("name", default=worker_name, show_default="host and process", help="Unique among the living workers.")
-@option("read-count", type=click.IntRange(min=1), default=64, help="Entries in hand beyond the batches at work.")
+@option("read-count", type=click.IntRange(min=1), default=64, help="Entries in one read; fewer where they are large.")
 @option("lease-seconds", type=click.FloatRange(min=0.1), default=15.0, help="Silence after which others take over.")
 @option(
     "max-deliveries", type=click.IntRange(min=1), default=5, help="Then an entry is refused with its whole original."
@@ -106,7 +106,7 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
     default=300.0,
     help="A batch that takes longer takes the worker down, and is taken over in smaller parts.",
 )
-@option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For what is in hand at SIGTERM.")
+@option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For the batch at work at SIGTERM.")
 @retention_options
 @option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /healthz, /readyz there; 0: a free port.")
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")

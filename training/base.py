@@ -1,7 +1,7 @@
 """How the shipped base model ``phi3-nano`` was made: a real Phi-3 architecture, small, trained from nothing.
 
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184   # half as fast again: pages are kept
-    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 6000
+    python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 5750
 
 1. a byte-level BPE tokenizer of 12 288 tokens, with Phi-3's chat control tokens;
 2. embeddings by latent semantic analysis (``word_vectors.py``), so that like words begin alike;
@@ -293,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pretraining/, cancer_types/, lexicon/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5750)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--from-step", type=int, default=0, help="go on from what a run that was cut short left in OUT")
     arguments = parser.parse_args()
