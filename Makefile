@@ -15,8 +15,12 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/abstream demo
 
+# For the tests of other languages, which are skipped where this is not possible.
+tests/node/node_modules: tests/node/package.json
+	-command -v npm >/dev/null && cd tests/node && npm install --no-package-lock --no-audit --no-fund --silent && touch node_modules
+
 # Many tests wait: as many processes as cores, each with one torch thread, since more would spin against each other.
-test: setup
+test: setup tests/node/node_modules
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 check: setup

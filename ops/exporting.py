@@ -1,17 +1,21 @@
 """The contract as files that other programs can read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ..schemas import EVENTS, Event
+from .asyncapi import document as asyncapi_document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def documents() -> dict[str, str]:
-    """File name -> content of the JSON Schema of every event."""
-    return {f"{name}.json": _document(name, event) for name, event in EVENTS.items()}
+    """File name -> content: the JSON Schema of every event, and the AsyncAPI document of the streams."""
+    schemas = {f"{name}.json": _json(_schema(name, event)) for name, event in EVENTS.items()}
+    return schemas | {"asyncapi.json": _json(asyncapi_document(version("abstream")))}
 
 
 def export(folder: Path) -> Iterator[Path]:
@@ -23,6 +27,9 @@ def export(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _document(name: str, event: type[Event]) -> str:
-    schema = {"$schema": DIALECT, "$id": f"urn:abstream:schema:{name}"} | event.model_json_schema(mode="validation")
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+def _schema(name: str, event: type[Event]) -> dict[str, Any]:
+    return {"$schema": DIALECT, "$id": f"urn:abstream:schema:{name}"} | event.model_json_schema(mode="validation")
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
