@@ -1,12 +1,13 @@
-"""``abstream adapters …``: release an adapter, look at the history, ask the fleet."""
+"""``abstream adapters …``: what comes before an announcement, and the announcement; what follows is in ``live``."""
 
 import asyncio
-import json as json_format
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .live import COMMANDS
 from .settings import option
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 @click.group()
 def adapters() -> None:
     """The adapters that were released, and which worker serves which."""
+
+
+for _command in COMMANDS:
+    adapters.add_command(_command)
 
 
 @adapters.command()
@@ -32,29 +37,6 @@ def adapters() -> None:
 def release(common: "Common", folder: Path, store: Path) -> None:
     """Copy the adapter in FOLDER into the store and announce it: running workers switch to it."""
     asyncio.run(announce(common.url, common.namespace, folder, store, None))
-
-
-@adapters.command("list")
-@option("json", is_flag=True, help="For programs.")
-@click.pass_obj
-def list_(common: "Common", json: bool) -> None:
-    """Every adapter that was announced, oldest first."""
-    from .fleet import history, table
-
-    found = asyncio.run(history(common.url, common.namespace))
-    click.echo(json_format.dumps(found) if json else table(found, "time", "name", "version", "action", "digest"))
-
-
-@adapters.command()
-@option("json", is_flag=True, help="For programs.")
-@click.pass_obj
-def status(common: "Common", json: bool) -> None:
-    """Each worker's last answer to an announcement, and what it has served since."""
-    from .fleet import fleet, table
-
-    found = asyncio.run(fleet(common.url, common.namespace))
-    columns = ("worker", "result", "name", "version", "digest", "serves", "time", "reason")
-    click.echo(json_format.dumps(found) if json else table(found, *columns))
 
 
 @adapters.command()
@@ -82,7 +64,7 @@ async def announce(url: str, namespace: str, folder: Path, store: Path, gate: "G
         await redis.aclose()
     update = released.event.data
     announced = update.model_dump(mode="json", include={"name", "version", "digest", "uri", "action"})
-    click.echo(json_format.dumps(announced | {"entry_id": released.entry_id}))
+    click.echo(json.dumps(announced | {"entry_id": released.entry_id}))
 
 
 def live_adapter(url: str, namespace: str) -> "VerifiedAdapter | None":
