@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 from redis.asyncio import Redis
@@ -23,6 +24,9 @@ from .tasks import end
 from .upkeep import Upkeep
 from .worker import PROBE, Stuck, Worker
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HAND_BACK_SECONDS = 1.0  # of the drain, for what is not finished; of a short one half
+
 log = structlog.get_logger()
 
 
@@ -38,8 +42,9 @@ async def serve(
     """Run one worker until SIGTERM or SIGINT, or with ``burst`` until nothing is left to read.
 
     The first signal stops reading and finishes the batch at work; all else in hand is given back, to be taken by
-    others at once, and so is that batch when ``drain_seconds`` are over. A second signal leaves at once: the entries
-    in hand are taken over when their lease ends.
+    others at once, and so is that batch if ``drain_seconds`` do not suffice. A second signal ends the process at once:
+    the entries in hand are taken over when their lease ends. The caller must end it by ``os._exit``, or Python waits
+    for the batch that was given back.
 
     Args:
         redis: a client that repeats no command by itself.
@@ -52,7 +57,7 @@ async def serve(
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach at the start. Later, the worker waits for it.
         ModelUnusable, AdapterRefused, Unavailable: there is nothing to serve with.
-        Stuck: a batch does not come to its end; the process must end by ``os._exit``, or it waits for the batch.
+        Stuck: a batch does not come to its end.
     """
     source = Source(redis, streams, config, metrics)
     await source.create_groups()
@@ -73,43 +78,62 @@ async def serve(
 async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain_seconds: float) -> None:
     """Return when the work has ended, or was ended; where what runs beside it fails, the rest is finished first."""
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    hand_back_seconds = min(_HAND_BACK_SECONDS, drain_seconds / 2)
 
-    def stop() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # the next one has its default effect
+    def leave() -> None:
         log.info("worker_draining")
         worker.metrics.health.draining()
         worker.leave()
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    worker.metrics.health.ready()
-    log.info("worker_ready", worker=worker.config.name, **worker.engine.model.receipt.model_dump())
-    asked = asyncio.create_task(stopping.wait())
-    work = asyncio.create_task(worker.run())
-    stuck: Batch = []
+    with _at_signal(leave):
+        worker.metrics.health.ready()
+        log.info("worker_ready", worker=worker.config.name, **worker.engine.model.receipt.model_dump())
+        asked = asyncio.create_task(stopping.wait())
+        work = asyncio.create_task(worker.run())
+        stuck: Batch = []
+        try:
+            await asyncio.wait([work, asked, *beside], return_when=asyncio.FIRST_COMPLETED)
+            worker.source.stop()
+            ended = [task for task in beside if task.done()]
+            await end(beside)  # no switch begins while the worker leaves
+            await asyncio.wait([work], timeout=drain_seconds - hand_back_seconds)
+            ended += [work] if work.done() else []
+            await end([work])
+            await asyncio.gather(*ended)  # the error that one ended in is the process's error
+        except Stuck:
+            stuck = worker.at_work
+            raise
+        finally:
+            asked.cancel()
+            await _hand_back(worker.source, [job.delivery for job in stuck], hand_back_seconds)
+
+
+@contextmanager
+def _at_signal(leave: Callable[[], None]) -> Iterator[None]:
+    """While the block lasts, the first signal calls ``leave`` and the second one ends the process."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def asked() -> None:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # Python's own for SIGINT would wait for what still computes
+        leave()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, asked)
     try:
-        await asyncio.wait([work, asked, *beside], return_when=asyncio.FIRST_COMPLETED)
-        worker.source.stop()
-        ended = [task for task in beside if task.done()]
-        await end(beside)  # no switch begins while the worker leaves
-        await asyncio.wait([work], timeout=drain_seconds)
-        ended += [work] if work.done() else []
-        await end([work])
-        await asyncio.gather(*ended)  # the error that one ended in is the process's error
-    except Stuck:
-        stuck = worker.at_work
-        raise
+        yield
     finally:
-        asked.cancel()
-        await _hand_back(worker.source, [job.delivery for job in stuck])
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
-async def _hand_back(source: Source, suspects: list[Delivery]) -> None:
+async def _hand_back(source: Source, suspects: list[Delivery], seconds: float) -> None:
     try:
-        if released := await source.release(suspects):
+        if released := await asyncio.wait_for(source.release(suspects), seconds):
             log.warning("entries_released", entries=released)
-    except RedisError as error:
+    except (RedisError, asyncio.TimeoutError) as error:
         log.warning("entries_not_released", error=type(error).__name__)  # their lease will run out

@@ -1,7 +1,8 @@
 """From flags to a running worker."""
 
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import structlog
 
@@ -48,7 +49,9 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
 
 
 async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
-    """Connect, load, work, drain. A worker that was given an adapter keeps it; any other follows the adapter stream."""
+    """Connect, load, work, drain, and end the process. A worker that was given an adapter keeps it; any other follows
+    the adapter stream.
+    """
     config = WorkerConfig(**{name: flags[name] for name in WorkerConfig.model_fields})
     metrics = Metrics(__version__, Health(config.batch_deadline_seconds))
     if flags["metrics_port"] is not None:
@@ -70,9 +73,18 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
         )
     except Stuck as stuck:
         structlog.get_logger().error("worker_stuck", reason=str(stuck))
-        os._exit(1)  # an ordinary end would wait for the batch
+        _leave(1)
+    else:
+        _leave(0)
     finally:
         await redis.aclose()
+
+
+def _leave(code: int) -> NoReturn:
+    """At once: an ordinary end would wait for a batch that was handed back, or for an adapter that is being loaded."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _serve_endpoints(port: int, metrics: Metrics, broker: Broker) -> None:
