@@ -1,10 +1,12 @@
 """What is not answered yet, asked of Redis at the moment somebody wants to know."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -12,11 +14,13 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ..schemas import Lane, Streams
-from ..schemas.streams import GROUP, LANES
+from ..schemas.streams import GROUP, LANES, Output
 from .scripts import source
 
 # Whoever asks waits, and Redis answers within milliseconds or is as good as away.
 ANSWER_SECONDS = 0.5
+
+READ_BY_GROUPS: tuple[Output, ...] = ("predictions", "refusals")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,15 @@ class Backlog:
     lag: int
     pending: int
     oldest_age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of the Redis server: bytes in use, bytes allowed (0: as many as there are), keys it ever threw away for room."""
+
+    used_bytes: int
+    most_bytes: int
+    evicted_keys: int
 
 
 class Broker:
@@ -56,6 +69,35 @@ class Broker:
         """
         found = self._script(list(map(self._streams.lane, LANES)), [GROUP])
         return {lane: _backlog(*row) if row else None for lane, row in zip(LANES, found, strict=True)}
+
+    def memory(self) -> Memory:
+        """Of the server.
+
+        Raises:
+            redis.exceptions.RedisError: as ``backlogs``.
+        """
+        # redis-py types INFO as a string of a whole, which it was before it parsed it.
+        memory: Any = self._redis.info("memory")
+        stats: Any = self._redis.info("stats")
+        return Memory(memory["used_memory"], memory["maxmemory"], stats["evicted_keys"])
+
+    def behind(self) -> dict[tuple[Output, str], float]:
+        """(output stream, subscriber group) -> seconds between the newest entry and the last it was given.
+
+        Raises:
+            redis.exceptions.RedisError: as ``backlogs``.
+        """
+        found = {}
+        for output in READ_BY_GROUPS:
+            key = self._streams.output(output)
+            if self._redis.type(key) != b"stream":
+                continue
+            newest: Any = self._redis.xinfo_stream(key)
+            groups: Any = self._redis.xinfo_groups(key)
+            for group in groups:
+                gap = _milliseconds(newest["last-generated-id"]) - _milliseconds(group["last-delivered-id"])
+                found[output, group["name"].decode()] = gap / 1000
+        return found
 
     def close(self) -> None:
         """Close the connection."""
@@ -84,6 +126,51 @@ class BacklogGauges(Collector):
                 pending.add_metric([lane], backlog.pending)
                 age.add_metric([lane], backlog.oldest_age_seconds)
         yield from gauges
+
+
+class RedisGauges(Collector):
+    """The server's memory, and how far behind subscriber groups are; each left out where Redis does not say it.
+
+    A worker may lack the rights to ask, which costs these metrics and nothing else.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def describe(self) -> Iterable[Metric]:
+        """The names alone: registering must not ask Redis."""
+        return _redis_gauges()
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape reads."""
+        size, evicted, behind = _redis_gauges()
+        with suppress(RedisError):
+            memory = self._broker.memory()
+            size.add_metric(["used"], memory.used_bytes)
+            size.add_metric(["max"], memory.most_bytes)
+            evicted.add_metric([], memory.evicted_keys)
+            yield size
+            yield evicted
+        with suppress(RedisError):
+            for (stream, group), seconds in self._broker.behind().items():
+                behind.add_metric([stream, group], seconds)
+            yield behind
+
+
+def _milliseconds(entry_id: bytes) -> int:
+    return int(entry_id.split(b"-")[0])
+
+
+def _redis_gauges() -> tuple[GaugeMetricFamily, CounterMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily("abstream_redis_memory_bytes", "Memory of the Redis server; max 0: any", labels=["kind"]),
+        CounterMetricFamily("abstream_redis_evicted_keys", "Keys that Redis threw away for want of memory"),
+        GaugeMetricFamily(
+            "abstream_subscriber_behind_seconds",
+            "Between the newest entry and the last a group was given",
+            labels=["stream", "group"],
+        ),
+    )
 
 
 def _backlog(lag: int, pending: int, oldest_age_milliseconds: int) -> Backlog:

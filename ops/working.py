@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import structlog
 
 from .. import __version__
-from ..consumer.backlog import BacklogGauges, Broker
+from ..consumer.backlog import BacklogGauges, Broker, RedisGauges
 from ..consumer.config import WorkerConfig
 from ..consumer.endpoints import Endpoints
 from ..consumer.engine import Engine
@@ -90,6 +90,7 @@ def _leave(code: int) -> NoReturn:
 def _serve_endpoints(port: int, metrics: Metrics, broker: Broker) -> None:
     """From before the model is loaded until the process ends: a worker that loads or drains is asked too."""
     metrics.registry.register(BacklogGauges(broker))
+    metrics.registry.register(RedisGauges(broker))
     endpoints = Endpoints(port, metrics.registry, metrics.health, broker)
     endpoints.start()
     structlog.get_logger().info("metrics_served", port=endpoints.server_port)

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from abstream.consumer.backlog import BacklogGauges, Broker
+from abstream.consumer.backlog import BacklogGauges, Broker, RedisGauges
 from abstream.schemas.streams import GROUP
 from prometheus_client import CollectorRegistry
 
@@ -135,3 +135,46 @@ def test_the_names_are_known_without_asking_redis(streams):
     broker = Broker("unix:///nowhere/redis.sock", streams)
     registry.register(BacklogGauges(broker))
     assert [registry.get_sample_value(name, {"lane": "bulk"}) for name in NAMES] == [None, None, None]
+
+
+@pytest.fixture
+def said(broker):
+    """Read one value of what Redis says of itself, as a scrape does."""
+    registry = CollectorRegistry()
+    registry.register(RedisGauges(broker))
+    return lambda name, **labels: registry.get_sample_value(f"abstream_{name}", labels)
+
+
+async def test_the_memory_of_redis_is_what_info_says(said, redis):
+    memory, stats = await redis.info("memory"), await redis.info("stats")
+    assert said("redis_memory_bytes", kind="max") == memory["maxmemory"]
+    assert said("redis_memory_bytes", kind="used") == pytest.approx(memory["used_memory"], rel=0.2)
+    assert said("redis_evicted_keys_total") == stats["evicted_keys"]
+
+
+async def test_a_subscriber_group_is_as_far_behind_as_what_it_was_not_given_is_old(said, redis, streams):
+    key = streams.predictions
+    for milliseconds in (1_000, 61_000, 121_000):
+        await redis.xadd(key, {"event": "x"}, id=f"{milliseconds}-0")
+    await redis.xgroup_create(key, "registry", "61000-0")
+    await redis.xgroup_create(key, "archive", "$")
+    assert said("subscriber_behind_seconds", stream="predictions", group="registry") == 60
+    assert said("subscriber_behind_seconds", stream="predictions", group="archive") == 0
+
+
+async def test_without_the_right_to_ask_only_these_metrics_are_missing(server, streams, redis):
+    await redis.acl_setuser(
+        "nosy", enabled=True, passwords=["+secret"], keys="*", commands=["+type", "+xinfo", "-info"]
+    )
+    broker = Broker(server.replace("unix://", "unix://nosy:secret@"), streams)
+    await redis.xadd(streams.predictions, {"event": "x"}, id="1-0")
+    await redis.xgroup_create(streams.predictions, "registry", "$")
+    registry = CollectorRegistry()
+    registry.register(RedisGauges(broker))
+    assert registry.get_sample_value("abstream_redis_memory_bytes", {"kind": "used"}) is None
+    behind = registry.get_sample_value(
+        "abstream_subscriber_behind_seconds", {"stream": "predictions", "group": "registry"}
+    )
+    assert behind == 0
+    broker.close()
+    await redis.acl_deluser("nosy")
