@@ -70,6 +70,15 @@ class Streams:
         """The refusals that were replayed, each with the entry it became."""
         return self._key("replayed")
 
+    def standing(self, digest: str) -> str:
+        """How an abstract stands that came through a gateway: its own entry, and the entry that answers it."""
+        return self._key(f"standing:{digest}")
+
+    @property
+    def noted(self) -> str:
+        """Up to which entries gateways have taken note of results."""
+        return self._key("noted")
+
     def scratch(self, name: str) -> str:
         """A key that no part of abstream ever makes."""
         return self._key(f"scratch:{name}")
