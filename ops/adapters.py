@@ -75,7 +75,7 @@ def live_adapter(url: str, namespace: str) -> "VerifiedAdapter | None":
         redis.exceptions.ConnectionError: Redis is out of reach.
     """
     from ..consumer.adapters.store import fetch
-    from .fleet import newest_update
+    from .fleet import known
 
-    update = asyncio.run(newest_update(url, namespace))
-    return fetch(update) if update else None
+    live = known(url, namespace).live
+    return fetch(live.update) if live else None

@@ -1,55 +1,103 @@
 """What the streams of adapters and of the fleet's answers say, for people and for programs."""
 
-from collections.abc import Iterable
-from datetime import datetime, timezone
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from ..consumer.adapters.history import Announced, Order, in_service
+from ..consumer.adapters.standing import Answer, Standing, standing
 from ..producer.connection import connect
-from ..schemas import AdapterActivated, AdapterRejected, AdapterUpdated, Event, Malformed, Streams
-from ..schemas.events import AdapterUpdate
-from ..schemas.streams import Output, from_fields
+from ..schemas import AdapterActivated, AdapterUpdated, Event, Malformed, Streams
+from ..schemas.streams import GROUP, LANES, from_fields
 
 Row = dict[str, Any]
 """One line of a table or one object of JSON."""
 
+# One at work reads each second, or renews a lease three times within its 15 s.
+ALIVE_SECONDS = 15.0
 _DIGEST_CHARACTERS = len("sha256:") + 12  # for people
 
 
-async def history(url: str, namespace: str) -> list[Row]:
-    """Every adapter update, oldest first.
+@dataclass(frozen=True)
+class Known:
+    """What the streams tell of adapters and workers.
+
+    Attributes:
+        history: every announcement that workers follow, oldest first.
+        answers: of all workers, oldest first.
+        alive: each worker at work, and for how many seconds it has been silent.
+        newest_entry: the last of the stream of announcements, followed or not; "0-0" where there is none.
+    """
+
+    history: tuple[Announced, ...]
+    answers: tuple[Answer, ...]
+    alive: dict[str, float]
+    newest_entry: str
+
+    @property
+    def live(self) -> Announced | None:
+        """What all workers should serve."""
+        served = in_service(self.history)
+        return served[-1] if served else None
+
+    @property
+    def standing(self) -> Standing:
+        """How the workers stand."""
+        return standing(self.live, self.history, self.answers, self.alive)
+
+    @property
+    def served(self) -> set[str]:
+        """The digests that a worker has activated."""
+        return {answer.data.digest for answer in self.answers if isinstance(answer, AdapterActivated)}
+
+
+async def look(redis: Redis, streams: Streams) -> Known:
+    """Everything that is known of the adapters of a namespace.
 
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach.
     """
-    said = ("name", "version", "digest", "action", "uri")
-    return [
-        _row(entry_id, event, said)
-        for entry_id, event in await _events(url, namespace, "adapters")
-        if isinstance(event, AdapterUpdated)
+    entries = await _entries(redis, streams.output("adapters"))
+    announced = [
+        Announced(entry_id, event) for entry_id, event in _events(entries) if isinstance(event, AdapterUpdated)
     ]
+    said = _events(await _entries(redis, streams.output("fleet")))
+    answers = tuple(event for _, event in said if isinstance(event, Answer))
+    order = Order()
+    history = tuple(one for one in announced if order.objection(one) is None)
+    newest = entries[-1][0].decode() if entries else "0-0"
+    return Known(history, answers, await _alive(redis, streams), newest)
 
 
-async def newest_update(url: str, namespace: str) -> AdapterUpdate | None:
-    """The last update that asks workers to serve its adapter; raises as ``history``."""
-    updates = [
-        event.data for _, event in await _events(url, namespace, "adapters") if isinstance(event, AdapterUpdated)
-    ]
-    return next((update for update in reversed(updates) if update.action != "shadow"), None)
+def known(url: str, namespace: str) -> Known:
+    """As ``look``, over a connection of its own."""
+
+    async def ask() -> Known:
+        redis = connect(url)
+        try:
+            return await look(redis, Streams(namespace))
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(ask())
 
 
-async def fleet(url: str, namespace: str) -> list[Row]:
-    """Each worker's newest answer, by worker; ``serves`` is the digest it has served since. Raises as ``history``."""
-    said = ("worker", "name", "version", "digest", "previous_digest", "load_ms", "switch_ms", "probes", "reason")
-    newest: dict[str, Row] = {}
-    for entry_id, event in await _events(url, namespace, "fleet"):
-        if isinstance(event, AdapterActivated | AdapterRejected):
-            activated = isinstance(event, AdapterActivated)
-            result = {
-                "result": "activated" if activated else "rejected",
-                "serves": event.data.digest if activated else event.data.previous_digest,
-            }
-            newest[event.data.worker] = _row(entry_id, event, said) | result
-    return [newest[worker] for worker in sorted(newest)]
+async def _alive(redis: Redis, streams: Streams) -> dict[str, float]:
+    """A worker is heard of when it reads either lane, or renews a lease."""
+    idle: dict[str, float] = {}
+    for lane in LANES:
+        try:
+            consumers: Any = await redis.xinfo_consumers(streams.lane(lane), GROUP)
+        except ResponseError:
+            continue  # no worker has ever been here
+        for one in consumers:
+            name, seconds = one["name"].decode(), one["idle"] / 1000
+            idle[name] = min(seconds, idle.get(name, seconds))
+    return {name: seconds for name, seconds in idle.items() if seconds < ALIVE_SECONDS}
 
 
 def table(rows: list[Row], *columns: str) -> str:
@@ -59,26 +107,18 @@ def table(rows: list[Row], *columns: str) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-async def _events(url: str, namespace: str, output: Output) -> Iterable[tuple[str, Event]]:
-    """Every event of a stream that this version can read, with its entry id."""
-    redis = connect(url)
-    try:
-        entries: Any = await redis.xrange(Streams(namespace).output(output))
-    finally:
-        await redis.aclose()
-    found = []
+async def _entries(redis: Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    entries: Any = await redis.xrange(stream)
+    return list(entries)
+
+
+def _events(entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[tuple[str, Event]]:
+    """Every event that this version can read, with its entry id."""
     for entry_id, fields in entries:
         try:
-            found.append((entry_id.decode(), from_fields(fields)))
+            yield entry_id.decode(), from_fields(fields)
         except Malformed:
             continue  # workers skip it too, and say so in their logs
-    return found
-
-
-def _row(entry_id: str, event: Event, names: tuple[str, ...]) -> Row:
-    data = event.data.model_dump(mode="json", include=set(names))
-    added = datetime.fromtimestamp(int(entry_id.split("-")[0]) / 1000, timezone.utc)
-    return {name: data[name] for name in names} | {"time": added.isoformat(timespec="seconds"), "entry_id": entry_id}
 
 
 def _shown(value: object) -> str:

@@ -232,6 +232,7 @@ class AdapterUpdate(Payload):
     metrics: Metrics | None = None
     gate: Gate | None = None
     action: Literal["activate", "shadow", "rollback"]
+    reason: str | None = None  # of a rollback
     signature: str | None = None
 
 
@@ -298,10 +299,13 @@ class AbstractSubmitted(Event):
 
 
 class AbstractClassified(Event):
-    """``causationid`` is the submitted event's id, ``sequence`` its stream entry."""
+    """``causationid`` is the submitted event's id, ``sequence`` its stream entry; ``supersedes`` a result's id."""
 
     type: Literal["abstream.abstract.classified.v1"] = "abstream.abstract.classified.v1"
+    supersedes: NonEmpty | None = None
     data: Prediction
+
+    _OPTIONAL: ClassVar[tuple[str, ...]] = (*Event._OPTIONAL, "supersedes")
 
 
 class AbstractRefused(Event):

@@ -8,7 +8,7 @@ from ...schemas.streams import to_fields
 from ..answers import follows
 from ..metrics import Metrics
 from ..patience import until_available
-from .watch import Announced
+from .history import Announced
 
 
 class Fleet:

@@ -12,9 +12,10 @@ from ...schemas.events import AdapterAnswer, AdapterUpdate, Probes
 from ..engine import Engine
 from ..worker import PROBE, Worker
 from .fleet import Fleet
+from .history import Announced, Order, in_service
 from .probes import check
 from .store import fetch
-from .watch import Announced, Watch
+from .watch import Watch
 
 log = structlog.get_logger()
 
@@ -37,12 +38,19 @@ class Registry:
         self.watch = watch
         self.fleet = fleet
         self.load_engine = load_engine
+        self._order = Order()
 
     async def catch_up(self) -> None:
         """Serve the newest adapter that can be served; what was announced before it is passed over."""
-        for announced in await self.watch.unseen():
+        news = list(reversed(await self.watch.unseen()))
+        objections = [self._order.objection(announced) for announced in news]
+        sound = [announced for announced, objection in zip(news, objections, strict=True) if objection is None]
+        for announced in reversed(in_service(sound)):
             if await self.consider(announced):
-                return
+                break
+        for announced, objection in zip(news, objections, strict=True):
+            if objection and not self._is_live(announced.update):
+                await self._reject(announced, objection, 0)
 
     async def follow(self) -> None:
         """Catch up with every update, until cancelled."""
@@ -52,7 +60,7 @@ class Registry:
 
     async def consider(self, announced: Announced) -> bool:
         """Make the announced adapter live and say so, or say why not; whether it is live."""
-        update, begun = announced.event.data, time.perf_counter()
+        update, begun = announced.update, time.perf_counter()
         if self._is_live(update):
             await self._unchanged(announced)
             return True
@@ -96,17 +104,17 @@ class Registry:
             self.worker.switch(admitted.engine)
         switch_ms = _milliseconds_since(begun)
         self.worker.metrics.switched("activated")
-        update = announced.event.data
+        update = announced.update
         log.info("adapter_activated", version=update.version, digest=_short(update.digest), action=update.action)
         await self.fleet.activated(announced, self._answer(update, previous, load_ms, switch_ms, admitted.probes))
 
     async def _unchanged(self, announced: Announced) -> None:
         self.worker.metrics.switched("unchanged")
-        await self.fleet.activated(announced, self._answer(announced.event.data, self._live_digest()))
+        await self.fleet.activated(announced, self._answer(announced.update, self._live_digest()))
 
     async def _reject(self, announced: Announced, reason: str, load_ms: float) -> None:
         self.worker.metrics.switched("rejected")
-        update = announced.event.data
+        update = announced.update
         log.warning("adapter_rejected", version=update.version, digest=_short(update.digest), reason=reason)
         await self.fleet.rejected(announced, self._answer(update, self._live_digest(), load_ms, reason=reason))
 

@@ -1,6 +1,5 @@
 """The stream of adapter updates, read by every worker for itself, without a group: all must see all."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -11,19 +10,12 @@ from ...schemas.streams import from_fields
 from ..metrics import Metrics
 from ..patience import until_available
 from ..source import BLOCK_MILLISECONDS
+from .history import Announced
 
 # So far back an adapter is looked for that can be served, where the newest ones cannot.
 MOST_UPDATES = 16
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Announced:
-    """An update and the stream entry it came in."""
-
-    entry_id: str
-    event: AdapterUpdated
 
 
 class Watch:

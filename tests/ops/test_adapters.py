@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from abstream.ops.adapters import live_adapter
 
 
@@ -21,25 +20,6 @@ async def test_released_then_served_then_listed(abstream, make_adapter, publishe
     [listed] = json.loads(abstream("adapters", "list", "--json").stdout)
     assert {name: listed[name] for name in announced} == announced
     assert (listed["action"], listed["uri"]) == ("activate", announced["uri"])
-    [answer] = json.loads(abstream("adapters", "status", "--json").stdout)
-    assert (answer["worker"], answer["result"], answer["serves"]) == ("one", "activated", adapter.digest)
-    assert answer["probes"] == {"n": 2, "max_abs_diff": 0}
-
-
-async def test_the_newest_answer_of_each_worker_is_shown_to_people(abstream, make_adapter):
-    good, bad = make_adapter("1"), make_adapter("2", base_model={"id": "other", "revision": "7"})
-    for adapter in (good, bad):
-        abstream("adapters", "release", adapter.path)
-        abstream("work", "--engine", "fake", "--burst", "--name", "one")
-    abstream("work", "--engine", "fake", "--burst", "--name", "two")
-
-    header, one, two = abstream("adapters", "status").stdout.decode().splitlines()
-    assert header.split() == ["worker", "result", "name", "version", "digest", "serves", "time", "reason"]
-    assert one.split()[:4] == ["one", "activated", "oncology", "1"], "it passed over the newest"
-    assert two.split()[:4] == ["two", "activated", "oncology", "1"]
-    _, first, second = abstream("adapters", "list").stdout.decode().splitlines()
-    assert first.split()[1:4] == ["oncology", "1", "activate"]
-    assert second.endswith(bad.digest[:19])
 
 
 async def test_a_worker_that_was_given_an_adapter_keeps_it(abstream, make_adapter):
@@ -51,7 +31,9 @@ async def test_a_worker_that_was_given_an_adapter_keeps_it(abstream, make_adapte
     assert worked.returncode == 0
     result = json.loads(abstream("follow", "--since", "0", "--until-idle", "0.05").stdout)
     assert result["data"]["model"]["adapter_digest"] == given.digest
-    assert abstream("adapters", "status", "--json").stdout == b"[]\n"
+    [worker] = json.loads(abstream("adapters", "status", "--json").stdout)["workers"]
+    assert worker["serves"] is None
+    assert worker["why"].endswith("is --adapter given?")
 
 
 async def test_verify_says_what_it_is_or_what_is_wrong(abstream, make_adapter):
@@ -84,12 +66,6 @@ def test_release_needs_a_store(abstream, tmp_path, monkeypatch):
     done = abstream("adapters", "release", tmp_path)
     assert done.returncode == 2
     assert b"--store" in done.stderr
-
-
-@pytest.mark.parametrize("command", [["list"], ["status"]])
-def test_redis_out_of_reach_is_exit_code_5(abstream, monkeypatch, command):
-    monkeypatch.setenv("REDIS_URL", "unix:///nowhere/redis.sock")
-    assert abstream("adapters", *command).returncode == 5
 
 
 def test_release_without_redis_is_exit_code_5(abstream, make_adapter, monkeypatch):

@@ -1,5 +1,6 @@
 """What becomes of an update: live, unchanged or rejected, and what is said of it."""
 
+import shutil
 import subprocess
 import threading
 
@@ -9,7 +10,7 @@ from abstream.consumer.worker import PROBE
 from abstream.ops.embedded import find_server
 from abstream.producer.connection import connect
 from abstream.schemas import AdapterActivated, AdapterRejected
-from abstream.schemas.streams import from_fields
+from abstream.schemas.streams import from_fields, to_fields
 from abstream.training.release import release
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
@@ -72,17 +73,39 @@ async def test_a_storm_of_updates_is_one_switch(redis, streams, workers, make_ad
     assert len(await said(redis, streams)) == 1
 
 
-@pytest.mark.parametrize("is_live", [True, False])
-async def test_shadow_is_rejected_for_now(redis, streams, workers, make_adapter, store, is_live):
-    adapter = make_adapter()
-    worker = workers.new(engine=FakeEngine(adapter=adapter) if is_live else FakeEngine())
-    await release(redis, streams, adapter.path, store, action="shadow")
+async def test_an_event_that_comes_twice_or_late_is_rejected_and_the_newest_serves_on(
+    redis, streams, workers, make_adapter, store
+):
+    """Also for one who joins later, and sees them all at once."""
+    older, newer = make_adapter("1"), make_adapter("2")
+    first = await release(redis, streams, older.path, store)
+    worker = workers.new()
+    registry = workers.registry(worker)
+    await registry.catch_up()
+    await release(redis, streams, newer.path, store)
+    for id_ in (first.event.id, "delayed"):
+        await redis.xadd(streams.output("adapters"), to_fields(first.event.model_copy(update={"id": id_})))
+    late_joiner = workers.new("late")
+    for one in (registry, workers.registry(late_joiner)):
+        await one.catch_up()
+
+    assert [one.engine.model.receipt.adapter_digest for one in (worker, late_joiner)] == [newer.digest] * 2
+    reasons = [answer.data.reason for answer in await said(redis, streams) if isinstance(answer, AdapterRejected)]
+    assert ["announced before, and" in reason for reason in reasons] == [True, False] * 2
+    assert all("older than one" in reason for reason in reasons[1::2])
+
+
+async def test_a_late_joiner_never_serves_what_was_rolled_back(redis, streams, workers, make_adapter, store):
+    """Not even where the one to serve is gone."""
+    first, bad = make_adapter("1"), make_adapter("2")
+    for adapter, action in [(first, "activate"), (bad, "activate"), (first, "rollback")]:
+        await release(redis, streams, adapter.path, store, action=action)
+    shutil.rmtree(store / "oncology" / first.digest.removeprefix("sha256:"))
+    worker = workers.new()
 
     await workers.registry(worker).catch_up()
 
-    [answer] = await said(redis, streams)
-    assert isinstance(answer, AdapterRejected)
-    assert "shadow is not supported yet" in answer.data.reason
+    assert worker.engine.model.receipt.adapter_digest is None
 
 
 async def test_an_engine_that_cannot_be_loaded_is_rejected_whatever_the_error(

@@ -1,0 +1,34 @@
+"""The announcement that takes an adapter out of service: an older one named again, once for the whole fleet."""
+
+from datetime import datetime, timezone
+from typing import Any
+
+from redis.asyncio import Redis
+
+from ...schemas import AdapterUpdated, Streams
+from ..scripts import script
+from .history import Announced
+
+
+def rollback(target: Announced, live: Announced, reason: str, source: str) -> AdapterUpdated:
+    """The event that puts ``target`` back into service.
+
+    Its id is that of what it rolls back, so that the same rollback, asked for by many, is one event.
+    """
+    now = datetime.now(timezone.utc)
+    return AdapterUpdated(
+        id=f"rollback-of-{live.entry_id}",
+        source=source,
+        subject=target.event.subject,
+        # Not before what it rolls back, whatever the clocks say: workers follow no event that is older than the last.
+        time=max(now, live.event.time or now),
+        causationid=live.event.id,
+        causationsource=live.event.source,
+        data=target.update.model_copy(update={"action": "rollback", "reason": reason}),
+    )
+
+
+async def announce(redis: Redis, streams: Streams, event: AdapterUpdated, seen: str) -> str | None:
+    """Put ``event`` into the stream if ``seen`` is its last entry; the new entry's id, or None."""
+    entry_id: Any = await script(redis, "roll_back")([streams.output("adapters")], [seen, event.to_json()])
+    return entry_id.decode() if entry_id else None

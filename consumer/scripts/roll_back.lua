@@ -1,0 +1,10 @@
+-- Announce a rollback, unless anything was announced that the one who asks for it has not seen.
+--
+-- KEYS  1 adapters
+-- ARGV  1 the last entry it has seen, 2 event
+-- Returns the new entry's id, or false.
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not newest or newest[1] ~= ARGV[1] then
+  return false
+end
+return redis.call('XADD', KEYS[1], '*', 'event', ARGV[2])

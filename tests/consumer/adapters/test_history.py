@@ -1,0 +1,110 @@
+"""What a sequence of announcements comes to."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from abstream.consumer.adapters.history import Announced, Order, find, in_service, one_before
+from abstream.consumer.adapters.rollback import rollback
+from abstream.schemas import AdapterRefused, AdapterUpdated
+from abstream.training.release import describe
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def announce(make_adapter):
+    """Announces versions: ``b`` activates, ``<a`` rolls back to a, ``?b`` shadows."""
+    updates = {}
+
+    def announced(number: int, said: str) -> Announced:
+        version = said.strip("<?")
+        if version not in updates:
+            updates[version] = describe(make_adapter(version), None, "activate")
+        action = {"<": "rollback", "?": "shadow"}.get(said[0], "activate")
+        data = updates[version].model_copy(update={"action": action})
+        event = AdapterUpdated(id=str(number), source="test", time=NOON + timedelta(seconds=number), data=data)
+        return Announced(f"{number}-0", event)
+
+    return lambda *said: [announced(number, one) for number, one in enumerate(said, 1)]
+
+
+def versions(history) -> str:
+    return " ".join(one.update.version for one in history)
+
+
+@pytest.mark.parametrize(
+    ("said", "served"),
+    [
+        ("", ""),
+        ("a b c", "a b c"),
+        ("a a b", "a b"),
+        ("a b ?c", "a b"),
+        ("a b <a", "a"),
+        ("a b c <a", "a"),
+        ("a b <a c", "a c"),
+        ("a b <a b", "a b"),
+        ("a b a", "a b a"),
+        ("<a", "a"),
+        ("b <a", "a"),
+    ],
+)
+def test_what_was_rolled_back_is_in_service_no_more(announce, said, served):
+    assert versions(in_service(announce(*said.split()))) == served
+
+
+def test_the_newest_announcement_of_an_adapter_counts(announce):
+    history = announce("a", "b", "<a")
+    assert in_service(history) == [history[2]]
+
+
+def test_rolling_back_twice_goes_back_twice(announce):
+    history = announce("a", "b", "c")
+    served = {one.update.digest for one in history}
+    assert one_before(history, served).update.version == "b"
+    assert one_before(announce("a", "b", "c", "<b"), served).update.version == "a"
+
+
+def test_what_no_worker_would_serve_is_passed_over(announce):
+    a, b, c = announce("a", "b", "c")
+    assert one_before([a, b, c], {a.update.digest, c.update.digest}) == a
+    with pytest.raises(AdapterRefused, match="name one with --to"):
+        one_before([a, b, c], {c.update.digest})
+
+
+def test_an_adapter_goes_by_its_version_and_its_digest(announce):
+    history = announce("a", "b")
+    digest = history[0].update.digest
+    assert find(history, "b") == history[1]
+    for name in (digest, digest[:12], digest.removeprefix("sha256:")):
+        assert find(history, name) == history[0]
+
+
+def test_a_name_that_says_nothing_or_too_much_is_refused(announce):
+    history = announce("a", "b")
+    with pytest.raises(AdapterRefused, match="no adapter 7 was ever announced"):
+        find(history, "7")
+    with pytest.raises(AdapterRefused, match="2 adapters go by"):
+        find(history, "sha256:")
+
+
+def test_a_replayed_event_is_known(announce):
+    order = Order()
+    first, second = announce("a", "b")
+    assert [order.objection(one) for one in (first, second)] == [None, None]
+    assert "was announced before" in order.objection(first)
+
+
+def test_an_event_that_is_older_than_the_last_is_known(announce):
+    order = Order()
+    first, second = announce("a", "b")
+    assert order.objection(second) is None
+    assert "older than one that was announced before it" in order.objection(first)
+
+
+def test_a_rollback_is_never_older_than_what_it_rolls_back(announce):
+    a, b = announce("a", "b")
+    ahead = b.event.model_copy(update={"time": datetime.now(timezone.utc) + timedelta(hours=1)})
+    event = rollback(a, Announced(b.entry_id, ahead), "bad", "test")
+    assert event.time == ahead.time
+    assert (event.data.action, event.data.reason, event.data.digest) == ("rollback", "bad", a.update.digest)
+    assert event.causationid == "2"
