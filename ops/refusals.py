@@ -15,9 +15,9 @@ from ..schemas.errors import RefusalReason
 from .settings import option
 
 if TYPE_CHECKING:
+    from ..producer.replaying import Refusals, Refused, Replay
     from .cli import Common
     from .fleet import Row
-    from .replaying import Refusals, Refused, Replay
 
 T = TypeVar("T")
 
@@ -92,8 +92,8 @@ def replay(
 def _with_refusals(common: "Common", work: "Callable[[Refusals], Awaitable[T]]") -> T:
     async def connected() -> T:
         from ..producer.connection import connect
+        from ..producer.replaying import Refusals
         from ..schemas import Streams
-        from .replaying import Refusals
 
         async with connect(common.url) as redis:
             return await work(Refusals(redis, Streams(common.namespace)))

@@ -5,7 +5,7 @@ import json
 import pytest
 from abstream import Abstract
 from abstream.consumer.engine.fake import FakeEngine
-from abstream.ops.replaying import Refusals, again
+from abstream.producer.replaying import Refusals, again
 from abstream.schemas.originals import from_original, to_original
 from abstream.schemas.streams import from_fields
 

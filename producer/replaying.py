@@ -44,7 +44,10 @@ class Replay:
 
 
 class Refusals:
-    """The refusals of one namespace."""
+    """The refusals of one namespace.
+
+    Every method raises a ``redis.exceptions.ConnectionError`` where Redis is out of reach.
+    """
 
     def __init__(self, redis: Redis, streams: Streams) -> None:
         self._redis = redis
@@ -53,18 +56,21 @@ class Refusals:
 
     async def all(self, since: str | datetime = "0", reasons: Collection[str] = ()) -> AsyncIterator[Refused]:
         """Yield refusals after ``since``, oldest first; of any reason where none is given."""
-        replayed: Any = await self._redis.hgetall(self._streams.replayed)
-        last = f"{int(since.timestamp() * 1000) - 1}" if isinstance(since, datetime) else since
-        while entries := await self._page(last):
-            for raw_id, fields in entries:
-                last = raw_id.decode()
-                try:
-                    event = from_fields(fields)
-                except Malformed:
-                    continue  # of a later version, or somebody else's
-                if isinstance(event, AbstractRefused) and (not reasons or event.data.reason in reasons):
-                    became = replayed.get(event.id.encode())
-                    yield Refused(last, event, became.decode() if became else None)
+        after: str | None = f"{int(since.timestamp() * 1000) - 1}" if isinstance(since, datetime) else since
+        while after:
+            page, after = await self.page(after, _PAGE)
+            for refused in page:
+                if not reasons or refused.event.data.reason in reasons:
+                    yield refused
+
+    async def page(self, after: str, count: int) -> tuple[list[Refused], str | None]:
+        """The refusals in the ``count`` entries after an entry id, and the last of these; None where there are none."""
+        entries = await self._entries(min=f"({after}", count=count)
+        return await self._read(entries), entries[-1][0].decode() if entries else None
+
+    async def at(self, entry_id: str) -> Refused | None:
+        """The refusal in one entry, if there is one."""
+        return next(iter(await self._read(await self._entries(min=entry_id, max=entry_id, count=1))), None)
 
     async def named(self, ids: Collection[str]) -> list[Refused]:
         """Those with these ids, of the events or of the entries in the stream, in the order given.
@@ -105,9 +111,27 @@ class Refusals:
             return f"it came from {original.stream}, which is no lane of this namespace"
         return None
 
-    async def _page(self, after: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        entries: Any = await self._redis.xrange(self._streams.refusals, min=f"({after}", count=_PAGE)
+    async def _entries(self, **span: str | int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        entries: Any = await self._redis.xrange(self._streams.refusals, **span)  # type: ignore[arg-type]
         return list(entries)
+
+    async def _read(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Refused]:
+        """The refusals among entries; what this version cannot read is of a later one, or somebody else's."""
+        found: list[tuple[str, AbstractRefused]] = []
+        for entry_id, fields in entries:
+            try:
+                event = from_fields(fields)
+            except Malformed:
+                continue
+            if isinstance(event, AbstractRefused):
+                found.append((entry_id.decode(), event))
+        if not found:
+            return []
+        became: Any = await self._redis.hmget(self._streams.replayed, [event.id for _, event in found])
+        return [
+            Refused(entry_id, event, entry.decode() if entry else None)
+            for (entry_id, event), entry in zip(found, became, strict=True)
+        ]
 
 
 def again(original: OriginalEntry, refusal_id: str) -> dict[bytes, bytes]:
