@@ -4,13 +4,14 @@ from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..schemas import Lane
+from ..schemas import Lane, Task
+from ..schemas.errors import RefusalReason
 from ..schemas.events import ModelReceipt
 from ..schemas.streams import LANES
 from .distribution import Distribution
@@ -21,6 +22,8 @@ from .stages import Answered, Outcome, Predicted, Refused
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 ABSTRACTS = tuple(2**power for power in range(10))
 TOKENS = tuple(2**power for power in range(6, 18))
+SwitchResult = Literal["activated", "unchanged", "rejected"]
+SwitchPhase = Literal["fetch", "load", "probe", "switch"]
 SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
@@ -69,8 +72,27 @@ class Metrics:
         self._confidence = distribution("confidence", "Confidence of the answers", SHARES, "question")
         self._switches = counter("adapter_switches", "Adapter updates answered", "result")
         self._switch_seconds = histogram("adapter_switch_seconds", "A step to another adapter", SECONDS, ("phase",))
+        self._begin_at_zero()
         self._adapter = Info("abstream_adapter", "The adapter in service", registry=self.registry)
         Info("abstream_build", "This program", registry=self.registry).info({"version": version})
+
+    def _begin_at_zero(self) -> None:
+        """A series that begins with its first event hides it: Prometheus counts what is added to the first value."""
+        for reason in get_args(RefusalReason):
+            self._refusals.labels(reason)
+        for lane in LANES:
+            self._trimmed_undelivered.labels(lane)
+        self._review.labels("low_confidence")
+        for result in get_args(SwitchResult):
+            self._switches.labels(result)
+        for phase in get_args(SwitchPhase):
+            self._switch_seconds.labels(phase)
+
+    def asking(self, task: Task) -> None:
+        """The answers that may be given from now on."""
+        for question in task.questions:
+            for label in question.labels:
+                self._predictions.labels(question.name, label)
 
     def received(self, lane: Lane, first_time: int, again: int) -> None:
         self._received[lane].inc(first_time)
@@ -115,10 +137,10 @@ class Metrics:
     def redis_back(self) -> None:
         self.health.redis_back()
 
-    def switched(self, result: Literal["activated", "unchanged", "rejected"]) -> None:
+    def switched(self, result: SwitchResult) -> None:
         self._switches.labels(result).inc()
 
-    def switching(self, phase: Literal["fetch", "load", "probe", "switch"]) -> AbstractContextManager[object]:
+    def switching(self, phase: SwitchPhase) -> AbstractContextManager[object]:
         """Times a step to another adapter, also one that fails."""
         return self._switch_seconds.labels(phase).time()
 

@@ -63,6 +63,7 @@ async def serve(
     await source.create_groups()
     engine = await asyncio.to_thread(load_engine, None)
     await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])  # nothing is read before the engine has answered
+    metrics.asking(engine.model.task)
     metrics.serving(engine.model.receipt)
     worker = Worker(config, streams, source, engine, Sink(redis, streams, metrics), metrics)
     registry = Registry(worker, Watch(redis, streams, metrics), Fleet(redis, streams, metrics), load_engine)
