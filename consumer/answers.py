@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 from uuid import uuid4
@@ -78,7 +79,8 @@ def refusal(
     )
     refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
     entry = _digest(f"refused\0{delivery.lane}\0{delivery.entry_id}")
-    return Refused(delivery, refused.to_json(), entry, problem.reason)
+    # Its fields are in the event now, and may be large.
+    return Refused(replace(delivery, fields=None), refused.to_json(), entry, problem.reason)
 
 
 def identity(event: AbstractSubmitted) -> bytes:

@@ -24,7 +24,7 @@ from .stages import Delivery
 BLOCK_MILLISECONDS = 1_000
 LONG_IDLE_MILLISECONDS = 3_600_000  # past every sensible lease: what is handed back may be taken at once
 FIRST_READ = 8  # entries; then up to twice as many in each read, as their size allows
-READ_BYTES = 8 << 20  # aimed at in one read, if the next entries are as large as the last; exact where taking over
+READ_BYTES = 2 << 20  # aimed at in one read, if the next entries are as large as the last; exact where taking over
 LONGEST_LOOK_SECONDS = 1  # between two looks for what others let go, and at suspects without a look at the lanes
 MANY = 1 << 53  # deliveries: the largest whole number of a script
 

@@ -30,6 +30,22 @@ class Delivery:
     consumers: tuple[str, ...]
     read_ms: float = field(default_factory=lambda: time.time() * 1000)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its values."""
+        return sum(map(len, self.fields.values())) if self.fields else 0
+
+
+def take(deliveries: list[Delivery], most_bytes: int) -> list[Delivery]:
+    """Take out the first few, up to the one with which they are ``most_bytes``: nobody else holds on to them then."""
+    size = count = 0
+    while count < len(deliveries) and size < most_bytes:
+        size += deliveries[count].size_bytes
+        count += 1
+    taken = deliveries[:count]
+    del deliveries[:count]
+    return taken
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

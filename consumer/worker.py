@@ -21,10 +21,12 @@ from .metrics import Metrics
 from .ready import Ready
 from .sink import Sink
 from .source import Source
-from .stages import Answered, Batch, Delivery, Inferred, Job
+from .stages import Answered, Batch, Delivery, Inferred, Job, take
 from .tasks import end
 
 PROBE = Abstract(title="A sound abstract", abstract="If the engine fails on this one, the engine is at fault.")
+
+PART_BYTES = 1 << 20  # of a read, admitted and refused together: each copy of a large refusal costs its size
 
 log = structlog.get_logger()
 
@@ -82,10 +84,12 @@ class Worker:
     async def read(self, source: AsyncIterator[list[Delivery]]) -> None:
         """Deliveries of one lane at a time, no more than there is room for."""
         async for deliveries in source:
-            jobs, refused = await asyncio.to_thread(self.admit, deliveries)
-            if refused:
-                await self.commit(refused)
-            await self.ready.put(deliveries[0].lane, jobs)
+            while deliveries:
+                lane = deliveries[0].lane
+                jobs, refused = await asyncio.to_thread(self.admit, take(deliveries, PART_BYTES))
+                if refused:
+                    await self.commit(refused)
+                await self.ready.put(lane, jobs)
 
     async def infer(self, done: Queue[Inferred | None]) -> None:
         loop = asyncio.get_running_loop()
