@@ -125,7 +125,7 @@ def work(common: Common, /, **flags: Any) -> None:
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True)
-@option("format", type=click.Choice(FORMATS), default="auto")
+@option("format", type=click.Choice(FORMATS), default="auto", help="auto: by name, then by content.")
 @option("lane", type=click.Choice(LANES), default="interactive", help="bulk waits while there is interactive work.")
 @option("source", help="With the ids, the identity of the abstracts: the same again is answered once.")
 @option(
@@ -165,14 +165,15 @@ def follow(common: Common, stream: Any, since: str | None, until_idle: float | N
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, help="Results: .jsonl or .csv, - for standard output.")
+@click.option("-o", "--out", required=True, help="Results: .jsonl, .csv, .tsv or .ris; - for standard output.")
+@option("format", type=click.Choice(FORMATS), default="auto", help="Of what is read; auto: by name, then by content.")
 @engine_options
-def classify(paths: tuple[str, ...], out: str, max_batch_tokens: int, **flags: Any) -> None:
-    """Files in, files out; no Redis."""
+def classify(paths: tuple[str, ...], out: str, format: Any, max_batch_tokens: int, **flags: Any) -> None:
+    """Files (or - for standard input) in, files out; no Redis."""
     from .files import classify_files
     from .working import load_engine
 
-    tally = classify_files(lambda: load_engine(flags), list(paths), out, max_batch_tokens)
+    tally = classify_files(lambda: load_engine(flags), list(paths), format, out, max_batch_tokens)
     click.echo(tally.summary("classified"), err=True)
     sys.exit(tally.exit_code)
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from ..consumer.engine import Engine
 from ..consumer.engine.packing import pack_by
 from ..consumer.engine.scoring import answer
-from ..producer.formats import WRITERS, Broken, Format, Record, format_of, read
+from ..producer.formats import Broken, Format, Record, read, writer_of
 from ..schemas import AbstreamError
 from .progress import Bar, bar
 
@@ -79,23 +79,25 @@ def _classify_chunk(engine: Engine, chunk: list[Record], max_batch_tokens: int) 
     return [predicted[row] for row in range(len(chunk))]
 
 
-def classify_files(load_engine: Callable[[], Engine], paths: list[str], out: str, max_batch_tokens: int) -> Tally:
-    """Classify every record of ``paths`` into ``out``, whose name tells the format; ``-`` is stdout as JSON lines.
+def classify_files(
+    load_engine: Callable[[], Engine], paths: list[str], wanted: Format, out: str, max_batch_tokens: int
+) -> Tally:
+    """Classify every record of ``paths`` into ``out``, whose name tells its format; ``-`` is stdout as JSON lines.
 
     The file appears under its name only when it is complete.
     """
     tally = Tally()
-    writer = WRITERS[format_of(out)]  # a wrong name is said before a model is loaded
+    writer = writer_of(out)  # a wrong name is said before a model is loaded
     engine = load_engine()
     unfinished = Path(f"{out}.part")
-    questions = [question.name for question in engine.model.task.questions]
 
     def write(file: BinaryIO, show: Bar) -> None:
-        rows = writer(file, questions)
-        for record, predicted in classify(engine, usable(paths, "auto", tally), max_batch_tokens):
+        rows = writer(file, engine.model.task.questions)
+        for record, predicted in classify(engine, usable(paths, wanted, tally), max_batch_tokens):
             rows.write(record, predicted)
             tally.done += 1
             show(tally.done)
+        rows.finish()
 
     with bar("classified", None) as show:
         if out == "-":

@@ -30,7 +30,7 @@ ARROWS = {
 TORCH = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"}
 OTHERS = {
     "schemas": {"pydantic"},
-    "producer": {"redis"},
+    "producer": {"redis", "openpyxl", "rispy"},
     "consumer": {"pydantic", "redis", "structlog", "prometheus_client"},
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
     "training": {

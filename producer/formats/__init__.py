@@ -1,45 +1,63 @@
 """Files of abstracts: one reader and one writer for each format, streamed, a broken record never ending the rest."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, Protocol, get_args
 
-from ...schemas import AbstreamError
-from . import csv, jsonl
-from .records import Broken, Record, Writer
+from ...schemas import AbstreamError, Question
+from . import csv, jsonl, nbib, pubmed_xml, ris, xlsx
+from .opening import STDIN, Damaged, opened, plain
+from .records import Broken, MissingLibrary, Record
 
-Format = Literal["auto", "jsonl", "csv"]
+Format = Literal["auto", "jsonl", "csv", "tsv", "xlsx", "ris", "nbib", "pubmed-xml"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-STDIN = "-"
 
-_READERS = {"jsonl": jsonl.read, "csv": csv.read}
-WRITERS: dict[str, Callable[[BinaryIO, Sequence[str]], Writer]] = {"jsonl": jsonl.Writer, "csv": csv.Writer}
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+
+class Writer(Protocol):
+    """Writes records with their predictions in one format."""
+
+    def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
+        """Write, or take, one record."""
+
+    def finish(self) -> None:
+        """Write what is still to be written."""
+
+
+_READERS: dict[str, Callable[[BufferedReader], Iterator[Record | Broken]]] = {
+    "jsonl": jsonl.read,
+    "csv": csv.read,
+    "tsv": csv.read_tsv,
+    "xlsx": xlsx.read,
+    "ris": ris.read,
+    "nbib": nbib.read,
+    "pubmed-xml": pubmed_xml.read,
+}
+_WRITERS: dict[str, Callable[[BinaryIO, Sequence[Question]], Writer]] = {
+    "jsonl": jsonl.Writer,
+    "csv": csv.Writer,
+    "tsv": csv.TsvWriter,
+    "ris": ris.Writer,
+}
+_SUFFIXES = {
+    **{".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".xlsx": "xlsx"},
+    **{".ris": "ris", ".nbib": "nbib", ".xml": "pubmed-xml"},
+}
+# What the first bytes of a file show where its name shows nothing; in this order.
+_SIGNS = (
+    ("xlsx", re.compile(rb"PK\x03\x04")),
+    ("pubmed-xml", re.compile(rb"\s*<")),
+    ("jsonl", re.compile(rb"\s*\{")),
+    ("ris", re.compile(rb"(?:[^\n]*\n){0,9}?TY  - ")),
+    ("nbib", re.compile(rb"\s*(?:PMID|PMC |OWN |STAT)- ")),
+    ("tsv", re.compile(rb"[^\n]*\b(?:title|abstract|text)\b[^\n]*\t|[^\n]*\t[^\n]*\b(?:title|abstract|text)\b", re.I)),
+    ("csv", re.compile(rb"[^\n]*\b(?:title|abstract|text)\b", re.I)),
+)
 
 
 class UnknownFormat(AbstreamError):
-    """The file's name does not say what it holds."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path}: the name does not tell the format; known endings: {', '.join(_SUFFIXES)}")
-
-
-def format_of(path: str, wanted: Format = "auto") -> str:
-    """The format to read or write ``path`` in; standard input is JSON lines unless said otherwise.
-
-    Raises:
-        UnknownFormat: the name does not tell.
-    """
-    if wanted != "auto":
-        return wanted
-    if path == STDIN:
-        return "jsonl"
-    try:
-        return _SUFFIXES[Path(path).suffix.lower()]
-    except KeyError:
-        raise UnknownFormat(path) from None
+    """Neither the file's name nor its beginning says what it holds."""
 
 
 def read(path: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
@@ -47,20 +65,69 @@ def read(path: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
 
     Raises:
         OSError: the file cannot be read.
-        UnknownFormat: the name does not tell its format.
+        UnknownFormat: neither its name nor its beginning tells its format.
+        MissingLibrary: the format needs one that is not installed.
     """
-    reader = _READERS[format_of(path, wanted)]
-    with _open(path) as file:
-        yield from reader(file)
+    with opened(path) as file:
+        yield from read_from(file, path, wanted)
 
 
-@contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
-    if path == STDIN:
-        yield sys.stdin.buffer
-    else:
-        with Path(path).open("rb") as file:
-            yield file
+def read_from(file: BinaryIO, name: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
+    """As ``read``, from what is open already; gzipped or not.
+
+    Args:
+        name: what it is called, which may tell its format.
+    """
+    done = 0
+    try:
+        content = plain(file)
+        kind = wanted if wanted != "auto" else format_of(name) or _format_in(content.peek(), name)
+        for record in _READERS[kind](content):
+            yield record
+            done += 1
+    except Damaged as damage:
+        yield Broken(f"after record {done}" if done else "the file", str(damage))
 
 
-__all__ = ["FORMATS", "WRITERS", "Broken", "Format", "Record", "UnknownFormat", "format_of", "read"]
+def writer_of(path: str) -> Callable[[BinaryIO, Sequence[Question]], Writer]:
+    """What writes a file of this name; standard output is JSON lines.
+
+    Raises:
+        UnknownFormat: the name does not tell, or of a format that is only read.
+    """
+    kind = "jsonl" if path == STDIN else format_of(path)
+    if kind not in _WRITERS:
+        known = ", ".join(suffix for suffix, one in _SUFFIXES.items() if one in _WRITERS)
+        raise UnknownFormat(f"{path}: the name tells no format that is written; known endings: {known}")
+    return _WRITERS[kind]
+
+
+def format_of(path: str) -> str | None:
+    """The format that the name of a file tells; None where it tells none."""
+    return _SUFFIXES.get(Path(path.lower().removesuffix(".gz")).suffix)
+
+
+def _format_in(head: bytes, name: str) -> str:
+    if found := next((kind for kind, sign in _SIGNS if sign.match(head)), None):
+        return found
+    if name == STDIN or not head:
+        return "jsonl"
+    raise UnknownFormat(
+        f"{name}: neither name nor content tells the format; say it with --format, or use a known ending: "
+        f"{', '.join(_SUFFIXES)}"
+    )
+
+
+__all__ = [
+    "FORMATS",
+    "Broken",
+    "Format",
+    "MissingLibrary",
+    "Record",
+    "UnknownFormat",
+    "Writer",
+    "format_of",
+    "read",
+    "read_from",
+    "writer_of",
+]

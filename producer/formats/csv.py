@@ -1,63 +1,168 @@
-"""CSV with a header: ``title`` and ``abstract`` (or ``text``), and usually ``id`` or ``pmid``."""
+"""CSV and TSV with a header: ``title`` and ``abstract`` (or ``text``), and usually ``id`` or ``pmid``."""
 
 import csv
 import io
+import json
+import tempfile
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedReader
 from typing import Any, BinaryIO
 
-from .records import Broken, Record, from_fields
+from ...schemas import Question
+from .labels import included, label_column, said_of
+from .records import TEXT_COLUMNS, TITLE_COLUMNS, Broken, Record
+from .tables import Row, columns_of, records
+from .text import Decoder, lines
 
-csv.field_size_limit(4 << 20)
+_MAX_ROW_CHARACTERS = 1 << 20
+_MAX_READ_AGAIN_CHARACTERS = 64 << 20
+_DELIMITERS = ",\t;|"
+
+csv.field_size_limit(_MAX_ROW_CHARACTERS)
 
 
-def read(file: BinaryIO) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every row; a quoted field may span lines."""
-    # What is not UTF-8 comes through as surrogates, so that one bad row does not end the file.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.DictReader(text)
-    try:
-        while True:
+def read(file: BufferedReader) -> Iterator[Record | Broken]:
+    """Yield a record or a broken place for every row; a quoted field may span lines.
+
+    The header shows whether commas, tabs, semicolons or bars part the fields.
+    """
+    text = _Lines(file)
+    return records(_rows(text, _delimiter_of(text.first())))
+
+
+def read_tsv(file: BufferedReader) -> Iterator[Record | Broken]:
+    """As ``read``, where tabs part the fields."""
+    return records(_rows(_Lines(file), "\t"))
+
+
+class _Lines:
+    """The lines of a file as text. Those of a row may be taken once more, all but its first."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._lines = self._decoded(file)
+        self._again: deque[str | None] = deque()
+        self._budget = _MAX_READ_AGAIN_CHARACTERS
+        self._row: list[str | None] = []
+        self._size = 0  # of the row, in characters
+        self.number = 0  # of the line that was taken last
+        self.at_end = False
+
+    def first(self) -> str:
+        """The first line, which is still to be taken."""
+        self._again.extend([next(self._lines, "")])
+        return self._again[0] or ""
+
+    def begin_row(self) -> None:
+        self._row, self._size, self.at_end = [], 0, False
+
+    def take_back(self) -> None:
+        """One stray quote does not cost the rows after it, unless they are so many that it would take for ever."""
+        self._budget -= self._size
+        if self._budget > 0:
+            self._again.extendleft(reversed(self._row[1:]))
+            self.number -= len(self._row[1:])
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            line = self._again.popleft() if self._again else next(self._lines)
+        except StopIteration:
+            self.at_end = True
+            raise
+        self._row.append(line)
+        self.number += 1
+        self._size += len(line or "")
+        if line is None:
+            raise csv.Error(f"a line is longer than {_MAX_ROW_CHARACTERS} bytes")
+        if self._size > _MAX_ROW_CHARACTERS:
+            raise csv.Error(f"goes on for more than {_MAX_ROW_CHARACTERS} characters: a quote is not closed")
+        return line
+
+    @staticmethod
+    def _decoded(file: BufferedReader) -> Iterator[str | None]:
+        """Bytes that are no text come through as surrogates, so that one bad row does not end the file."""
+        decoder = Decoder()
+        for line in lines(file, _MAX_ROW_CHARACTERS):
             try:
-                row = next(rows, None)
-            except csv.Error as error:
-                yield Broken(f"line {rows.line_num}", f"is not CSV: {error}")
-                continue
-            if row is None:
-                return
-            yield _record(row, f"line {rows.line_num}")
-    finally:
-        text.detach()  # the file is its opener's to close
+                yield decoder.decode(line) if line is not None else None
+            except UnicodeDecodeError as error:
+                yield error.object.decode("utf-8", "surrogateescape")
 
 
-def _record(row: dict[Any, Any], position: str) -> Record | Broken:
-    if None in row:
-        return Broken(position, "has more fields than the header")
-    if any("\udc80" <= character <= "\udcff" for value in row.values() for character in value or ""):
-        return Broken(position, "is not UTF-8")
-    return from_fields(row, position)
+def _rows(text: _Lines, delimiter: str) -> Iterator[Row]:
+    rows = csv.reader(text, delimiter=delimiter)
+    while True:
+        text.begin_row()
+        position = f"line {text.number + 1}"
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            yield position, f"is not CSV: {error}"
+            text.take_back()
+            continue
+        if cells is None:
+            return
+        if text.at_end:  # which a row that is whole does not ask for
+            yield position, "is not CSV: a quote is not closed"
+            text.take_back()
+        elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+            yield position, "is neither UTF-8 nor, as the text before it, Windows-1252: save the file as UTF-8"
+        else:
+            yield position, cells
+
+
+def _delimiter_of(header: str) -> str:
+    """What parts the header into most columns, first of all into such as can hold an abstract."""
+
+    def columns(delimiter: str) -> tuple[int, int]:
+        names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
+        return len({*TITLE_COLUMNS, *TEXT_COLUMNS}.intersection(names)), len(names)
+
+    return max(_DELIMITERS, key=columns)
 
 
 class Writer:
-    """Writes the columns of the first record, then a label and a confidence for each question."""
+    """Writes the columns that the records came with, then what was answered; at the end, when all columns are known."""
 
-    def __init__(self, file: BinaryIO, questions: Sequence[str]) -> None:
+    def __init__(self, file: BinaryIO, questions: Sequence[Question], delimiter: str = ",") -> None:
         self._file = file
-        self._text = io.StringIO(newline="")
-        self._answers = [f"abstream_{question}{end}" for question in questions for end in ("", "_confidence")]
-        self._csv: csv.DictWriter[str] | None = None
+        self._questions = questions
+        self._delimiter = delimiter
+        self._columns: dict[str, None] = {}
+        self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - closed by finish
 
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
-        """Write one row; a question that was not asked leaves its columns empty."""
-        row = {"id": record.id, **record.fields}
-        if self._csv is None:
-            columns = list(dict.fromkeys([*row, *self._answers, "abstream_review"]))
-            self._csv = csv.DictWriter(self._text, columns, restval="", extrasaction="ignore")
-            self._csv.writeheader()
-        for question, answer in prediction["answers"].items():
-            row[f"abstream_{question}"] = answer["label"]
-            row[f"abstream_{question}_confidence"] = f"{answer['confidence']:.6f}"
-        row["abstream_review"] = str(prediction["review"]["required"]).lower()
-        self._csv.writerow(row)
-        self._file.write(self._text.getvalue().encode())
-        self._text.seek(0)
-        self._text.truncate()
+        """Take one row; a question that was not asked leaves its columns empty."""
+        row = columns_of(record)
+        column = label_column(row)
+        if row.get(column) in (None, ""):  # what somebody else has judged stands
+            row[column] = included(prediction, self._questions)
+        self._columns |= dict.fromkeys(row)
+        self._rows.write(json.dumps(row | said_of(prediction)) + "\n")
+
+    def finish(self) -> None:
+        """Write the header and all rows."""
+        answered = [f"abstream_{question.name}{end}" for question in self._questions for end in ("", "_confidence")]
+        names = list(dict.fromkeys([*self._columns, *answered, "abstream_review"]))
+        text = io.TextIOWrapper(self._file, encoding="utf-8", errors="replace", newline="")
+        writer = csv.DictWriter(text, names, restval="", delimiter=self._delimiter)
+        writer.writeheader()
+        with self._rows as rows:
+            rows.seek(0)
+            writer.writerows({name: _cell(value) for name, value in json.loads(row).items()} for row in rows)
+        text.detach()  # the file is its opener's to close
+
+
+class TsvWriter(Writer):
+    """The same, parted by tabs."""
+
+    def __init__(self, file: BinaryIO, questions: Sequence[Question]) -> None:
+        super().__init__(file, questions, "\t")
+
+
+def _cell(value: object) -> object:
+    """Lists and objects of JSON lines stay what they were."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -1,0 +1,109 @@
+"""RIS, which reference managers speak: what is read is written as it was, with the answer added."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedReader
+from typing import Any, BinaryIO
+
+from ...schemas import Question
+from .labels import included, note_of
+from .records import Broken, MissingLibrary, Record, from_fields
+from .tagged import Block, Blocks
+from .text import lines
+
+_BEGINNING = b"TY  -"
+_END = b"ER  -"
+_NOTES = ("ASReview_irrelevant", "ASReview_relevant")
+_JUDGED = re.compile(r"^N1  - .*ASReview_(?:ir)?relevant", re.MULTILINE)
+_OWN = re.compile(r"^(?:KW|N1)  - abstream: .*\r?\n", re.MULTILINE)
+_FIRST_LINE = re.compile(r"^TY  -.*?(\r?\n|\Z)", re.MULTILINE)
+
+
+def read(file: BufferedReader) -> Iterator[Record | Broken]:
+    """Yield a record or a broken place for every reference, from its line TY to its line ER.
+
+    Raises:
+        MissingLibrary: rispy is not installed.
+    """
+    try:
+        from rispy import RisParser
+    except ImportError as error:
+        raise MissingLibrary("reading RIS", "rispy") from error
+    parser = RisParser()
+    for block in _blocks(file):
+        if isinstance(block, Broken):
+            yield block
+        else:
+            [reference] = parser.parse(block.text)
+            yield from_fields(_fields(reference), block.position, block.text)
+
+
+def _blocks(file: BufferedReader) -> Iterator[Block | Broken]:
+    blocks, inside = Blocks(), False
+    for number, line in enumerate(lines(file), start=1):
+        if line is not None and line.startswith(_BEGINNING):
+            if inside:
+                yield _unended(blocks.take())
+            inside = True
+            blocks.mark(number)
+        blocks.add(line, number)
+        if inside and line is not None and line.startswith(_END):
+            yield blocks.take()
+            inside = False
+    rest = None if blocks.is_empty else blocks.take()
+    if inside and rest:
+        yield _unended(rest)
+    elif isinstance(rest, Broken):
+        yield rest
+    elif rest and rest.text.strip():
+        yield Broken(rest.position, "is not RIS: a reference begins with a line 'TY  - '")
+
+
+def _unended(block: Block | Broken) -> Broken:
+    return Broken(block.position, "has no line 'ER  - ' at its end: is the file cut off?")
+
+
+def _fields(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """By rispy's names, which are ASReview's columns; tags that have none, by themselves."""
+    unknown = reference.get("unknown_tag", {})
+    named = {name: value for name, value in reference.items() if name != "unknown_tag"} | dict(unknown)
+    return {name: "; ".join(value) if isinstance(value, list) else value for name, value in named.items()}
+
+
+class Writer:
+    """Writes references: as they were read, but for the label that ASReview reads and tags that Zotero shows."""
+
+    def __init__(self, file: BinaryIO, questions: Sequence[Question]) -> None:
+        self._file = file
+        self._questions = questions
+
+    def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
+        """Write one reference; a label that somebody gave it before stands."""
+        original = _OWN.sub("", record.original) or _reference(record)
+        first = _FIRST_LINE.search(original)
+        assert first, "every reference has its first line"
+        end = first[1] or "\n"
+        said = [f"KW  - abstream: {answer['label']}" for answer in prediction["answers"].values()]
+        said += ["KW  - abstream: review"] if prediction["review"]["required"] else []
+        said += [f"N1  - abstream: {note_of(prediction)}"]
+        if not _JUDGED.search(original):
+            # First of all notes, since ASReview takes the first, which may say ASReview_not_seen.
+            said.insert(0, f"N1  - {_NOTES[included(prediction, self._questions)]}")
+        added = "".join(f"{line}{end}" for line in said)
+        self._file.write(f"{original[: first.end()]}{added}{original[first.end() :]}".encode())
+
+    def finish(self) -> None:
+        """Everything is written already."""
+
+
+def _reference(record: Record) -> str:
+    """A reference of a record from another format."""
+    abstract, identifiers = record.abstract, record.abstract.identifiers
+    tags: list[tuple[str, object]] = [
+        *(("TY", "JOUR"), ("ID", record.id), ("TI", abstract.title), ("AB", abstract.abstract)),
+        *(("JO", abstract.journal), ("PY", abstract.year), ("LA", abstract.language), ("DO", identifiers.doi)),
+        *(("AN", identifiers.pmid), ("C2", identifiers.pmcid)),
+        *(("KW", heading) for heading in abstract.mesh),
+    ]
+    lines = [f"{tag}  - {' '.join(str(value).split())}" for tag, value in tags if value not in (None, "")]
+    return "\n".join([*lines, "ER  - ", "", ""])

@@ -1,0 +1,37 @@
+"""The text of an XML element as a person reads it: markup gone, formulas in one line."""
+
+from xml.etree.ElementTree import Element
+
+_MATHML = "{http://www.w3.org/1998/Math/MathML}"
+_MATH = f"{_MATHML}math"
+_INVISIBLE = dict.fromkeys(map(ord, "\u2061\u2062\u2063\u2064"))  # function application, times, separator, plus
+
+
+def flat(element: Element) -> str:
+    """Its text in one line, with single spaces."""
+    if not len(element):
+        return " ".join((element.text or "").split())
+    if element.find(f".//{_MATH}") is None:
+        return " ".join("".join(element.itertext()).split())
+    return " ".join("".join(_parts(element)).split())
+
+
+def _parts(element: Element) -> list[str]:
+    if element.tag == _MATH:
+        return [_formula(element)]
+    parts = [element.text or ""]
+    for child in element:
+        parts += [*_parts(child), child.tail or ""]
+    return parts
+
+
+def _formula(element: Element) -> str:
+    """What is between the elements of a formula is layout; only fractions and roots need signs of their own."""
+    name = element.tag.removeprefix(_MATHML)
+    if name in ("annotation", "annotation-xml"):
+        return ""
+    own = " ".join((element.text or "").split()).translate(_INVISIBLE)
+    inner = [own, *map(_formula, element)]
+    if name == "mfrac":
+        return "/".join(part for part in inner if part)
+    return ("√" if name in ("msqrt", "mroot") else "") + "".join(inner)
