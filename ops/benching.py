@@ -57,6 +57,23 @@ def training(data: Path, set: tuple[str, ...], out: Path, flags: tuple[str, ...]
     _print(table(found["sets"]), found)
 
 
+@bench.command()
+@option(
+    "data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="A folder of PubMed XML with real records, which are repeated.",
+)
+@option("records", type=click.IntRange(min=1), default=30_000, help="As many as a baseline file has.")
+@option("rounds", type=click.IntRange(min=1), default=3)
+def parsing(data: Path, records: int, rounds: int) -> None:
+    """How fast, and in how much memory, PubMed XML is read, beside pubmed_parser where that is installed."""
+    from .bench.parsing import measure, table
+
+    found = measure(data, records, rounds, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+
+
 def _print(lines: Iterable[str], found: dict[str, Any]) -> None:
     click.echo("\n".join(lines))
     click.echo(json.dumps(found))

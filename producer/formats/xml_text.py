@@ -31,7 +31,14 @@ def _formula(element: Element) -> str:
     if name in ("annotation", "annotation-xml"):
         return ""
     own = " ".join((element.text or "").split()).translate(_INVISIBLE)
-    inner = [own, *map(_formula, element)]
+    inner = [own, *map(_formula, _as_read(element))]
     if name == "mfrac":
         return "/".join(part for part in inner if part)
     return ("√" if name in ("msqrt", "mroot") else "") + "".join(inner)
+
+
+def _as_read(element: Element) -> list[Element]:
+    """Its children from left to right: what stands before a base comes after it, behind ``mprescripts``."""
+    children = list(element)
+    marks = [at for at, child in enumerate(children) if child.tag == f"{_MATHML}mprescripts"]
+    return children[marks[0] :] + children[: marks[0]] if marks else children
