@@ -290,7 +290,7 @@ class Event(BaseModel):
     def to_json(self) -> bytes:
         """Structured-mode JSON. An absent attribute is left out, as the specification asks; nulls in data stay."""
         absent = {name for name in self._OPTIONAL if getattr(self, name) is None}
-        return self.model_dump_json(exclude=absent).encode()
+        return self.__pydantic_serializer__.to_json(self, exclude=absent)
 
 
 class AbstractSubmitted(Event):
