@@ -36,12 +36,13 @@ async def showered(scene: Scene) -> str:
     async with memory, scene.under_load():
         for fields in _bad_entries(scene):
             await scene.submit(fields)
-    stall = max([entry["duration"] for entry in await redis.slowlog_get(10_000) if _is_a_workers(entry)], default=0)
-    scene.limit(memory.growth_bytes / _MIB, _MOST_GROWTH_MIB, "MiB that a worker grew by")
-    scene.limit(stall / 1000, _LONGEST_STALL_MILLISECONDS, "milliseconds that a worker's command held Redis for")
+    slow = await redis.slowlog_get(10_000)
+    grown, stall = memory.growth_bytes / _MIB, _longest_milliseconds(slow, b"EVALSHA", b"XREADGROUP", b"XPENDING")
+    scene.limit(grown, _MOST_GROWTH_MIB, "MiB that a worker grew by")
+    scene.limit(stall, _LONGEST_STALL_MILLISECONDS, "milliseconds that a worker's command held Redis for")
     scene.expect_no_exits()
-    grown = f"{memory.growth_bytes / _MIB:.0f} MiB"
-    return f"a worker grew by at most {grown}, and one command held Redis for at most {stall / 1000:.0f} ms"
+    floor = f"{_longest_milliseconds(slow, b'XADD'):.0f} ms were taken by the bare XADD of such an entry"
+    return f"a worker grew by at most {grown:.0f} MiB; one of its commands held Redis for {stall:.0f} ms, where {floor}"
 
 
 def _bad_entries(scene: Scene) -> Iterator[Fields]:
@@ -95,8 +96,10 @@ def _small() -> Iterator[Fields]:
     yield {EVENT_FIELD: _event()[EVENT_FIELD].replace(b"An abstract.", b"\\ud800")}
 
 
-def _is_a_workers(entry: dict[str, Any]) -> bool:
-    return entry["command"].split()[0].upper() in (b"EVALSHA", b"XREADGROUP", b"XPENDING")
+def _longest_milliseconds(slow: list[dict[str, Any]], *commands: bytes) -> float:
+    """Of these commands in the slow log; what is in no log was too short for it."""
+    times = (entry["duration"] for entry in slow if entry["command"].split()[0].upper() in commands)
+    return max(times, default=0) / 1000
 
 
 class _Memory:

@@ -38,6 +38,7 @@ async def test_nothing_is_lost_and_nothing_is_answered_twice(row: Row, tmp_path,
     played = await play(replace(row, **SHORT.get(row.name, {})), TINY, tmp_path)
 
     assert played.wrong == ()
+    assert [target for target in played.beyond if target.startswith("MiB")] == []
     assert played.audit.accepted == played.audit.answered + played.audit.refused > 0
 
 
