@@ -24,10 +24,18 @@ class Endpoints(ThreadingHTTPServer):
 
     def __init__(self, port: int, registry: CollectorRegistry, health: Health, broker: Broker) -> None:
         """Listen on ``port`` of all interfaces; 0 picks a free one, which ``server_port`` tells."""
-        super().__init__(("", port), _Handler)
+        super().__init__(("", port), Handler)
         self.registry = registry
         self.health = health
         self.broker = broker
+
+    def alive(self) -> str | None:
+        """Why ``/healthz`` fails; None while all is well."""
+        return self.health.wedged()
+
+    def ready(self) -> dict[str, Check]:
+        """What ``/readyz`` says."""
+        return readiness(self.health, self.broker)
 
     def start(self) -> None:
         """Serve until ``close`` or until the process ends."""
@@ -43,7 +51,7 @@ class Endpoints(ThreadingHTTPServer):
         log.warning("endpoint_failed", client=str(client_address), error=repr(sys.exc_info()[1]))
 
 
-class _Handler(MetricsHandler):
+class Handler(MetricsHandler):
     server: Endpoints
     timeout = 10  # seconds for a client to say what it wants
 
@@ -53,10 +61,10 @@ class _Handler(MetricsHandler):
             self.registry = self.server.registry
             super().do_GET()
         elif path == "/healthz":
-            reason = self.server.health.wedged()
+            reason = self.server.alive()
             self._answer(reason is None, {"alive": reason is None, "reason": reason})
         elif path == "/readyz":
-            checks = readiness(self.server.health, self.server.broker)
+            checks = self.server.ready()
             ready = all(check.ok for check in checks.values())
             self._answer(ready, {"ready": ready, "checks": {name: asdict(check) for name, check in checks.items()}})
         else:

@@ -110,16 +110,24 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 @retention_options
 @option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /healthz, /readyz there; 0: a free port.")
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")
+@option(
+    "replicas", type=click.IntRange(min=1), default=1, help="So many processes, each on a GPU or a share of the CPU."
+)
 @click.pass_obj
-def work(common: Common, /, **flags: Any) -> None:
+def work(common: Common, /, replicas: int, **flags: Any) -> None:
     """A worker: reads, classifies, publishes, until SIGTERM.
 
     Without --adapter it serves the adapter that was announced last, and switches to each that follows.
     """
     from .logs import configure
-    from .working import run_worker
 
     configure(common.log_format)
+    if replicas > 1:
+        from .replicas import supervise, this_command
+
+        sys.exit(supervise(replicas, flags["metrics_port"], *this_command(replicas, flags["device"], flags["threads"])))
+    from .working import run_worker
+
     _run(lambda: run_worker(common.url, common.namespace, flags))
 
 

@@ -1,0 +1,156 @@
+"""One command, several workers: each started again when it ends, all stopped by one signal, seen through one port."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from abstream import Abstract
+from abstream.ops.replicas import Replica, Supervisor, this_command
+from prometheus_client.parser import text_string_to_metric_families
+
+from ..conftest import PATIENCE_SECONDS, wait_until
+
+RUNS_FOR_EVER = "import signal; signal.pause()"
+
+
+@dataclass
+class Fleet:
+    """A supervisor's process, and what it said."""
+
+    process: asyncio.subprocess.Process
+    port: int
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def values(self, name: str) -> dict[str, float]:
+        """Replica -> value of a metric, summed over its other labels."""
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(self.get("/metrics")[1]):
+            for sample in family.samples:
+                if sample.name == name:
+                    found[sample.labels["replica"]] = found.get(sample.labels["replica"], 0) + sample.value
+        return found
+
+    def ready(self) -> bool:
+        return self.get("/readyz")[0] == 200
+
+
+@asynccontextmanager
+async def fleet(url: str, namespace: str, *flags: str) -> AsyncIterator[Fleet]:
+    common = ("--redis-url", url, "--namespace", namespace, "--log-format", "json")
+    command = (sys.executable, "-m", "abstream.ops", *common, "work", "--engine", "fake", "--metrics-port", "0", *flags)
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    while b"metrics_served" not in (line := await process.stderr.readline()):
+        assert line, "the supervisor ended"
+    reading = asyncio.create_task(process.stderr.read())  # or a full pipe would stop the workers
+    try:
+        yield Fleet(process, json.loads(line)["port"])
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), PATIENCE_SECONDS)
+        await reading
+
+
+async def test_two_replicas_share_the_work_and_one_that_is_killed_comes_back(
+    server, namespace, redis, streams, publisher
+):
+    async with fleet(server, namespace, "--replicas", "2", "--read-count", "1") as workers:
+        await wait_until(workers.ready, "both replicas")
+        for number in range(40):
+            await publisher.publish(Abstract(abstract=f"Text {number}."), id=str(number))
+        await wait_until(lambda: answered_all(redis, streams, 40), "the answers")
+        received = workers.values("abstream_abstracts_received_total")
+        assert received.keys() == {"0", "1"}
+        assert sum(received.values()) == 40
+
+        os.kill(children(workers.process.pid)[0], signal.SIGKILL)
+        await wait_until(lambda: sum(workers.values("abstream_replica_starts_total").values()) == 3, "the new start")
+        await wait_until(workers.ready, "the one that was started again")
+
+        workers.process.terminate()
+        assert await asyncio.wait_for(workers.process.wait(), PATIENCE_SECONDS) == 0
+    assert children(workers.process.pid) == []
+
+
+async def answered_all(redis, streams, count: int) -> bool:
+    return await redis.xlen(streams.predictions) == count
+
+
+def children(pid: int) -> list[int]:
+    """The processes below ``pid``."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+async def test_a_burst_ends_when_every_replica_has(server, namespace):
+    async with fleet(server, namespace, "--replicas", "2", "--burst") as workers:
+        assert await asyncio.wait_for(workers.process.wait(), PATIENCE_SECONDS) == 0
+
+
+def replica(script: str) -> Replica:
+    return Replica(0, [sys.executable, "-c", script], {})
+
+
+async def test_a_usage_error_is_not_tried_again():
+    one = replica("raise SystemExit(2)")
+    assert await Supervisor([one]).run() == 2
+    assert one.starts == 1
+
+
+async def test_what_fails_is_started_again_and_its_last_word_is_the_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setattr("abstream.ops.replicas.FIRST_PAUSE_SECONDS", 0.01)
+    count = tmp_path / "count"
+    one = replica(
+        f"open({str(count)!r}, 'a').write('x'); raise SystemExit(5 if len(open({str(count)!r}).read()) < 3 else 0)"
+    )
+    assert await Supervisor([one]).run() == 0
+    assert one.starts == 3
+
+
+async def test_a_stop_during_the_pause_is_not_waited_out(monkeypatch):
+    monkeypatch.setattr("abstream.ops.replicas.FIRST_PAUSE_SECONDS", 3600.0)
+    one = replica("raise SystemExit(5)")
+    supervisor = Supervisor([one])
+    running = asyncio.create_task(supervisor.run())
+    await wait_until(lambda: one.starts == 1 and not one.running(), "the failure")
+    supervisor.stop()
+    assert await asyncio.wait_for(running, PATIENCE_SECONDS) == 5
+
+
+async def test_a_stop_before_the_process_can_listen_ends_it_too():
+    one = replica(RUNS_FOR_EVER)
+    supervisor = Supervisor([one])
+    running = asyncio.create_task(supervisor.run())
+    await asyncio.sleep(0)
+    supervisor.stop()
+    assert await asyncio.wait_for(running, PATIENCE_SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "threads", "given"), [(2, "cpu", 4, "--threads=4"), (10**6, "cpu", None, "--threads=1")]
+)
+def test_on_cpus_each_gets_its_share_of_the_threads(count, device, threads, given):
+    command, environments = this_command(count, device, threads)
+    assert command[-1] == given
+    assert environments == [{}]
+
+
+def test_on_gpus_each_sees_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    _, environments = this_command(2, "auto", None)
+    assert environments == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
