@@ -4,64 +4,116 @@ import hashlib
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
-from pydantic import TypeAdapter
+import orjson
+from orjson import Fragment
 
 from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Event, Malformed, Prompt, Streams
-from ..schemas.events import Refusal
+from ..schemas.events import Identifiers, Refusal
 from ..schemas.originals import to_original
 from ..schemas.streams import REPLAY_FIELD
 from .engine import LabelLogits, ServedModel
 from .engine.scoring import score
-from .stages import Delivery, Job, Predicted, Refused
+from .stages import Answered, Delivery, Inferred, Job, Predicted, Refused
 
-_JSON = TypeAdapter(dict[str, Any])
 # What the envelopes of all results have in common.
 _CLASSIFIED = {
     name: AbstractClassified.model_fields[name].default for name in ("specversion", "type", "datacontenttype")
 }
+_CARRIED_OVER = ("subject", "traceparent", "tracestate", "correlationid")
 
 # The entry itself may be sound: sent again, it may be answered.
 _RETRYABLE = frozenset({"max_deliveries", "inference_error"})
 
 
-def prediction(job: Job, model: ServedModel, logits: LabelLogits, inference_seconds: float, worker: str) -> Predicted:
-    """The answers to one abstract, with the receipt of the model that gave them.
+def answer(inferred: Inferred, streams: Streams, worker: str) -> list[Answered]:
+    """What is published for each abstract of a batch: its prediction, or that the model failed on it."""
+    if inferred.classified is None:
+        return [_failed(job, "the model failed on this abstract alone", streams, worker) for job in inferred.batch]
+    model, all_logits = inferred.classified.model, inferred.classified.logits
+    letterhead = Letterhead(model, inferred.seconds, worker)
+    answered: list[Answered] = []
+    for job, logits in zip(inferred.batch, all_logits, strict=True):
+        try:
+            answered.append(letterhead.prediction(job, logits))
+        except ArithmeticError as error:
+            answered.append(_failed(job, str(error), streams, worker))
+    return answered
 
-    An ``AbstractClassified``, written from plain values: they are our own, and to make a model of each and validate it
-    took a quarter of a worker's time (ops/bench/RESULTS.md, "Plumbing"). The tests hold that it is one.
 
-    Raises:
-        ArithmeticError: a logit is not a finite number.
-    """
-    delivery, event = job.delivery, job.event
-    answers, review = score(model, logits)
-    text = Prompt.body(event.data)
-    submitted_ms = int(delivery.entry_id.partition("-")[0])
-    queued_ms, total_ms = _since(submitted_ms, delivery.read_ms), _since(submitted_ms, time.time() * 1000)
-    data = {
-        "answers": answers,
-        "review": review,
-        "model": model.receipt,
-        "input": {
-            "entry_id": delivery.entry_id,
-            "text_digest": f"sha256:{hashlib.sha256(text.encode()).hexdigest()}",
-            "tokens": len(job.tokens.ids),
-            "truncated": job.tokens.truncated,
-        },
-        "timing": {"queued_ms": queued_ms, "inference_ms": inference_seconds * 1000, "total_ms": total_ms},
-        "worker": worker,
-        "attempt": delivery.attempt,
-        "identifiers": event.data.identifiers,
-        "metadata": event.data.metadata,
-    }
-    ties = {name: value for name, value in follows(delivery.entry_id, event, worker).items() if value is not None}
-    if replay_of := _replay_of(delivery):
-        ties["replayof"] = replay_of  # names of CloudEvents attributes are of letters and digits
-    body = _JSON.dump_json({**_CLASSIFIED, **ties, "data": data})
-    return Predicted(delivery, body, identity(event), answers, review, queued_ms, total_ms)
+class Letterhead:
+    """What the predictions of one batch have in common, made once; their ids begin alike."""
+
+    def __init__(self, model: ServedModel, inference_seconds: float, worker: str) -> None:
+        self._model = model
+        self._receipt = Fragment(model.receipt.model_dump_json())
+        self._inference_ms = inference_seconds * 1000
+        self._worker = worker
+        self._now_ms = time.time() * 1000
+        self._batch_id = token_hex(16)
+        self._written = 0
+        now = datetime.fromtimestamp(self._now_ms / 1000, timezone.utc)
+        self._envelope = {**_CLASSIFIED, "source": source_of(worker), "time": now.isoformat().replace("+00:00", "Z")}
+
+    def prediction(self, job: Job, logits: LabelLogits) -> Predicted:
+        """The answers to one abstract, with the receipt of the model that gave them.
+
+        An ``AbstractClassified``, written from plain values: they are our own, and to make a model of each and
+        validate it took a quarter of a worker's time (ops/bench/RESULTS.md, "Plumbing"). The tests hold that it is one.
+
+        Raises:
+            ArithmeticError: a logit is not a finite number.
+        """
+        delivery, event = job.delivery, job.event
+        answers, review = score(self._model, logits)
+        submitted_ms = int(delivery.entry_id.partition("-")[0])
+        queued_ms, total_ms = _since(submitted_ms, delivery.read_ms), _since(submitted_ms, self._now_ms)
+        data = {
+            "answers": answers,
+            "review": {"required": review.required, "reason": review.reason},
+            "model": self._receipt,
+            "input": {
+                "entry_id": delivery.entry_id,
+                "text_digest": f"sha256:{hashlib.sha256(Prompt.body(event.data).encode()).hexdigest()}",
+                "tokens": len(job.tokens.ids),
+                "truncated": job.tokens.truncated,
+            },
+            "timing": {"queued_ms": queued_ms, "inference_ms": self._inference_ms, "total_ms": total_ms},
+            "worker": self._worker,
+            "attempt": delivery.attempt,
+            "identifiers": _fields(event.data.identifiers),
+            "metadata": event.data.metadata,
+        }
+        body = orjson.dumps({**self._envelope_of(delivery, event), "data": data})
+        return Predicted(delivery, body, identity(event), answers, review, queued_ms, total_ms)
+
+    def _envelope_of(self, delivery: Delivery, event: AbstractSubmitted) -> dict[str, Any]:
+        self._written += 1
+        envelope = {
+            **self._envelope,
+            "id": f"{self._batch_id}-{self._written}",
+            "sequence": delivery.entry_id,
+            "causationid": event.id,
+            "causationsource": event.source,
+        }
+        for name in _CARRIED_OVER:
+            if (value := getattr(event, name)) is not None:
+                envelope[name] = value
+        if replay_of := _replay_of(delivery):
+            envelope["replayof"] = replay_of  # names of CloudEvents attributes are of letters and digits
+        return envelope
+
+
+def _fields(identifiers: Identifiers) -> dict[str, str | None] | Fragment:
+    """What there is beside the known is written by pydantic: a number may be longer than orjson writes."""
+    return Fragment(identifiers.model_dump_json()) if identifiers.model_extra else vars(identifiers)
+
+
+def _failed(job: Job, why: str, streams: Streams, worker: str) -> Refused:
+    problem = Malformed("inference_error", f"{why}: look at the worker's log, then replay it")
+    return refusal(job.delivery, problem, streams, worker, job.event)
 
 
 def refusal(
@@ -96,8 +148,8 @@ def _digest(identity: str) -> bytes:
 def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
     """The envelope's attributes that tie an answer to what it answers."""
     own = {
-        "id": str(uuid4()),
-        "source": f"urn:abstream:worker:{worker}",
+        "id": token_hex(16),
+        "source": source_of(worker),
         "time": datetime.now(timezone.utc),
         "sequence": entry_id,
     }
@@ -111,6 +163,11 @@ def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
         "tracestate": event.tracestate,
         "correlationid": event.correlationid,
     }
+
+
+def source_of(worker: str) -> str:
+    """The ``source`` of a worker's events."""
+    return f"urn:abstream:worker:{worker}"
 
 
 def _replay_of(delivery: Delivery) -> str | None:

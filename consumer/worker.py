@@ -14,7 +14,7 @@ import structlog
 
 from ..schemas import Abstract, AbstractSubmitted, AbstreamError, Malformed, Streams
 from ..schemas.streams import LANES, submitted_from_fields
-from .answers import prediction, refusal
+from .answers import answer, refusal
 from .config import WorkerConfig
 from .engine import Engine
 from .metrics import Metrics
@@ -107,7 +107,7 @@ class Worker:
 
     async def finish(self, done: Queue[Inferred | None]) -> None:
         while inferred := await done.get():
-            await self.commit([self.answer(inferred, row) for row in range(len(inferred.batch))])
+            await self.commit(answer(inferred, self.streams, self.config.name))
 
     def switch(self, engine: Engine) -> None:
         """Let ``engine`` answer what is read from now on; what is in hand is finished by the one that tokenized it."""
@@ -153,17 +153,6 @@ class Worker:
         seconds = time.perf_counter() - begun
         self.metrics.inferred([len(job.tokens.ids) for job in batch], seconds)
         return [Inferred(batch, classified, seconds)]
-
-    def answer(self, inferred: Inferred, row: int) -> Answered:
-        job = inferred.batch[row]
-        try:
-            if inferred.classified is None:
-                raise ArithmeticError("the model failed on this abstract alone")
-            logits = inferred.classified.logits[row]
-            return prediction(job, inferred.classified.model, logits, inferred.seconds, self.config.name)
-        except ArithmeticError as error:
-            problem = Malformed("inference_error", f"{error}: look at the worker's log, then replay it")
-            return refusal(job.delivery, problem, self.streams, self.config.name, job.event)
 
     async def commit(self, answered: list[Answered]) -> None:
         with self.metrics.commit_seconds.time():

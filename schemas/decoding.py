@@ -29,7 +29,8 @@ def validate(model: type[Model], body: bytes) -> Model:
         Malformed: not UTF-8, not JSON, or a field missing or wrong.
     """
     try:
-        return model.model_validate_json(body)
+        valid: Model = model.__pydantic_validator__.validate_json(body)  # as model_validate_json, without its options
+        return valid
     except ValidationError as error:
         try:
             body.decode()

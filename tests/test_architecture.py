@@ -31,7 +31,7 @@ TORCH = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors
 OTHERS = {
     "schemas": {"pydantic"},
     "producer": {"redis", "openpyxl", "rispy"},
-    "consumer": {"pydantic", "redis", "structlog", "prometheus_client"},
+    "consumer": {"orjson", "pydantic", "redis", "structlog", "prometheus_client"},
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
     "training": {
         *{"pydantic", "redis", "structlog", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "huggingface_hub"},

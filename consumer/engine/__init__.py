@@ -6,7 +6,8 @@ classify([Tokens, ...]) -> Classified      on the one compute thread
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 from ...schemas import Abstract, Task
 from ...schemas.events import ModelReceipt
@@ -32,6 +33,16 @@ class Tokens:
         return len(self.ids) - int(self.body.start)
 
 
+class Rung(NamedTuple):
+    """One question as it is scored; ``asked_if`` is the earlier question and the label of it that it takes."""
+
+    question: str
+    labels: tuple[str, ...]
+    temperature: float
+    threshold: float
+    asked_if: tuple[str, str] | None
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """What answers, and how its scores are to be read: one value, replaced as a whole at a switch."""
@@ -40,6 +51,20 @@ class ServedModel:
     task: Task
     calibration: dict[str, float] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The questions in order: looked up once, not for every abstract."""
+        return tuple(
+            Rung(
+                question.name,
+                question.labels,
+                self.calibration.get(question.name, 1.0),
+                self.thresholds.get(question.name, 0.0),
+                (when.question, when.label) if (when := question.asked_if) else None,
+            )
+            for question in self.task.questions
+        )
 
 
 # One row per question of the task: the logit of each of its labels.

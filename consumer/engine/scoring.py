@@ -1,7 +1,7 @@
 """From the logits of label tokens to calibrated answers. Pure: no torch, no I/O."""
 
-import math
 from collections.abc import Sequence
+from math import exp, isfinite
 from typing import TypedDict
 
 from ...schemas import Answer
@@ -35,18 +35,19 @@ def score(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Scored], R
         ArithmeticError: a logit is not a finite number.
     """
     scored: dict[str, Scored] = {}
-    labels: dict[str, str] = {}
     unsure: list[str] = []
-    rows = {question.name: row for question, row in zip(model.task.questions, logits, strict=True)}
-    for question in model.task.asked(labels):
-        name = question.name
-        probabilities = softmax(rows[name], model.calibration.get(name, 1.0))
+    for (question, labels, temperature, threshold, asked_if), row in zip(model.ladder, logits, strict=True):
+        if asked_if and (asked_if[0] not in scored or scored[asked_if[0]]["label"] != asked_if[1]):
+            continue
+        probabilities = softmax(row, temperature)
         confidence = max(probabilities)
-        labels[name] = label = question.labels[probabilities.index(confidence)]
-        by_label = dict(zip(question.labels, probabilities, strict=True))
-        scored[name] = {"label": label, "confidence": confidence, "probabilities": by_label}
-        if confidence < model.thresholds.get(name, 0.0):
-            unsure.append(name)
+        scored[question] = {
+            "label": labels[probabilities.index(confidence)],
+            "confidence": confidence,
+            "probabilities": dict(zip(labels, probabilities, strict=True)),
+        }
+        if confidence < threshold:
+            unsure.append(question)
     return scored, Review(required=True, reason=f"low confidence: {', '.join(unsure)}") if unsure else _NO_REVIEW
 
 
@@ -56,9 +57,9 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     Raises:
         ArithmeticError: a logit is not a finite number.
     """
-    if not math.isfinite(sum(logits)):  # an infinite one, or one that is no number, makes the sum so
+    if not isfinite(sum(logits)):  # an infinite one, or one that is no number, makes the sum so
         raise ArithmeticError("the model gave a logit that is not a finite number")
     top = max(logits)
-    weights = [math.exp((logit - top) / temperature) for logit in logits]
+    weights = [exp((logit - top) / temperature) for logit in logits]
     total = sum(weights)
     return [weight / total for weight in weights]

@@ -14,7 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from ... import __version__
-from ...consumer.answers import prediction
+from ...consumer.answers import Letterhead
 from ...consumer.config import WorkerConfig
 from ...consumer.engine import Classified, Engine, LabelLogits, ServedModel, Tokens
 from ...consumer.engine.fake import FakeEngine
@@ -28,6 +28,7 @@ from ...schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, to_fields
 
 BATCH = 64
 TEXT_CHARACTERS = 1_450
+TEXT_TOKENS = 208  # about seven characters each
 MOST_TOKENS = 1 << 20  # no limit: an engine that costs nothing has no reason to share batches out by length
 
 
@@ -42,7 +43,7 @@ class Contestant:
 class InstantEngine:
     """Answers at once what the fake engine might: what a worker costs with it is its plumbing.
 
-    A token for every seven characters; a checksum of the title picks one of the answers that were prepared.
+    A checksum of the title picks one of the tokenized texts, and so one of the answers, that were prepared.
     """
 
     def __init__(self) -> None:
@@ -50,13 +51,13 @@ class InstantEngine:
         self.model: ServedModel = fake.model
         some = [fake.encode(Abstract(abstract=str(number))) for number in range(BATCH)]
         self._answers: list[LabelLogits] = fake.classify(some).logits
+        self._tokens = [Tokens((number,) * TEXT_TOKENS, slice(0, TEXT_TOKENS), False) for number in range(BATCH)]
 
     def encode(self, abstract: Abstract) -> Tokens:
-        length = 1 + len(abstract.abstract) // 7
-        return Tokens(ids=(crc32((abstract.title or "").encode()),) * length, body=slice(0, length), truncated=False)
+        return self._tokens[crc32((abstract.title or "").encode()) % BATCH]
 
     def classify(self, batch: Sequence[Tokens]) -> Classified:
-        return Classified(self.model, [self._answers[tokens.ids[0] % BATCH] for tokens in batch])
+        return Classified(self.model, [self._answers[tokens.ids[0]] for tokens in batch])
 
 
 async def worker(url: str, streams: Streams, _entries: int) -> None:
@@ -153,10 +154,8 @@ def example_results() -> list[bytes]:
     engine = InstantEngine()
     jobs = [_job(example_abstract(number), engine) for number in range(BATCH)]
     classified = engine.classify([job.tokens for job in jobs])
-    return [
-        prediction(job, engine.model, logits, 0.001, "worker").event
-        for job, logits in zip(jobs, classified.logits, strict=True)
-    ]
+    letterhead = Letterhead(engine.model, 0.001, "worker")
+    return [letterhead.prediction(job, logits).event for job, logits in zip(jobs, classified.logits, strict=True)]
 
 
 def _job(event: AbstractSubmitted, engine: Engine) -> Job:

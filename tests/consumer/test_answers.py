@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from abstream.consumer.answers import prediction
+from abstream.consumer.answers import Letterhead
 from abstream.consumer.engine import ServedModel
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.stages import Delivery, Job
@@ -21,7 +21,7 @@ FULL = AbstractSubmitted(
     traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     tracestate="a=b",
     correlationid="c",
-    data=Abstract(abstract="Text.", identifiers=Identifiers(pmid="7", newer="kept"), metadata={"batch": '"x"'}),
+    data=Abstract(abstract="Text.", identifiers=Identifiers(pmid="7", newer=10**30), metadata={"batch": '"x"'}),
 )
 
 
@@ -30,7 +30,7 @@ def published(event: AbstractSubmitted, logits, **model) -> bytes:
     delivery = Delivery("bulk", "1700000000000-3", None, 2, ("dead", "worker"))
     job = Job(delivery, event, engine.encode(event.data), engine)
     served = ServedModel(receipt=engine.model.receipt, task=ONCOLOGY, **model)
-    return prediction(job, served, logits, 0.25, "worker").event
+    return Letterhead(served, 0.25, "worker").prediction(job, logits).event
 
 
 @pytest.mark.parametrize("submitted", [PLAIN, FULL], ids=["plain", "full"])
