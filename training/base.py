@@ -29,7 +29,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from ..consumer.engine.forward import SlotClassifier, pad
+from ..consumer.engine.forward import SlotClassifier, pack
 from ..consumer.engine.tokens import PromptEncoder
 from ..schemas import ONCOLOGY, Abstract, Prompt
 from ..schemas.prompt import CONTROL_TOKENS
@@ -229,14 +229,15 @@ def loss_of(
     classifier: SlotClassifier, batch: list[Example], encoder: PromptEncoder, language_weight: float
 ) -> torch.Tensor:
     """The mean loss of each question's answers, plus ``language_weight`` times that of the abstracts' next tokens."""
-    ids, lengths = pad([one.tokens for one in batch], torch.device("cpu"))
-    hidden = classifier.hidden_states(ids)
-    loss = slot_loss(classifier.slot_logits(hidden, lengths), answers_of(batch, ids.device))
-    in_body = torch.arange(ids.shape[1] - 1) < (lengths - len(encoder.suffix) - 1).unsqueeze(1)
-    read = in_body & (torch.rand(in_body.shape) < LANGUAGE_SHARE)
-    if read.any():
-        logits = classifier.phi3.lm_head(hidden[:, :-1][read]).float()
-        loss = loss + language_weight * functional.cross_entropy(logits, ids[:, 1:][read])
+    ids, lengths = pack([one.tokens for one in batch], torch.device("cpu"))
+    run = classifier.run
+    states = run.all_states(ids, lengths)
+    loss = slot_loss(run.label_logits(states[run.slots_of(lengths)]), answers_of(batch, ids.device))
+    in_body = torch.cat([torch.arange(length) < length - len(encoder.suffix) - 1 for length in lengths])
+    read = (in_body & (torch.rand(len(ids)) < LANGUAGE_SHARE)).nonzero().squeeze(1)
+    if len(read):
+        logits = classifier.phi3.lm_head(states[read]).float()
+        loss = loss + language_weight * functional.cross_entropy(logits, ids[read + 1])
     return loss
 
 

@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..consumer.engine.forward import SlotClassifier, pad
+from ..consumer.engine.forward import SlotClassifier, pack
 from ..consumer.engine.tokens import PromptEncoder
 from ..consumer.engine.weights import BaseFolder, read_base
 from ..schemas import AbstreamError, Prompt, Task
@@ -178,7 +178,7 @@ class Run:
 
     def _logits(self, classifier: nn.Module, batch: list[Example]) -> list[Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
-            logits: list[Tensor] = classifier(*pad([one.tokens for one in batch], self.device))
+            logits: list[Tensor] = classifier(*pack([one.tokens for one in batch], self.device))
         return logits
 
     def _end_epoch(self) -> None:

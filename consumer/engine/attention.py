@@ -1,75 +1,82 @@
-"""Causal attention on CPUs, for serving and for training: blocks of query rows, each one product, softmax, product.
+"""Causal attention of packed prompts: each looks at the prompt's fixed beginning and at itself, at no neighbour.
 
-A training step of a small model is a third faster than with torch's own CPU kernel (DECISIONS.md). transformers makes
-no mask for an attention it does not know, so causality is kept here.
+By blocks of query rows, each one product, softmax, product: on CPUs faster than torch's own kernel, for training too
+(DECISIONS.md). What a block may see is worked out once and serves every layer.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, Phi3ForCausalLM
+from torch import Tensor
 
-_NAME = "abstream_blocked"
-_BLOCK_ROWS = 256  # fewer would save more of the masked half, and cost more calls
+_BLOCK_ROWS = 128  # fewer would save more of the masked half, and cost more calls
 
 
-def use_blocked_attention(phi3: Phi3ForCausalLM, max_tokens: int) -> None:
-    """Let ``phi3`` attend by ``blocked_attention``, where that is faster and gives the same.
+@dataclass(frozen=True)
+class Block:
+    """Query rows of one prompt that are computed at once.
 
-    On CUDA, and where prompts can outgrow the model's sliding window, transformers' own choice stays.
+    Attributes:
+        rows: which of the prompt's queries.
+        keys: what any of them sees.
+        masked: of these the first that not all see.
+        hidden: where a row does not see a key from ``masked`` on, shape (rows, keys); None where all are seen.
     """
-    window = phi3.config.sliding_window
-    if phi3.device.type == "cpu" and (window is None or max_tokens < window):
-        phi3.set_attn_implementation(_NAME)
+
+    rows: slice
+    keys: slice
+    masked: int
+    hidden: Tensor | None
 
 
-def is_blocked(phi3: Phi3ForCausalLM) -> bool:
-    """Whether ``phi3`` attends by ``blocked_attention``: causally, to every token before, and without a mask."""
-    return bool(phi3.config._attn_implementation == _NAME)
-
-
-def blocked_attention(
-    module: nn.Module,  # noqa: ARG001 - transformers passes it
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - none is made for this attention
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention of every query to the keys before it and its own; the last query belongs to the last key.
+def causal_blocks(positions: Sequence[int], window: int, device: torch.device) -> list[Block]:
+    """The blocks of one prompt's queries at ``positions``, which rise; keys stand at 0, 1, 2, ….
 
     Args:
-        module: transformers' attention layer; unused.
-        query: shape (batch, heads, queries, size).
-        key: shape (batch, key heads, keys, size), with at least as many keys as queries.
-        value: as ``key``.
-        attention_mask: None; padding stands on the right, where no query looks.
-        scaling: of the products.
+        positions: of the queries.
+        window: tokens that a query looks back, its own included.
+        device: of the masks.
+    """
+    return [
+        _block(start, positions[start : start + _BLOCK_ROWS], window, device)
+        for start in range(0, len(positions), _BLOCK_ROWS)
+    ]
+
+
+def _block(start: int, positions: Sequence[int], window: int, device: torch.device) -> Block:
+    first, end = max(0, positions[0] + 1 - window), positions[-1] + 1
+    # All rows see the keys before the first row's own, unless the last row's window has left some behind.
+    masked = first if positions[-1] >= window else positions[0] + 1
+    keys = torch.arange(masked, end, device=device)
+    rows = torch.tensor(positions, device=device).unsqueeze(1)
+    hidden = (keys > rows) | (keys <= rows - window) if masked < end else None
+    return Block(slice(start, start + len(positions)), slice(first, end), masked - first, hidden)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Attention of one prompt's queries, already scaled.
+
+    Args:
+        query: shape (heads, queries, size).
+        key: shape (key heads, size, keys).
+        value: shape (key heads, keys, size).
+        blocks: of these queries.
 
     Returns:
-        Shape (batch, queries, heads, size), and no weights.
+        Shape (queries, heads * size).
     """
-    batch, heads, queries, size = query.shape
-    keys = key.shape[2]
-    q = query.reshape(batch * heads, queries, size)
-    k, v = (per_head(each, heads).reshape(batch * heads, keys, size) for each in (key, value))
-    blocks = []
-    for start in range(0, queries, _BLOCK_ROWS):
-        rows = q[:, start : start + _BLOCK_ROWS]
-        first = keys - queries + start  # the key of this block's first query
-        seen = first + rows.shape[1]
-        hidden = torch.full((rows.shape[1], seen), -torch.inf, dtype=q.dtype, device=q.device).triu(first + 1)
-        scores = torch.baddbmm(hidden, rows, k[:, :seen].transpose(1, 2), alpha=scaling)
-        blocks.append(torch.bmm(scores.softmax(-1), v[:, :seen]))
-    attended = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
-    return attended.view(batch, heads, queries, size).transpose(1, 2), None
+    key, value = (per_head(each, len(query)) for each in (key, value))
+    attended = []
+    for block in blocks:
+        scores = torch.bmm(query[:, block.rows], key[:, :, block.keys])
+        if block.hidden is not None:
+            scores[:, :, block.masked :].masked_fill_(block.hidden, -torch.inf)
+        attended.append(torch.bmm(scores.softmax(-1), value[:, block.keys]))
+    whole = torch.cat(attended, 1) if len(attended) > 1 else attended[0]
+    return whole.transpose(0, 1).flatten(1)
 
 
 def per_head(each: Tensor, heads: int) -> Tensor:
-    """Keys or values repeated, where several heads share them."""
-    return each if each.shape[1] == heads else each.repeat_interleave(heads // each.shape[1], dim=1)
-
-
-AttentionInterface.register(_NAME, blocked_attention)
+    """Keys or values repeated, where several heads share them; the heads come first."""
+    return each if len(each) == heads else each.repeat_interleave(heads // len(each), dim=0)

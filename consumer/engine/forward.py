@@ -1,106 +1,212 @@
 """The forward pass, the same for serving and for training: every question of every prompt in one go.
 
-The prompt's fixed beginning is run once and its keys and values are shared by all rows. The rows are padded on
-the right; attention is causal, so no padding is ever seen. The last layer is run at the slots only, and multiplied by
-the rows of the label tokens only.
+Prompts stand in one row of tokens, one behind the other, without padding; each attends to itself alone. The prompt's
+fixed beginning is run once, and its keys and values stand before those of each prompt. The last layer is run at the
+slots only, and multiplied by the rows of the label tokens only.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, Phi3ForCausalLM
+from torch.nn import functional
 
 from . import Tokens
-from .attention import is_blocked, use_blocked_attention
-from .last_layer import states_at
+from .attention import Block, attend, causal_blocks
+from .layers import Layer, ServedLayer, TrainedLayer
+from .rotary import Rotation, cosines_and_sines, rotate
+from .shape import Shape, shape_of
 from .tokens import PromptEncoder
 
+if TYPE_CHECKING:
+    from transformers import Phi3ForCausalLM
+
 Prefix = list[tuple[Tensor, Tensor]]
-"""Keys and values of every layer, each of shape (1, heads, prefix tokens, head size)."""
+"""Of every layer: keys of shape (key heads, size, tokens), values of shape (key heads, tokens, size)."""
 
 
-class SlotClassifier(nn.Module):
-    """A Phi-3, where it will run, that gives the logits of the label tokens at each slot."""
+@dataclass(frozen=True)
+class Network:
+    """What a forward pass is made of.
 
-    def __init__(self, phi3: Phi3ForCausalLM, encoder: PromptEncoder) -> None:
-        super().__init__()
-        use_blocked_attention(phi3, encoder.max_tokens)
-        self.phi3 = phi3
+    Attributes:
+        embed: token ids to rows.
+        norm: what follows the last layer.
+        head: gives the rows of all tokens that may come next, shape (vocabulary, hidden size).
+    """
+
+    shape: Shape
+    embed: Callable[[Tensor], Tensor]
+    layers: Sequence[Layer]
+    norm: Callable[[Tensor], Tensor]
+    head: Callable[[], Tensor]
+
+
+def served(tensors: Mapping[str, Tensor], shape: Shape) -> Network:
+    """Of bare weights, named as transformers names them in a file; without gradient."""
+    last = shape.layers - 1
+    embedding, norm = tensors["model.embed_tokens.weight"], tensors["model.norm.weight"]
+    head = tensors.get("lm_head.weight", embedding)
+    return Network(
+        shape,
+        lambda ids: functional.embedding(ids, embedding),
+        [ServedLayer(tensors, number, shape, last=number == last) for number in range(shape.layers)],
+        lambda rows: functional.rms_norm(rows, norm.shape, norm, shape.epsilon),
+        lambda: head,
+    )
+
+
+def trained(phi3: "Phi3ForCausalLM") -> Network:
+    """Of a model whose weights, or LoRA layers in it, learn."""
+    shape = shape_of(phi3.config.to_dict())
+    layers = [TrainedLayer(layer, shape.heads * shape.head) for layer in phi3.model.layers]
+    return Network(shape, phi3.model.embed_tokens, layers, phi3.model.norm, lambda: phi3.lm_head.weight)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Prompts, less their fixed beginning, in one row of tokens.
+
+    Attributes:
+        rotation: of every token.
+        spans: where each prompt stands.
+        blocks: how each prompt attends.
+    """
+
+    rotation: Rotation
+    spans: list[slice]
+    blocks: list[list[Block]]
+
+
+class Forward:
+    """Runs a network over the prompts of one encoder, where the network's weights are."""
+
+    def __init__(self, network: Network, encoder: PromptEncoder) -> None:
+        self._network = network
+        self._shape = network.shape
+        head = network.head()
+        self._device = head.device
+        self._cosines, self._sines = cosines_and_sines(self._shape.rotary, encoder.max_tokens, head.dtype, self._device)
         self._prefix_ids = encoder.prefix
         self._offsets = [slot.offset for slot in encoder.slots]
         self._labels = [list(slot.labels) for slot in encoder.slots]
 
     def run_prefix(self) -> Prefix:
         """The prompt's fixed beginning, once; with gradient where gradients are enabled."""
-        cache = DynamicCache(config=self.phi3.config)
-        ids = torch.tensor([self._prefix_ids], device=self.phi3.device)
-        self.phi3.model(input_ids=ids, past_key_values=cache, use_cache=True)
-        layers: Any = cache.layers  # each of a plain attention layer
-        return [(layer.keys, layer.values) for layer in layers]
+        row = self._row([range(len(self._prefix_ids))])
+        hidden = self._network.embed(torch.tensor(self._prefix_ids, device=self._device))
+        kept: Prefix = []
+        for number, layer in enumerate(self._network.layers):
+            query, key, value = self._heads(layer.project(hidden), row.rotation)
+            kept.append((key, value))
+            if number < len(self._network.layers) - 1:  # nobody looks at what the last makes of it
+                hidden = layer.finish(hidden, attend(query, key, value, row.blocks[0]))
+        return kept
 
-    def hidden_states(self, ids: Tensor, prefix: Prefix | None = None) -> Tensor:
-        """The last layer's states.
+    def slot_logits(self, ids: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> list[Tensor]:
+        """Label logits for each question, in float32, each of shape (prompts, labels).
 
         Args:
-            ids: what follows the prefix, shape (batch, tokens), padded on the right.
+            ids: what follows the prefix, of all prompts one behind the other; shape (tokens,).
+            lengths: the tokens of each.
             prefix: from ``run_prefix``; run anew where None.
-
-        Returns:
-            Shape (batch, tokens, hidden size).
         """
-        cache = DynamicCache(config=self.phi3.config)
-        for layer, (keys, values) in enumerate(prefix or self.run_prefix()):
-            rows = (len(ids), -1, -1, -1)
-            cache.update(keys.expand(rows), values.expand(rows), layer)
-        hidden: Tensor = self.phi3.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-        return hidden
+        past = prefix or self.run_prefix()
+        row, hidden = self._through(ids, lengths, past[:-1])
+        slots = torch.tensor(self.slots_of(lengths), device=self._device)
+        states = self._at_slots(slots, hidden, row, past[-1])
+        return self.label_logits(self._network.norm(states))
 
-    def forward(self, ids: Tensor, lengths: Tensor, prefix: Prefix | None = None) -> list[Tensor]:
-        """Label logits for each question, in float32, each of shape (batch, labels).
+    def all_states(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The states after the last layer of every token, shape (tokens, hidden size); arguments as ``slot_logits``."""
+        return self._network.norm(self._through(ids, lengths, self.run_prefix())[1])
 
-        Args:
-            ids: as ``hidden_states``.
-            lengths: the tokens of each row, shape (batch,).
-            prefix: as ``hidden_states``.
-        """
-        if not is_blocked(self.phi3):
-            return self.slot_logits(self.hidden_states(ids, prefix), lengths)
-        return self._logits(self._slot_states(ids, lengths, prefix or self.run_prefix()))
+    def slots_of(self, lengths: Sequence[int]) -> list[int]:
+        """Where the answers are read in a row of such prompts: all slots of the first, then of the second, …"""
+        return [end + offset for end in accumulate(lengths) for offset in self._offsets]
 
-    def slot_logits(self, hidden: Tensor, lengths: Tensor) -> list[Tensor]:
-        """Label logits from ``hidden_states``, as ``forward`` gives them."""
-        rows = torch.arange(len(hidden), device=hidden.device).unsqueeze(1)
-        return self._logits(hidden[rows, self._slots(lengths)])
-
-    def _slot_states(self, ids: Tensor, lengths: Tensor, prefix: Prefix) -> Tensor:
-        """The rows of ``hidden_states`` at the slots, without the others: shape (batch, slots, hidden size)."""
-        model, rows = self.phi3.model, (len(ids), -1, -1, -1)
-        cache = DynamicCache(config=self.phi3.config)
-        past = [(keys.expand(rows), values.expand(rows)) for keys, values in prefix]
-        for number, (keys, values) in enumerate(past[:-1]):
-            cache.update(keys, values, number)
-        hidden = model.embed_tokens(ids)
-        positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0) + len(self._prefix_ids)
-        rotation = model.rotary_emb(hidden, position_ids=positions)
-        for layer in model.layers[:-1]:
-            hidden = layer(hidden, past_key_values=cache, use_cache=True, position_embeddings=rotation)
-        states: Tensor = model.norm(states_at(model.layers[-1], hidden, past[-1], rotation, self._slots(lengths)))
-        return states
-
-    def _slots(self, lengths: Tensor) -> Tensor:
-        """Where the answers are read: shape (batch, slots)."""
-        return lengths.unsqueeze(1) + torch.tensor(self._offsets, device=lengths.device)
-
-    def _logits(self, states: Tensor) -> list[Tensor]:
-        weight = self.phi3.lm_head.weight
+    def label_logits(self, states: Tensor) -> list[Tensor]:
+        """From the states at the slots, in the order of ``slots_of``; as ``slot_logits`` gives them."""
+        weight, by_slot = self._network.head(), states.unflatten(0, (-1, len(self._offsets)))
         with torch.autocast(states.device.type, enabled=False):  # answers are worth full precision
-            return [states[:, slot].float() @ weight[labels].float().T for slot, labels in enumerate(self._labels)]
+            return [by_slot[:, slot].float() @ weight[labels].float().T for slot, labels in enumerate(self._labels)]
+
+    def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Row, Tensor]:
+        """As many layers as there are in ``past``."""
+        row = self._row([range(len(self._prefix_ids), len(self._prefix_ids) + length) for length in lengths])
+        hidden = self._network.embed(ids)
+        for layer, (key, value) in zip(self._network.layers, past, strict=False):
+            queries, keys, values = self._heads(layer.project(hidden), row.rotation)
+            attended = [
+                attend(queries[:, span], *_behind(key, value, keys, values, span), blocks)
+                for span, blocks in zip(row.spans, row.blocks, strict=True)
+            ]
+            hidden = layer.finish(hidden, torch.cat(attended))
+        return row, hidden
+
+    def _at_slots(self, slots: Tensor, hidden: Tensor, row: Row, past: tuple[Tensor, Tensor]) -> Tensor:
+        """The last layer, where answers are read."""
+        layer, each = self._network.layers[-1], len(self._offsets)
+        query, rest = layer.project_at(hidden, slots)
+        cosines, sines = row.rotation
+        queries = self._queries(query, (cosines[slots], sines[slots]))
+        keys, values = self._keys_and_values(rest, row.rotation)
+        attended = []
+        for number, span in enumerate(row.spans):
+            key, value = _behind(*past, keys, values, span)
+            places = [key.shape[2] + offset for offset in self._offsets]
+            seen = causal_blocks(places, self._shape.window, self._device)
+            attended.append(attend(queries[:, each * number : each * (number + 1)], key, value, seen))
+        return layer.finish(hidden[slots], torch.cat(attended))
+
+    def _row(self, positions: Sequence[range]) -> Row:
+        ends = accumulate(map(len, positions), initial=0)
+        places = torch.cat([torch.arange(each.start, each.stop) for each in positions]).to(self._device)
+        return Row(
+            (self._cosines[places], self._sines[places]),
+            [slice(start, end) for start, end in pairwise(ends)],
+            [causal_blocks(each, self._shape.window, self._device) for each in positions],
+        )
+
+    def _heads(self, projected: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as ``attend`` takes them, of all tokens."""
+        queries = self._shape.heads * self._shape.head
+        return (
+            self._queries(projected[:, :queries], rotation),
+            *self._keys_and_values(projected[:, queries:], rotation),
+        )
+
+    def _queries(self, rows: Tensor, rotation: Rotation) -> Tensor:
+        size = self._shape.head
+        return rotate(rows.unflatten(1, (-1, size)), rotation).mul(size**-0.5).transpose(0, 1).contiguous()
+
+    def _keys_and_values(self, rows: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        key, value = rows.unflatten(1, (2, self._shape.key_heads, self._shape.head)).unbind(1)
+        return rotate(key, rotation).permute(1, 2, 0), value.transpose(0, 1)
 
 
-def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What follows the prefix: ids of shape (batch, longest), padded on the right with 0, and the lengths."""
-    tails = [torch.tensor(tokens.ids[tokens.body.start :]) for tokens in batch]
-    lengths = torch.tensor([len(tail) for tail in tails])
-    return nn.utils.rnn.pad_sequence(tails, batch_first=True).to(device), lengths.to(device)
+class SlotClassifier(nn.Module):
+    """A Phi-3, where it will run, that gives the logits of the label tokens at each slot, and learns."""
+
+    def __init__(self, phi3: "Phi3ForCausalLM", encoder: PromptEncoder) -> None:
+        super().__init__()
+        self.phi3 = phi3
+        self.run = Forward(trained(phi3), encoder)
+
+    def forward(self, ids: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """As ``Forward.slot_logits``; the prompt's fixed beginning is run once, with gradient."""
+        return self.run.slot_logits(ids, lengths)
+
+
+def pack(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, list[int]]:
+    """What follows the prefix, one behind the other: ids of shape (tokens,), and the tokens of each."""
+    tails = [tokens.ids[tokens.body.start :] for tokens in batch]
+    return torch.tensor([each for tail in tails for each in tail], device=device), [len(tail) for tail in tails]
+
+
+def _behind(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, span: slice) -> tuple[Tensor, Tensor]:
+    """Keys and values of one prompt, the fixed beginning's in front."""
+    return torch.cat([key, keys[:, :, span]], 2), torch.cat([value, values[:, span]], 1)

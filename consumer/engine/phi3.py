@@ -8,7 +8,8 @@ from ...schemas import ONCOLOGY, Abstract, Prompt, Task, VerifiedAdapter
 from ...schemas.events import ModelReceipt
 from . import Classified, ServedModel, Tokens
 from .config import Device, Dtype, EngineConfig
-from .forward import SlotClassifier, pad
+from .forward import Forward, pack, served
+from .shape import read_shape
 from .tokens import PromptEncoder
 from .weights import BaseFolder, load, locate
 
@@ -29,12 +30,12 @@ class Phi3Engine:
         task = adapter.manifest.task if adapter else task
         base = locate(config.model, config.revision)
         self.phi3 = load(base, adapter, dtype, self.device)
-        limit = min(config.max_prompt_tokens, self.phi3.config.max_position_embeddings)
-        self.encoder = PromptEncoder(base.path, Prompt(task), limit)
+        shape = read_shape(base.path)
+        self.encoder = PromptEncoder(base.path, Prompt(task), min(config.max_prompt_tokens, shape.max_tokens))
         self.model = _served(base, task, adapter, dtype)
-        self._classifier = SlotClassifier(self.phi3, self.encoder)
         with torch.inference_mode():
-            self._prefix = self._classifier.run_prefix()
+            self._forward = Forward(served(self.phi3.state_dict(), shape), self.encoder)
+            self._prefix = self._forward.run_prefix()
 
     def encode(self, abstract: Abstract) -> Tokens:
         """Token ids of the whole prompt, cut to the limit. Safe on any thread."""
@@ -43,7 +44,7 @@ class Phi3Engine:
     @torch.inference_mode()
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         """The label logits of every question for every prompt, in order."""
-        logits = self._classifier(*pad(batch, self.device), self._prefix)
+        logits = self._forward.slot_logits(*pack(batch, self.device), self._prefix)
         by_abstract = zip(*(rows.tolist() for rows in logits), strict=True)
         return Classified(self.model, [tuple(map(tuple, rows)) for rows in by_abstract])
 

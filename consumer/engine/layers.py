@@ -1,0 +1,88 @@
+"""A layer of Phi-3 apart from its attention: what comes before it, and what comes after.
+
+``TrainedLayer`` runs transformers' own modules, so that LoRA layers put into them learn. ``ServedLayer`` runs the bare
+weights, for which neither transformers nor PEFT is imported; on CPUs by oneDNN with weights packed once.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .products import product
+from .shape import Shape
+
+
+class Layer(Protocol):
+    """A token is a row. ``project`` and ``finish`` know no other row."""
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Queries, keys and values in one: shape (tokens, (heads + 2 * key heads) * size)."""
+        ...
+
+    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries of the rows ``at``, keys and values of all: the last layer needs no more."""
+        ...
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output, from its input and its attention's, each of shape (tokens, hidden size)."""
+        ...
+
+
+class TrainedLayer:
+    """Over a ``Phi3DecoderLayer``, perhaps with LoRA layers in it."""
+
+    def __init__(self, layer: Any, queries: int) -> None:
+        self._layer = layer
+        self._queries = queries
+
+    def project(self, hidden: Tensor) -> Tensor:
+        projected: Tensor = self._layer.self_attn.qkv_proj(self._layer.input_layernorm(hidden))
+        return projected
+
+    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        projected = self.project(hidden)
+        return projected[at, : self._queries], projected[:, self._queries :]
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        layer = self._layer
+        hidden = hidden + layer.resid_attn_dropout(layer.self_attn.o_proj(attended))
+        finished: Tensor = hidden + layer.resid_mlp_dropout(layer.mlp(layer.post_attention_layernorm(hidden)))
+        return finished
+
+
+class ServedLayer:
+    """Over the tensors of one layer. The MLP's activation, and every addition, is done by the product before it."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], number: int, shape: Shape, *, last: bool) -> None:
+        of = f"model.layers.{number}."
+        queries, inner = shape.heads * shape.head, len(tensors[of + "mlp.gate_up_proj.weight"]) // 2
+        joint = tensors[of + "self_attn.qkv_proj.weight"]
+        gate_up = tensors[of + "mlp.gate_up_proj.weight"]
+        self._before, self._after = (
+            tensors[of + name] for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
+        )
+        self._epsilon = shape.epsilon
+        self._joint = [product(part) for part in ([joint[:queries], joint[queries:]] if last else [joint])]
+        self._out = product(tensors[of + "self_attn.o_proj.weight"])
+        self._gate, self._up = product(gate_up[:inner]), product(gate_up[inner:])
+        self._down = product(tensors[of + "mlp.down_proj.weight"])
+
+    def project(self, hidden: Tensor) -> Tensor:
+        normed = self._norm(hidden, self._before)
+        return torch.cat([part(normed) for part in self._joint], 1) if len(self._joint) > 1 else self._joint[0](normed)
+
+    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        query, rest = self._joint
+        normed = self._norm(hidden, self._before)
+        return query(normed[at]), rest(normed)
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        hidden = self._out.plus(attended, hidden)
+        normed = self._norm(hidden, self._after)
+        return self._down.plus(self._up.times(normed, self._gate.activated(normed)), hidden)
+
+    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, weight.shape, weight, self._epsilon)
