@@ -137,6 +137,9 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
 @option("lane", type=click.Choice(LANES), default="interactive", help="bulk waits while there is interactive work.")
 @option("source", help="With the ids, the identity of the abstracts: the same again is answered once.")
 @option(
+    "resume", is_flag=True, help="Go on with the last publishing of the same files: what was confirmed is not resent."
+)
+@option(
     "max-backlog", type=click.IntRange(min=0), default=MAX_BACKLOG, help="While so many wait send none; 0: any number."
 )
 @option(
@@ -148,7 +151,13 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
 def publish(
     common: Common, /, paths: tuple[str, ...], wait: bool, patience_seconds: float, format: Any, **terms: Any
 ) -> None:
-    """Files (or - for standard input) to the stream."""
+    """Files (or - for standard input) to the stream.
+
+    JSON lines, CSV, TSV, Excel, RIS, MEDLINE (.nbib) and PubMed XML, gzipped or not. Interrupted, the same command with
+    --resume goes on within seven days.
+    """
+    if terms["resume"] and "-" in paths:
+        raise click.UsageError("standard input cannot be read again to be resumed: give a file")
     from .publishing import Terms
     from .publishing import publish as publish_files
 

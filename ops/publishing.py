@@ -15,6 +15,7 @@ from ..schemas import AbstractRefused, AbstreamError, Event, Lane, Malformed
 from ..schemas.streams import Output
 from .files import CHUNK, Tally, usable
 from .progress import bar
+from .resuming import begin
 
 _RESULTS: tuple[Output, ...] = ("predictions", "refusals")
 
@@ -25,6 +26,7 @@ class Terms:
 
     Attributes:
         source: with the ids, the identity of the abstracts: the same again is answered once. A new one where None.
+        resume: go on with the last publishing of the same files.
         max_backlog: publish nothing while so many of the lane wait; 0 for any number.
         wait_for_room_seconds: give up after so long without room.
     """
@@ -32,14 +34,15 @@ class Terms:
     wanted: Format
     lane: Lane
     source: str | None
+    resume: bool
     max_backlog: int
     wait_for_room_seconds: float
 
-    def publisher(self, url: str, namespace: str) -> Publisher:
+    def publisher(self, url: str, namespace: str, source: str) -> Publisher:
         return Publisher(
             url,
             namespace=namespace,
-            source=self.source,
+            source=source,
             max_backlog=self.max_backlog or None,
             wait_for_room_seconds=self.wait_for_room_seconds,
         )
@@ -56,43 +59,54 @@ async def publish(url: str, namespace: str, paths: list[str], terms: Terms, wait
         Unavailable: Redis is out of reach, or has no room.
     """
     tally = Tally()
+    how = (terms.wanted, terms.lane)
     async with Subscriber(url, namespace=namespace) as subscriber:
-        # With a source of one's own, results may have been published long before.
-        since = {output: BEGINNING if terms.source else await subscriber.resolve(output, NOW) for output in _RESULTS}
+        # With a source of one's own, and in a run that goes on, results may have been published long before.
+        since = BEGINNING if terms.source or terms.resume else None
+        starts = {output: since or await subscriber.resolve(output, NOW) for output in _RESULTS}
+        run = await begin(url, namespace, paths, how, terms.source, resume=terms.resume)
         published: list[Published] = []
-        async with terms.publisher(url, namespace) as publisher:
-            async for part in _publish_files(publisher, paths, terms, tally):
+        async with terms.publisher(url, namespace, run.source) as publisher:
+            async for part in _publish_files(_Out(publisher, terms.lane, run.name), paths, terms.wanted, tally):
                 published += part
                 if wait is None:
                     for entry in part:
                         print(json.dumps(entry._asdict()))
         if wait is not None:
-            await _Results(published, publisher.source, tally).follow(subscriber, since, wait)
+            await _Results(published, run.source, tally).follow(subscriber, starts, wait)
     return tally
 
 
-async def _publish_files(
-    publisher: Publisher, paths: list[str], terms: Terms, tally: Tally
-) -> AsyncIterator[list[Published]]:
+@dataclass(frozen=True)
+class _Out:
+    """Where the records of a run go."""
+
+    publisher: Publisher
+    lane: Lane
+    run: str | None
+
+    async def publish(self, chunk: list[Record], tally: Tally) -> list[Published]:
+        """Publish records; those that are too large are named on stderr and counted."""
+        try:
+            abstracts = ((record.id, record.abstract) for record in chunk)
+            return await self.publisher.publish_many(abstracts, lane=self.lane, run=self.run)
+        except Malformed as problem:  # one is too large, and so none was sent
+            if len(chunk) == 1:
+                tally.broken += 1
+                print(problem, file=sys.stderr)
+                return []
+        return [entry for record in chunk for entry in await self.publish([record], tally)]
+
+
+async def _publish_files(out: _Out, paths: list[str], wanted: Format, tally: Tally) -> AsyncIterator[list[Published]]:
     """Publish every record of the files, part by part; broken ones are named on stderr and counted."""
-    records = usable(paths, terms.wanted, tally)
+    records = usable(paths, wanted, tally)
     with bar("published", None) as show:
         while chunk := list(islice(records, CHUNK)):
-            part = await _publish_chunk(publisher, chunk, terms.lane, tally)
+            part = await out.publish(chunk, tally)
             tally.done += len(part)
             show(tally.done)
             yield part
-
-
-async def _publish_chunk(publisher: Publisher, chunk: list[Record], lane: Lane, tally: Tally) -> list[Published]:
-    try:
-        return await publisher.publish_many(((record.id, record.abstract) for record in chunk), lane=lane)
-    except Malformed as problem:  # one is too large, and so none was sent
-        if len(chunk) == 1:
-            tally.broken += 1
-            print(problem, file=sys.stderr)
-            return []
-    return [entry for record in chunk for entry in await _publish_chunk(publisher, [record], lane, tally)]
 
 
 class _Results:

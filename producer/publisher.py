@@ -1,11 +1,14 @@
 """Send abstracts to the workers."""
 
+import hashlib
+import json
 import logging
 import random
 import time
 from asyncio import sleep
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.resources import files
 from secrets import token_urlsafe
@@ -26,6 +29,7 @@ _ENTRIES, _BYTES = 256, 4 << 20  # of one call: while Redis runs it, nobody else
 # A call whose reply was lost is repeated, and Redis remembers for longer than that how it was answered.
 _PAUSES_SECONDS = (0.05, 0.2, 0.8)
 _REMEMBERED_SECONDS = 300
+RESUMABLE_SECONDS = 7 * 24 * 3600  # a call of a run, which may be interrupted and go on days later
 _LOOK_SECONDS = 1.0  # between two looks for room
 _SAY_SECONDS = 60.0  # a back-fill may wait before every call
 
@@ -86,11 +90,15 @@ class Publisher(Client):
         return (await self.publish_many([(id or str(uuid4()), abstract)], lane=lane))[0]
 
     async def publish_many(
-        self, abstracts: Iterable[tuple[str, Abstract]], *, lane: Lane = "interactive"
+        self, abstracts: Iterable[tuple[str, Abstract]], *, lane: Lane = "interactive", run: str | None = None
     ) -> list[Published]:
         """Submit abstracts with their ids, many to a round trip; raises as ``publish``.
 
         A malformed one keeps all from being sent; any other error may come when some were. Then publish all again.
+
+        Args:
+            run: the name of a publishing that may be interrupted. The same ids again in a run of this name, within
+                seven days, are not sent again, and are answered with the entries that they became.
         """
         now = datetime.now(timezone.utc)
         events = [
@@ -99,7 +107,7 @@ class Publisher(Client):
         ]
         published: list[Published] = []
         for call in _calls(events):
-            entry_ids = await self._send([body for _, body in call], lane)
+            entry_ids = await self._send([body for _, body in call], lane, _Call.of(run, [id_ for id_, _ in call]))
             published += [Published(id_, entry_id) for (id_, _), entry_id in zip(call, entry_ids, strict=True)]
         return published
 
@@ -112,9 +120,11 @@ class Publisher(Client):
             )
         return body
 
-    async def _send(self, bodies: list[bytes], lane: Lane) -> list[str]:
+    async def _send(self, bodies: list[bytes], lane: Lane, call: "_Call") -> list[str]:
         """The entry ids of events, which are added all together, when there is room or never."""
-        deadline, call = time.monotonic() + self._wait_for_room_seconds, token_urlsafe(12)
+        deadline = time.monotonic() + self._wait_for_room_seconds
+        if call.may_be_known and (first := await self._first_entry_of(call)):
+            return _successive(first, len(bodies))
         while True:
             try:
                 return await self._add(bodies, lane, call)
@@ -126,10 +136,16 @@ class Publisher(Client):
                     log.warning("waiting for room: %s", full)
                 await sleep(min(_LOOK_SECONDS * random.uniform(0.5, 1), max(0, deadline - time.monotonic())))
 
-    async def _add(self, bodies: list[bytes], lane: Lane, call: str) -> list[str]:
-        keys = [self._streams.lane(lane), self._streams.published(call)]
+    async def _first_entry_of(self, call: "_Call") -> bytes | None:
+        """Where a call of a run was answered before, so that its events need not be sent again."""
         async with _understood():
-            first = await self._persist(keys, [GROUP, self._max_backlog or 0, _REMEMBERED_SECONDS, *bodies])
+            first = await self._redis.get(self._streams.published(call.token))
+        return first if isinstance(first, bytes) else None
+
+    async def _add(self, bodies: list[bytes], lane: Lane, call: "_Call") -> list[str]:
+        keys = [self._streams.lane(lane), self._streams.published(call.token)]
+        async with _understood():
+            first = await self._persist(keys, [GROUP, self._max_backlog or 0, call.remembered_seconds, *bodies])
         if isinstance(first, int):
             raise BacklogFull(
                 f"{first} abstracts of the {lane} lane wait, and {self._max_backlog} may: "
@@ -138,8 +154,7 @@ class Publisher(Client):
                 waiting=first,
                 limit=self._max_backlog,
             )
-        milliseconds, _, number = first.decode().partition("-")
-        return [f"{milliseconds}-{int(number) + offset}" for offset in range(len(bodies))]
+        return _successive(first, len(bodies))
 
     async def _persist(self, keys: list[str], arguments: list[str | int | bytes]) -> bytes | int:
         """The script's answer; asked again, it changes nothing more."""
@@ -152,6 +167,28 @@ class Publisher(Client):
                     raise
                 await sleep(pause)
         return answer
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How Redis knows a call that it has answered."""
+
+    token: str
+    remembered_seconds: int
+    may_be_known: bool
+
+    @classmethod
+    def of(cls, run: str | None, ids: list[str]) -> "_Call":
+        if run is None:
+            return cls(token_urlsafe(12), _REMEMBERED_SECONDS, may_be_known=False)
+        digest = hashlib.sha256(json.dumps([run, *ids]).encode())
+        return cls(digest.hexdigest()[:32], RESUMABLE_SECONDS, may_be_known=True)
+
+
+def _successive(first: bytes, count: int) -> list[str]:
+    """The ids of entries that were added together."""
+    milliseconds, _, number = first.decode().partition("-")
+    return [f"{milliseconds}-{int(number) + offset}" for offset in range(count)]
 
 
 def _calls(events: list[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

@@ -60,6 +60,10 @@ class Streams:
         """What a publisher's call was answered, so that the call may be repeated when its reply was lost."""
         return self._key(f"published:{call}")
 
+    def run(self, files: str) -> str:
+        """The last publishing of the files of this digest, which may go on where it was interrupted."""
+        return self._key(f"run:{files}")
+
     @property
     def turn(self) -> str:
         """Held for a while by the worker whose turn it is to trim."""
