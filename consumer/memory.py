@@ -19,4 +19,4 @@ def return_large_blocks() -> None:
     except (OSError, AttributeError, TypeError):
         return
     mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, 2 * LARGE_BLOCK_BYTES)  # as glibc itself does, or every small one is returned too
+    mallopt(_M_TRIM_THRESHOLD, LARGE_BLOCK_BYTES // 4)  # in each thread's heap; a small one is not worth the call

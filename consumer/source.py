@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +32,24 @@ MANY = 1 << 53  # deliveries: the largest whole number of a script
 T = TypeVar("T")
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _LetGo:
+    """An entry whose lease ran out, after so many deliveries."""
+
+    lane: Lane
+    deliveries: int
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.deliveries > 1
+
+    def with_it(self, read_count: int) -> tuple[int, int, int]:
+        """How many are taken at once, of those that were delivered at least and at most so often."""
+        if not self.is_suspect:
+            return read_count, 0, 1
+        return (4, 2, 2) if self.deliveries == 2 else (1, 3, MANY)
 
 
 class Source:
@@ -64,22 +83,27 @@ class Source:
     async def let_go(self) -> AsyncIterator[list[Delivery]]:
         """What other workers let go, until ``stop`` or, with ``burst``, until there is nothing more.
 
-        An entry may have killed the worker that held it, and whatever that worker held besides is suspected too.
-        So those that were let go twice are taken by four, from the third time on one by one, and while one is in
-        hand nothing else is: no neighbour is lost with it more often than three times.
+        The oldest has its turn first, so that none waits for ever behind what others let go later. An entry may have
+        killed the worker that held it, and whatever that worker held besides is suspected too. So those that were let
+        go twice are taken by four, from the third time on one by one, and while one is in hand nothing else is: no
+        neighbour is lost with it more often than three times.
         """
         while not self._stopping.is_set():
             self._metrics.health.beat("take-over")
-            if deliveries := await self._reclaim(self._config.read_count, 0, 1):
-                yield deliveries
-            elif await self._are_let_go():
+            oldest = await self._oldest_let_go()
+            if oldest and oldest.is_suspect:
                 async with self._empty_handed():
                     until = time.monotonic() + LONGEST_LOOK_SECONDS  # then new entries have their turn
                     while not self._stopping.is_set() and time.monotonic() < until:
-                        if not (deliveries := await self._reclaim(4, 2, 2) or await self._reclaim(1, 3, MANY)):
+                        oldest = await self._oldest_let_go()
+                        if not (oldest and oldest.is_suspect):
                             break
-                        yield deliveries
-                        await self._all_settled()
+                        if deliveries := await self._reclaim(oldest):
+                            yield deliveries
+                            await self._all_settled()
+            elif oldest:
+                if deliveries := await self._reclaim(oldest):
+                    yield deliveries
             elif self._config.burst:
                 return
             else:
@@ -156,13 +180,21 @@ class Source:
             self._count[lane] = max(1, at_once)
         return self._hold(lane, [self._delivery(lane, entry_id, fields, 1) for entry_id, fields in entries])
 
-    async def _reclaim(self, most: int, least_deliveries: int, most_deliveries: int) -> list[Delivery]:
-        """Entries of one lane whose lease ran out after so many deliveries."""
+    async def _oldest_let_go(self) -> "_LetGo | None":
+        """The oldest entry whose lease ran out; of the bulk lane only where the other has none."""
+        lease = int(self._config.lease_seconds * 1000)
         for lane in LANES:
-            call = partial(self._reclaim_lane, lane, most, least_deliveries, most_deliveries)
-            if deliveries := await self._healing(call):
-                return deliveries
-        return []
+            look = partial(
+                self._redis.xpending_range, self._streams.lane(lane), GROUP, min="-", max="+", count=1, idle=lease
+            )
+            found: list[dict[str, Any]] = await self._healing(look)
+            if found:
+                return _LetGo(lane, found[0]["times_delivered"])
+        return None
+
+    async def _reclaim(self, oldest: "_LetGo") -> list[Delivery]:
+        """Take it over, with others of its lane that were delivered as often."""
+        return await self._healing(partial(self._reclaim_lane, oldest.lane, *oldest.with_it(self._config.read_count)))
 
     async def _reclaim_lane(self, lane: Lane, *limits: int) -> list[Delivery]:
         most, *deliveries = limits
@@ -175,18 +207,6 @@ class Source:
                 for entry_id, before, owner, fields in found
             ],
         )
-
-    async def _are_let_go(self) -> bool:
-        """Whether there is any entry whose lease ran out."""
-        lease = int(self._config.lease_seconds * 1000)
-
-        async def look() -> list[Any]:
-            keys = map(self._streams.lane, LANES)
-            return [
-                one for key in keys for one in await self._redis.xpending_range(key, GROUP, "-", "+", 1, idle=lease)
-            ]
-
-        return bool(await self._healing(look))
 
     @asynccontextmanager
     async def _empty_handed(self) -> AsyncIterator[None]:

@@ -49,3 +49,20 @@ async def test_entries_of_two_lanes_with_one_id_are_two(redis, streams, source):
     assert await source.release([urgent]) == 1
     [held] = await redis.xpending_range(streams.lane("bulk"), "classifiers", "-", "+", 1)
     assert held["times_delivered"] == 0
+
+
+async def test_what_was_let_go_is_taken_oldest_first_however_often_that_was(redis, streams, source):
+    """Where workers are killed all the time there is always something that was let go but once."""
+    lane = streams.lane("interactive")
+    ids = [await redis.xadd(lane, {"title": "T"}) for _ in range(4)]
+    await redis.xreadgroup("classifiers", "dead", {lane: ">"})
+    for entry_id, times in zip(ids, (3, 1, 2, 1), strict=True):
+        await redis.xclaim(lane, "classifiers", "dead", 0, [entry_id], retrycount=times, idle=60_000, justid=True)
+
+    taken = []
+    async for deliveries in source.let_go():
+        taken.append([delivery.entry_id.encode() for delivery in deliveries])
+        await redis.xack(lane, "classifiers", *taken[-1])
+        source.settle(deliveries)
+
+    assert taken == [[ids[0]], [ids[1], ids[3]], [ids[2]]]

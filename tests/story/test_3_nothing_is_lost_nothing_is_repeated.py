@@ -141,10 +141,10 @@ async def test_an_entry_that_kills_its_workers_condemns_no_neighbour(redis, stre
     await workers.new().source.create_groups()
 
     deaths = 0
-    while not await redis.xlen(streams.refusals):
+    while not await is_empty(workers, streams, redis, results=60):
         worker = workers.new(f"{deaths}", Deadly(), burst=False, lease_seconds=0.1, max_deliveries=4)
         life = asyncio.create_task(worker.run())
-        await wait_until(partial(is_over, life, redis, streams))
+        await wait_until(partial(is_over, life, workers, streams, redis))
         worker.source.stop()
         await asyncio.wait([life])
         deaths += life.exception() is not None
@@ -157,9 +157,9 @@ async def test_an_entry_that_kills_its_workers_condemns_no_neighbour(redis, stre
     assert max(result.data.attempt for result in results) == 4, "alone, at the latest"
 
 
-async def is_over(life, redis, streams) -> bool:
+async def is_over(life, workers, streams, redis) -> bool:
     """Whether the worker is dead, or the last entry is answered."""
-    return life.done() or bool(await redis.xlen(streams.refusals))
+    return life.done() or await is_empty(workers, streams, redis, results=60)
 
 
 async def test_what_was_trimmed_away_is_reported(redis, streams, publisher, subscriber, workers):
