@@ -84,6 +84,8 @@ class Broker:
     def behind(self) -> dict[tuple[Output, str], float]:
         """(output stream, subscriber group) -> seconds between the newest entry and the last it was given.
 
+        What was trimmed does not count: a group that was given nothing is as far behind as the oldest entry.
+
         Raises:
             redis.exceptions.RedisError: as ``backlogs``.
         """
@@ -92,10 +94,12 @@ class Broker:
             key = self._streams.output(output)
             if self._redis.type(key) != b"stream":
                 continue
-            newest: Any = self._redis.xinfo_stream(key)
+            stream: Any = self._redis.xinfo_stream(key)
             groups: Any = self._redis.xinfo_groups(key)
+            oldest = _milliseconds(stream["first-entry"][0]) if stream["length"] else None
             for group in groups:
-                gap = _milliseconds(newest["last-generated-id"]) - _milliseconds(group["last-delivered-id"])
+                given = _milliseconds(group["last-delivered-id"])
+                gap = _milliseconds(stream["last-generated-id"]) - max(given, oldest or given)
                 found[output, group["name"].decode()] = gap / 1000
         return found
 

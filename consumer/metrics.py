@@ -19,7 +19,7 @@ from .health import Health, HealthGauges
 from .stages import Answered, Outcome, Predicted, Refused
 
 # 5 ms to 30 min: from one batch on a GPU to a backlog of a night.
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 ABSTRACTS = tuple(2**power for power in range(10))
 TOKENS = tuple(2**power for power in range(6, 18))
 SwitchResult = Literal["activated", "unchanged", "rejected"]

@@ -18,7 +18,8 @@ FILE = Path(__file__).parent / "dashboards" / "abstream.json"
 
 _PROMETHEUS = DataSourceRef(type_val="prometheus", uid="prometheus")
 _COLUMNS = 24  # of Grafana's grid
-_SINGLE, _CURVE = (3, 4), (8, 7)  # width and height in it
+_SINGLE_SIZE = (3, 4)  # width and height in it
+_CURVE_HEIGHT = 7
 
 
 def document() -> str:
@@ -41,15 +42,12 @@ def document() -> str:
     return json.dumps(built.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
-def _size(panel: Panel) -> tuple[int, int]:
-    return _SINGLE if panel.single else _CURVE
-
-
 def _placed(row: Row, top: int) -> Iterator[tuple[Panel, GridPos]]:
-    """The row's panels from left to right, in as many lines as they need."""
+    """The row's panels from left to right: curves by fours where that leaves no gap, else by threes."""
+    curve = (_COLUMNS // (4 if len(row.panels) == 4 else 3), _CURVE_HEIGHT)
     left = 0
     for panel in row.panels:
-        width, height = _size(panel)
+        width, height = _SINGLE_SIZE if panel.single else curve
         if left + width > _COLUMNS:
             left, top = 0, top + height
         yield panel, GridPos(h=height, w=width, x=left, y=top)

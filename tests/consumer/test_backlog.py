@@ -158,8 +158,10 @@ async def test_a_subscriber_group_is_as_far_behind_as_what_it_was_not_given_is_o
         await redis.xadd(key, {"event": "x"}, id=f"{milliseconds}-0")
     await redis.xgroup_create(key, "registry", "61000-0")
     await redis.xgroup_create(key, "archive", "$")
+    await redis.xgroup_create(key, "new", "0")
     assert said("subscriber_behind_seconds", stream="predictions", group="registry") == 60
     assert said("subscriber_behind_seconds", stream="predictions", group="archive") == 0
+    assert said("subscriber_behind_seconds", stream="predictions", group="new") == 120
 
 
 async def test_without_the_right_to_ask_only_these_metrics_are_missing(server, streams, redis):
