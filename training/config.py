@@ -9,6 +9,8 @@ from ..schemas.events import NonEmpty
 
 # Every linear layer of Phi-3. The QLoRA paper (https://arxiv.org/abs/2305.14314) found that all of them matter.
 PHI3_LINEAR = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+# And the embeddings, where a small model's rare words are learned.
+PHI3_LAYERS = (*PHI3_LINEAR, "embed_tokens")
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,7 +35,7 @@ class TrainConfig(BaseModel):
     rank: PositiveInt = Field(16, description="Of the LoRA matrices.")
     alpha: PositiveInt = Field(32, description="LoRA's scale, times the rank.")
     dropout: Share = Field(0.0, description="Before the LoRA matrices; its random numbers are slow on a CPU.")
-    target_modules: tuple[str, ...] = Field(PHI3_LINEAR, description="Layers that get LoRA matrices.")
+    target_modules: tuple[str, ...] = Field(PHI3_LAYERS, description="Layers that get LoRA matrices.")
     qlora: bool = Field(False, description="The base in 4 bits (extra qlora); CUDA only.")
 
     epochs: PositiveInt = Field(6, description="At most.")

@@ -20,10 +20,11 @@ from accelerate.utils import broadcast, gather_object
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import Phi3ForCausalLM
 
 from ..consumer.engine.forward import SlotClassifier, pack
 from ..consumer.engine.tokens import PromptEncoder
-from ..consumer.engine.weights import BaseFolder, read_base
+from ..consumer.engine.weights import BaseFolder, read_base, untie
 from ..schemas import AbstreamError, Prompt, Task
 from .config import TrainConfig
 from .data import Labelled, class_weights, digest
@@ -31,6 +32,7 @@ from .objective import NOT_ASKED, Example, answers_of, batches, example, slot_lo
 
 CHECKPOINT = "checkpoint.pt"
 POOL = 256  # examples that are sorted by length together
+EMBEDDINGS_START = 0.125  # PEFT begins them at one, where each step moves an embedding of phi3-nano by a twentieth
 
 log = structlog.get_logger()
 
@@ -94,9 +96,11 @@ class Run:
         if not config.qlora:
             nn.Module.to(phi3, self.device)
         limit = min(config.max_prompt_tokens, phi3.config.max_position_embeddings)
-        encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
+        self.encoder = encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
         phi3.name_or_path = base.ref.id  # PEFT writes it down: the model's name, not where it lies on this machine
+        untie(phi3)
         self.model = get_peft_model(phi3, _lora(config, base))
+        _prepare_embeddings(phi3, encoder)
         classifier = SlotClassifier(phi3, encoder)  # PEFT has put its layers into phi3 itself
         learning = [weight for weight in classifier.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -302,6 +306,24 @@ def _lora(config: TrainConfig, base: BaseFolder) -> LoraConfig:
         base_model_name_or_path=base.ref.id,
         revision=base.ref.revision,
     )
+
+
+def _prepare_embeddings(phi3: Phi3ForCausalLM, encoder: PromptEncoder) -> None:
+    """Where the embeddings have LoRA matrices: smaller at the start than PEFT's, and nothing for the label tokens.
+
+    Plain PEFT merges into a base that ties its embeddings without untying it: other rows of the label tokens would be
+    other answers.
+    """
+    labels = torch.tensor(sorted({label for slot in encoder.slots for label in slot.labels}))
+
+    def without_labels(gradient: Tensor) -> Tensor:
+        return gradient.index_fill(1, labels.to(gradient.device), 0)
+
+    for name, weight in phi3.named_parameters():
+        if "lora_embedding_A" in name:  # shape (rank, vocabulary), zero at the start
+            weight.register_hook(without_labels)
+        if "lora_embedding_B" in name:
+            weight.data *= EMBEDDINGS_START
 
 
 def _dtype(config: TrainConfig) -> torch.dtype:

@@ -112,9 +112,17 @@ def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> P
     return cast(Phi3ForCausalLM, model)
 
 
+def untie(phi3: Phi3ForCausalLM) -> None:
+    """Give the output its own copy of the input's embeddings: an adapter of the one leaves the other as it is."""
+    if phi3.config.tie_word_embeddings:
+        phi3.lm_head.weight = nn.Parameter(phi3.lm_head.weight.detach().clone())
+        phi3.config.tie_word_embeddings = False
+
+
 def _merge(model: Phi3ForCausalLM, adapter: VerifiedAdapter) -> Phi3ForCausalLM:
     from peft import PeftModel, get_peft_model_state_dict
 
+    untie(model)
     try:
         adapted = PeftModel.from_pretrained(model, adapter.path)
     except (ValueError, RuntimeError, KeyError) as error:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,13 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from abstream.consumer.engine.reference import reference_logits
+from abstream.consumer.engine.weights import BaseFolder, locate
 from abstream.schemas import Abstract
+from abstream.training.config import TrainConfig
 from abstream.training.data import Labelled
 from abstream.training.objective import NOT_ASKED, Example
 from abstream.training.recipe import CHECKPOINT, Run, Splits, TrainingDiverged
+from peft import PeftModel
 from torch import Tensor
+from transformers import Phi3ForCausalLM
 
-from .conftest import TASK, records_of
+from .conftest import ONE_CPU, TASK, records_of
 
 
 def trained(run: Run) -> dict[str, Tensor]:
@@ -47,6 +53,45 @@ def test_only_the_lora_weights_learn(new_run):
     learning = {name for name, weight in run.model.named_parameters() if weight.requires_grad}
     assert learning
     assert all("lora_" in name for name in learning)
+
+
+def test_embeddings_learn_but_for_those_of_the_label_tokens(new_run):
+    run = new_run(learning_rate=0.02)
+    labels = sorted({label for slot in run.encoder.slots for label in slot.labels})
+    [learned] = [weight for name, weight in trained(run).items() if name.endswith("lora_embedding_A")]
+
+    assert learned.any(dim=0).sum() > 10
+    assert not learned[:, labels].any()
+
+
+@pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`")
+def test_plain_peft_merges_it_into_a_base_whose_embeddings_are_tied(tiny, tmp_path):
+    """It adds what the embeddings learned to the output as well: the answers must not notice."""
+    base = with_tied_embeddings(tiny, tmp_path / "tied")
+    config = TrainConfig(data="unused", rank=2, epochs=1, learning_rate=0.02, batch_tokens=200, **ONE_CPU)
+    splits = Splits(TASK, frozenset({"trial", "arm"}), records_of(16), records_of(6))
+    run = Run(config, splits, base, tmp_path, lambda _: None)
+    run.train()
+    run.save(tmp_path / "adapter")
+    plain = PeftModel.from_pretrained(Phi3ForCausalLM.from_pretrained(base.path), tmp_path / "adapter")
+    tokens = run.validation_examples[0].tokens
+
+    apart = reference_logits(plain.eval(), run.encoder, tokens)
+    merged = reference_logits(plain.merge_and_unload().eval(), run.encoder, tokens)
+
+    learned = [rows[0].tolist() for rows in run._logits(run.classifier.eval(), run.validation_examples[:1])]
+    for one, other, mine in zip(apart, merged, learned, strict=True):
+        assert one == pytest.approx(mine, abs=1e-4)
+        assert other == pytest.approx(mine, abs=1e-4)
+
+
+def with_tied_embeddings(base: BaseFolder, folder: Path) -> BaseFolder:
+    shutil.copytree(base.path, folder)
+    model = Phi3ForCausalLM.from_pretrained(base.path)
+    model.lm_head.weight = model.model.embed_tokens.weight
+    model.config.tie_word_embeddings = True
+    model.save_pretrained(folder)
+    return locate(str(folder))
 
 
 def test_it_learns_what_the_texts_give_away(new_run):
