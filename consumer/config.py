@@ -1,6 +1,9 @@
 """Every knob of a worker, its unit, and where its default comes from."""
 
+from pathlib import Path
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+MAX_ADAPTER_BYTES = 2_000_000_000  # rank 64 on all layers of Phi-3-mini is 0.4 GB in float32
 
 
 class WorkerConfig(BaseModel):
@@ -20,3 +23,6 @@ class WorkerConfig(BaseModel):
     # Subscribers resume after a long weekend; refusals wait for a person. 1 000 results take about 1.2 MB.
     keep_predictions_days: PositiveFloat = 7
     keep_refusals_days: PositiveFloat = 30
+    adapter_cache: Path | None = None  # a folder of local copies; None for one that ends with the process
+    max_adapter_bytes: PositiveInt = MAX_ADAPTER_BYTES
+    adapter_public_key: tuple[Path, ...] = ()  # whose signatures are asked for; several while keys are changed

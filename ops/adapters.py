@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .live import COMMANDS
-from .settings import option
+from .settings import STORE_HELP, adapter_cache, option, sign_key_option
 
 if TYPE_CHECKING:
     from ..schemas import VerifiedAdapter
@@ -27,39 +27,60 @@ for _command in COMMANDS:
 
 @adapters.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@option(
-    "store",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Folder of released adapters; every worker must reach it under the same path.",
-)
+@option("store", required=True, help=STORE_HELP)
+@sign_key_option
 @click.pass_obj
-def release(common: "Common", folder: Path, store: Path) -> None:
+def release(common: "Common", folder: Path, store: str, sign_key: Path | None) -> None:
     """Copy the adapter in FOLDER into the store and announce it: running workers switch to it."""
-    asyncio.run(announce(common.url, common.namespace, folder, store, None))
+    asyncio.run(announce(common.url, common.namespace, folder, store, None, sign_key))
 
 
 @adapters.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def verify(folder: Path) -> None:
+@option(
+    "public-key",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also that it is signed with this key, or one of several, as FOLDER.sig says.",
+)
+def verify(folder: Path, public_key: tuple[Path, ...]) -> None:
     """Check every file of the adapter in FOLDER, and print what it is."""
     from ..schemas.artifacts import verify as verify_files
 
     adapter = verify_files(folder)
     manifest = adapter.manifest
+    if public_key:
+        _verify_signature(adapter, public_key)
     click.echo(f"{manifest.name} {manifest.version} {adapter.digest}")
     click.echo(f"{len(manifest.files) + 1} files are as released; for {manifest.base_model.id}", err=True)
 
 
-async def announce(url: str, namespace: str, folder: Path, store: Path, gate: "Gate | None") -> None:
+@adapters.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def keygen(file: Path) -> None:
+    """Make a key: the private one in FILE signs releases, the public one in FILE.pub goes to the workers."""
+    from ..training.signing import generate
+
+    try:
+        public = generate(file)
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from error
+    click.echo(public)
+
+
+async def announce(
+    url: str, namespace: str, folder: Path, store: str, gate: "Gate | None", sign_key: Path | None = None
+) -> None:
     """Release the adapter in ``folder`` and print, as JSON, what was announced; raises as ``training.release``."""
     from ..producer.connection import connect
     from ..schemas import Streams
     from ..training.release import release as release_adapter
+    from ..training.signing import read_private_key
 
+    key = read_private_key(sign_key) if sign_key else None
     redis = connect(url)
     try:
-        released = await release_adapter(redis, Streams(namespace), folder, store, gate)
+        released = await release_adapter(redis, Streams(namespace), folder, store, gate, key=key)
     finally:
         await redis.aclose()
     update = released.event.data
@@ -71,11 +92,29 @@ def live_adapter(url: str, namespace: str) -> "VerifiedAdapter | None":
     """The adapter that was announced last, fetched; None where there was none.
 
     Raises:
-        AdapterRefused: it is not in the store, or not as announced.
+        AdapterRefused: it is not as announced.
+        Unavailable: its store is out of reach.
         redis.exceptions.ConnectionError: Redis is out of reach.
     """
-    from ..consumer.adapters.store import fetch
+    from ..consumer.adapters.cache import Cache
+    from ..consumer.config import MAX_ADAPTER_BYTES
     from .fleet import known
 
     live = known(url, namespace).live
-    return fetch(live.update) if live else None
+    return Cache(adapter_cache(), max_bytes=MAX_ADAPTER_BYTES).fetch(live.update) if live else None
+
+
+def _verify_signature(adapter: "VerifiedAdapter", public_keys: tuple[Path, ...]) -> None:
+    """Hold the signature beside an adapter's folder against the keys; raises AdapterRefused."""
+    from ..consumer.adapters.signatures import check_signature, read_public_keys
+    from ..schemas import AdapterRefused
+    from ..schemas.events import Signature
+    from ..training.release import describe
+
+    beside = adapter.path.absolute().with_name(f"{adapter.path.absolute().name}.sig")
+    try:
+        signature = Signature.model_validate_json(beside.read_bytes()) if beside.exists() else None
+    except ValueError as error:
+        raise AdapterRefused(f"{beside} holds no signature") from error
+    update = describe(adapter, None, "activate").model_copy(update={"signature": signature})
+    check_signature(update, read_public_keys(public_keys))

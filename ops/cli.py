@@ -26,15 +26,18 @@ from .benching import bench
 from .refusals import refusals
 from .settings import (
     DEFAULT_MODEL,
+    STORE_HELP,
     LogFormat,
     adapter_folder,
     build,
     config_options,
     engine_options,
+    intake_options,
     option,
     read_config_file,
     retention_options,
     shipped_model,
+    sign_key_option,
     worker_name,
 )
 from .streams import streams
@@ -108,6 +111,7 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 )
 @option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For the batch at work at SIGTERM.")
 @retention_options
+@intake_options
 @option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /healthz, /readyz there; 0: a free port.")
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")
 @option(
@@ -202,11 +206,20 @@ def classify(paths: tuple[str, ...], out: str, format: Any, max_batch_tokens: in
     "gate", help="Such as accuracy>=0.90,macro_f1>=+0.02; a sign: against the live adapter. Exit code 4 if it fails."
 )
 @option("release", is_flag=True, help="Announce the adapter to the workers if the gate is passed.")
-@option("store", type=click.Path(file_okay=False, path_type=Path), help="Where released adapters are kept.")
+@option("store", help=STORE_HELP)
+@sign_key_option
 @option("json", is_flag=True, help="For programs.")
 @click.pass_obj
 def train(
-    common: Common, /, out: Path, gate: str | None, release: bool, store: Path | None, json: bool, **knobs: Any
+    common: Common,
+    /,
+    out: Path,
+    gate: str | None,
+    release: bool,
+    store: str | None,
+    sign_key: Path | None,
+    json: bool,
+    **knobs: Any,
 ) -> None:
     """Fine-tune an adapter on labelled abstracts; measure it before and after, calibrate it, judge it."""
     if release and not store:
@@ -227,7 +240,7 @@ def train(
         _say("the gate is not passed, so nothing is announced: " + "; ".join(verdict.rules))
         sys.exit(GATE_FAILED)
     if release and store:
-        _run(lambda: announce(common.url, common.namespace, adapter.path, store, verdict if gate else None))
+        _run(lambda: announce(common.url, common.namespace, adapter.path, store, verdict if gate else None, sign_key))
 
 
 @cli.command()

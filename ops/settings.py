@@ -90,6 +90,42 @@ def build(config: type[Config], values: dict[str, Any]) -> Config:
         raise click.UsageError(said) from error
 
 
+def adapter_cache() -> Path:
+    """Where local copies of adapters are kept: ``ABSTREAM_ADAPTER_CACHE``, or with the caches of other programs."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("ABSTREAM_ADAPTER_CACHE") or f"{caches}/abstream/adapters").expanduser()
+
+
+intake_options = options(
+    option(
+        "adapter-cache",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=adapter_cache,
+        show_default="~/.cache/abstream/adapters",
+        help="Local copies of announced adapters; the last few stay, so that a rollback needs no store.",
+    ),
+    option(
+        "max-adapter-bytes",
+        type=click.IntRange(min=1),
+        default=2_000_000_000,
+        help="A larger one is refused before a byte of it is read.",
+    ),
+    option(
+        "adapter-public-key",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Serve only adapters signed with this key, or with one of several.",
+    ),
+)
+
+STORE_HELP = "Where released adapters are kept: a folder that every worker reaches under the same path, or s3://…"
+sign_key_option = option(
+    "sign-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Private key that signs the adapter; adapters keygen makes one.",
+)
+
 engine_options = options(
     option(
         "engine",

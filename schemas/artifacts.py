@@ -5,27 +5,41 @@ An adapter is a PEFT directory that plain ``PeftModel.from_pretrained`` loads, p
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import AdapterRefused
-from .events import ArtifactFile, BaseModelRef, Digest, Metrics, Payload, Probability
+from .events import AdapterUpdate, ArtifactFile, BaseModelRef, Digest, Metrics, Payload, Probability
 from .prompt import Prompt
 from .task import Task
 
 MANIFEST = "abstream.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+MOST_FILES = 64
 _READ_BYTES = 1 << 20
+
+# So narrow that a name means the same file on every disk: no separators but one, nothing hidden, no control characters.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]*(?<![. ])")
+# What an adapter consists of, and texts about it. All else is code, a pickle, or nothing that is read.
+_SUFFIXES = frozenset({".safetensors", ".json", ".md", ".txt", ""})
+
+ProbabilitiesByQuestion = dict[str, dict[str, Probability]]
 
 
 class Probe(Payload):
-    """An abstract of known answer: question to label to probability, as the adapter gave it when released."""
+    """An abstract of known answer: question to label to probability, as the adapter gave it when released.
+
+    ``bare`` is what the base gave without the adapter; None in adapters of before this was written down.
+    """
 
     title: str | None = None
     abstract: str
-    probabilities: dict[str, dict[str, Probability]]
+    probabilities: ProbabilitiesByQuestion
+    bare: ProbabilitiesByQuestion | None = None
 
 
 class AdapterManifest(BaseModel):
@@ -67,6 +81,42 @@ def list_files(folder: Path, *, skip: Iterable[str] = ()) -> tuple[ArtifactFile,
     )
 
 
+def check_paths(files: Iterable[ArtifactFile]) -> None:
+    """Hold what is said of files against what may be written to a disk.
+
+    Raises:
+        AdapterRefused: a path leads out of the adapter's folder, might be another file's on some disk, or is of no
+            kind that an adapter consists of; or there are too many.
+    """
+    paths = [file.path for file in files]
+    if len(paths) > MOST_FILES:
+        raise AdapterRefused(f"the adapter has {len(paths)} files: {MOST_FILES} at most")
+    if leading_out := [path for path in paths if not all(map(_NAME.fullmatch, path.split("/")))]:
+        raise AdapterRefused(f"the adapter's files would lead out of its folder, or be hidden: {leading_out[0]!r}")
+    if len({path.lower() for path in paths}) < len(paths):
+        raise AdapterRefused("two of the adapter's files have one name, on a disk that does not tell A from a")
+    if unsafe := [path for path in paths if PurePosixPath(path).suffix.lower() not in _SUFFIXES]:
+        raise AdapterRefused(f"only safetensors are loaded, never code or pickles: {', '.join(unsafe)}")
+
+
+def signed_bytes(update: AdapterUpdate) -> bytes:
+    """What a signature is over: the adapter's digest, and the name, version and base it was signed as.
+
+    The line ``abstream.adapter.v1``, then JSON in ASCII without blanks, names sorted:
+    ``{"base_model":{"id":…,"revision":…},"digest":…,"name":…,"version":…}``. Neither action nor address is part of it:
+    a rollback names a signed adapter again, and needs no key.
+    """
+    said = update.model_dump(
+        mode="json", include={"base_model": {"id", "revision"}, "digest": True, "name": True, "version": True}
+    )
+    return b"abstream.adapter.v1\n" + json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+
+
+def key_id(public_key: bytes) -> str:
+    """What a signature names its key by: the sha256 of its 32 bytes."""
+    return f"sha256:{hashlib.sha256(public_key).hexdigest()}"
+
+
 def digest_of(files: Iterable[ArtifactFile]) -> str:
     """``sha256:…`` over the sorted list of files and their digests, in the format of ``sha256sum``."""
     lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
@@ -95,10 +145,12 @@ def verify(folder: Path) -> VerifiedAdapter:
         raise AdapterRefused(f"{folder / MANIFEST}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
     present = list_files(folder)
     _same_files(manifest.files, [file for file in present if file.path != MANIFEST])
-    if unsafe := [file.path for file in present if Path(file.path).suffix in {".bin", ".pt", ".pth", ".pkl", ".py"}]:
-        raise AdapterRefused(f"only safetensors are loaded, never code or pickles: {', '.join(unsafe)}")
+    check_paths(present)
     if manifest.prompt_digest != Prompt(manifest.task).digest:
         raise AdapterRefused("the adapter was trained on another prompt than this program writes: train it again")
+    asked = {question.name for question in manifest.task.questions}
+    if unasked := sorted({*manifest.calibration, *manifest.thresholds} - asked):
+        raise AdapterRefused(f"the adapter calibrates questions that its task does not ask: {', '.join(unasked)}")
     return VerifiedAdapter(path=folder, digest=digest_of(present), manifest=manifest)
 
 

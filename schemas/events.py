@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -180,14 +179,10 @@ class Refusal(Payload):
 # --- payloads of adapters ------------------------------------------------------------------------
 
 
-def _stays_inside(path: str) -> str:
-    if path.startswith("/") or "\\" in path or "\0" in path or {"", ".", ".."} & set(path.split("/")):
-        raise ValueError("must be a relative path that stays inside the adapter")
-    return path
-
-
 class ArtifactFile(Payload):
-    path: Annotated[NonEmpty, AfterValidator(_stays_inside)]
+    """A file of an adapter; who writes it to a disk holds ``path`` against ``artifacts.check_paths`` before."""
+
+    path: NonEmpty
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(ge=0)]
 
@@ -215,6 +210,14 @@ class Gate(Payload):
     rules: tuple[str, ...]
 
 
+class Signature(Payload):
+    """Who vouches for an adapter: ``key`` is the sha256 of a public key, ``value`` is of ``artifacts.signed_bytes``."""
+
+    algorithm: NonEmpty
+    key: Digest
+    value: NonEmpty
+
+
 class AdapterUpdate(Payload):
     """A new adapter, or an older one named again. Its identity is ``digest``, never ``name``."""
 
@@ -233,7 +236,7 @@ class AdapterUpdate(Payload):
     gate: Gate | None = None
     action: Literal["activate", "shadow", "rollback"]
     reason: str | None = None  # of a rollback
-    signature: str | None = None
+    signature: Signature | None = None
 
 
 class Probes(Payload):

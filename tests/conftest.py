@@ -31,6 +31,7 @@ from redis.asyncio import Redis
 from .sealing import seal_for
 
 PATIENCE_SECONDS = 30
+PLAIN_LORA = '{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["o_proj"]}'
 
 
 async def wait_until(condition: Callable[[], object], what: str = "it") -> None:
@@ -172,7 +173,7 @@ def make_adapter(tmp_path: Path) -> Callable[..., VerifiedAdapter]:
     def make(version: str = "1", **manifest: object) -> VerifiedAdapter:
         folder = tmp_path / "adapters" / version
         folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8, "target_modules": ["o_proj"]}')
+        (folder / "adapter_config.json").write_text(PLAIN_LORA)
         (folder / "adapter_model.safetensors").write_text(version)
         return seal_for(fake_engine, folder, BASE, version=version, **manifest)
 
@@ -198,6 +199,7 @@ def make_nano_adapter(phi3_nano: Path, tmp_path: Path) -> Callable[..., Verified
         torch.manual_seed(seed)
         base = Phi3ForCausalLM.from_pretrained(phi3_nano, dtype=torch.float32)
         lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(PHI3_LINEAR), init_lora_weights=False)
+        lora.task_type = "CAUSAL_LM"  # without one, PEFT writes down which class to import
         get_peft_model(base, lora).save_pretrained(folder)
         return seal_for(load, folder, locate(str(phi3_nano)).ref, version=version, **manifest)
 

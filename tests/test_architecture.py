@@ -23,7 +23,7 @@ PARTS = ("schemas", "producer", "consumer", "training", "ops")
 ARROWS = {
     "schemas": set(),
     "producer": {"schemas"},
-    "consumer": {"schemas"},
+    "consumer": {"cryptography", "fsspec", "schemas"},
     "training": {"schemas", "consumer.engine"},
     "ops": {"schemas", "producer", "consumer", "training", ""},
 }
@@ -34,6 +34,7 @@ OTHERS = {
     "consumer": {"orjson", "pydantic", "redis", "structlog", "prometheus_client"},
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
     "training": {
+        *{"cryptography", "fsspec"},
         *{"pydantic", "redis", "structlog", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "huggingface_hub"},
         *TORCH,
     },

@@ -89,11 +89,12 @@ def _finish(
     engine_config = EngineConfig(
         model=str(base.path), device=config.device, dtype="float32", max_prompt_tokens=config.max_prompt_tokens
     )
-    draft = package(folder, config, task, base, data_digest, Calibrated({}, {}), None, {})
+    draft = package(folder, config, task, base, data_digest, Calibrated({}, {}), None, None, {})
     adapted = Phi3Engine(engine_config, adapter=draft)
     calibrated = _calibrate(config, splits, logits_of(adapted, splits.validation))
-    comparisons = compare(splits.train, test, Phi3Engine(engine_config, task=task), adapted, calibrated.temperatures)
-    adapter = package(folder, config, task, base, data_digest, calibrated, adapted, comparisons)
+    bare = Phi3Engine(engine_config, task=task)
+    comparisons = compare(splits.train, test, bare, adapted, calibrated.temperatures)
+    adapter = package(folder, config, task, base, data_digest, calibrated, adapted, bare, comparisons)
     return Outcome(config, adapter, comparisons, test, progress)
 
 

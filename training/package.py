@@ -9,7 +9,7 @@ from ..consumer.engine.phi3 import Phi3Engine
 from ..consumer.engine.scoring import softmax
 from ..consumer.engine.weights import BaseFolder
 from ..schemas import Abstract, AdapterManifest, Prompt, Task, VerifiedAdapter
-from ..schemas.artifacts import ADAPTER_FILES, MANIFEST, Probe, seal
+from ..schemas.artifacts import ADAPTER_FILES, MANIFEST, ProbabilitiesByQuestion, Probe, seal
 from ..schemas.events import Metrics
 from .card import card, measured_on
 from .config import TrainConfig
@@ -42,13 +42,14 @@ class Calibrated:
 
 def package(
     folder: Path, config: TrainConfig, task: Task, base: BaseFolder, data_digest: str, calibrated: Calibrated,
-    engine: Phi3Engine | None, comparisons: Mapping[str, Comparison],
+    engine: Phi3Engine | None, bare: Phi3Engine | None, comparisons: Mapping[str, Comparison],
 ) -> VerifiedAdapter:  # fmt: skip
     """Write model card and manifest beside the weights, and seal.
 
     Args:
         folder: holds what PEFT saved.
         engine: serves the adapter; its answers to the probes are written down. None for a draft without probes.
+        bare: serves the base alone; its answers are written beside them.
         comparisons: before, after and the baselines, of each question that was measured.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -63,7 +64,7 @@ def package(
         calibration=calibrated.temperatures,
         thresholds=calibrated.thresholds,
         metrics=_metrics(config, comparisons),
-        probes=_probes(engine) if engine else (),
+        probes=_probes(engine, bare) if engine and bare else (),
         data_digest=data_digest,
     )
     return seal(folder, manifest)
@@ -76,21 +77,25 @@ def _order_targets(path: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _probes(engine: Phi3Engine) -> tuple[Probe, ...]:
-    """The raw probabilities, at temperature 1, of every question, asked or not."""
-    questions = engine.model.task.questions
-    rows = [engine.classify([engine.encode(abstract)]).logits[0] for abstract in PROBES]
+def _probes(engine: Phi3Engine, bare: Phi3Engine) -> tuple[Probe, ...]:
     return tuple(
         Probe(
             title=abstract.title,
             abstract=abstract.abstract,
-            probabilities={
-                question.name: dict(zip(question.labels, softmax(logits), strict=True))
-                for question, logits in zip(questions, row, strict=True)
-            },
+            probabilities=_probabilities(engine, abstract),
+            bare=_probabilities(bare, abstract),
         )
-        for abstract, row in zip(PROBES, rows, strict=True)
+        for abstract in PROBES
     )
+
+
+def _probabilities(engine: Phi3Engine, abstract: Abstract) -> ProbabilitiesByQuestion:
+    """The raw ones, at temperature 1, of every question, asked or not."""
+    [row] = engine.classify([engine.encode(abstract)]).logits
+    return {
+        question.name: dict(zip(question.labels, softmax(logits), strict=True))
+        for question, logits in zip(engine.model.task.questions, row, strict=True)
+    }
 
 
 def _metrics(config: TrainConfig, comparisons: Mapping[str, Comparison]) -> Metrics | None:

@@ -4,13 +4,10 @@ The event goes out last, and only if the copy in the store was read back and is 
 """
 
 import asyncio
-import json
-import re
-import shutil
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -19,8 +16,14 @@ from redis.exceptions import RedisError
 
 from ..schemas import AdapterRefused, AdapterUpdated, Streams, Unavailable, VerifiedAdapter
 from ..schemas.artifacts import ADAPTER_FILES, list_files, verify
-from ..schemas.events import AdapterUpdate, Gate, LoraShape
+from ..schemas.events import AdapterUpdate, Gate
+from ..schemas.lora import read_lora
 from ..schemas.streams import to_fields
+from .signing import sign
+from .store import put, put_signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SOURCE = "urn:abstream:release"
 
@@ -37,9 +40,10 @@ async def release(
     redis: Redis,
     streams: Streams,
     folder: Path,
-    store: Path,
+    store: Path | str,
     gate: Gate | None = None,
     action: Literal["activate", "shadow", "rollback"] = "activate",
+    key: "Ed25519PrivateKey | None" = None,
 ) -> Released:
     """Copy an adapter into the store and announce it; nothing is announced if anything is wrong.
 
@@ -47,9 +51,10 @@ async def release(
         redis: a client that repeats no command by itself.
         streams: of the namespace whose workers are told.
         folder: the sealed adapter.
-        store: the folder where every worker finds released adapters; see ``keep``.
+        store: the folder where every worker finds released adapters, or ``s3://bucket/prefix``.
         gate: what the adapter had to pass.
         action: what the workers are asked to do with it.
+        key: who vouches for it; the signature is in the event, and beside the adapter as ``DIGEST.sig``.
 
     Raises:
         AdapterRefused: the adapter, or its copy in the store, is not sound, or did not pass its gate.
@@ -57,8 +62,7 @@ async def release(
     """
     if gate and not gate.passed:
         raise AdapterRefused(f"the gate was not passed ({'; '.join(gate.rules)}): the adapter is not released")
-    kept = await asyncio.to_thread(lambda: keep(verify(folder), store))
-    update = describe(kept, gate, action)
+    update = await asyncio.to_thread(_prepare, verify(folder), store, gate, action, key)
     event = AdapterUpdated(
         id=str(uuid4()),
         source=SOURCE,
@@ -73,50 +77,18 @@ async def release(
     return Released(event, entry_id.decode())
 
 
-def keep(adapter: VerifiedAdapter, store: Path) -> VerifiedAdapter:
-    """The adapter as ``store``/NAME/DIGEST, whole or not at all; one that is there already is only verified.
-
-    Raises:
-        AdapterRefused: the name is no folder's name, or what is in the store is not this adapter.
-        Unavailable: the store cannot be written.
-    """
-    name = adapter.manifest.name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise AdapterRefused(
-            f"an adapter named {name!r} cannot be kept: use A-Z a-z 0-9 . _ -, a letter or digit first"
-        )
-    target = store.absolute() / name / adapter.digest.removeprefix("sha256:")
-    try:
-        if not target.exists():
-            _copy(adapter, target)
-        return _same(adapter, target)
-    except OSError as error:
-        raise Unavailable(f"the store {store} is out of reach: {error}") from error
-
-
-def _copy(adapter: VerifiedAdapter, target: Path) -> None:
-    beside = target.with_name(f".{target.name}-{uuid4().hex}")
-    try:
-        for file in list_files(adapter.path):
-            (beside / file.path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(adapter.path / file.path, beside / file.path)
-        _same(adapter, beside)
-        beside.rename(target)
-    except OSError:
-        if not target.exists():  # or another release of the same adapter was first
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _same(adapter: VerifiedAdapter, copy: Path) -> VerifiedAdapter:
-    try:
-        found = verify(copy)
-    except AdapterRefused as error:
-        raise AdapterRefused(f"the copy {copy} is not sound: {error}; delete it and release again") from error
-    if found.digest != adapter.digest:
-        raise AdapterRefused(f"the copy {copy} is another adapter, {found.digest}: delete it and release again")
-    return found
+def _prepare(
+    adapter: VerifiedAdapter, store: Path | str, gate: Gate | None, action: str, key: "Ed25519PrivateKey | None"
+) -> AdapterUpdate:
+    """What will be announced, of an adapter that is in the store by then."""
+    described = describe(adapter, gate, action)  # what cannot be announced does not go into the store
+    update = described.model_copy(update={"uri": put(adapter, store)})
+    if not key:
+        return update
+    update = sign(update, key)
+    assert update.signature
+    put_signature(update.uri, update.signature.model_dump_json().encode())
+    return update
 
 
 def describe(adapter: VerifiedAdapter, gate: Gate | None, action: str) -> AdapterUpdate:
@@ -137,7 +109,7 @@ def describe(adapter: VerifiedAdapter, gate: Gate | None, action: str) -> Adapte
                 "base_model": manifest.base_model,
                 "task": manifest.task,
                 "prompt_digest": manifest.prompt_digest,
-                "lora": _lora(adapter.path / ADAPTER_FILES[0]),
+                "lora": read_lora(adapter.path / ADAPTER_FILES[0]).shape,
                 "calibration": manifest.calibration,
                 "thresholds": manifest.thresholds,
                 "metrics": manifest.metrics,
@@ -149,14 +121,3 @@ def describe(adapter: VerifiedAdapter, gate: Gate | None, action: str) -> Adapte
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise AdapterRefused(f"the adapter cannot be announced: {where}: {problem['msg']}") from None
-
-
-def _lora(path: Path) -> LoraShape:
-    """The shape of the LoRA as PEFT wrote it; ``target_modules`` is a list of names or one pattern."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        targets = config["target_modules"]
-        names = [targets] if isinstance(targets, str) else sorted(targets)
-        return LoraShape(r=config["r"], alpha=config["lora_alpha"], target_modules=tuple(names))
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterRefused(f"{path} is no LoRA configuration of PEFT: {error!r}") from error

@@ -11,10 +11,10 @@ from ...schemas import AbstreamError, AdapterRefused, VerifiedAdapter
 from ...schemas.events import AdapterAnswer, AdapterUpdate, Probes
 from ..engine import Engine
 from ..worker import PROBE, Worker
+from .cache import Cache
 from .fleet import Fleet
 from .history import Announced, Order, in_service
 from .probes import check
-from .store import fetch
 from .watch import Watch
 
 log = structlog.get_logger()
@@ -38,6 +38,7 @@ class Registry:
         self.watch = watch
         self.fleet = fleet
         self.load_engine = load_engine
+        self.cache = Cache.of(worker.config)
         self._order = Order()
 
     async def catch_up(self) -> None:
@@ -85,7 +86,7 @@ class Registry:
         if update.action == "shadow":
             raise AdapterRefused("shadow is not supported yet: announce the adapter with activate")
         with self.worker.metrics.switching("fetch"):
-            adapter = fetch(update)
+            adapter = self.cache.fetch(update)
         with self.worker.metrics.switching("load"):
             engine = self.load_engine(adapter)
         with self.worker.metrics.switching("probe"):

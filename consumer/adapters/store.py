@@ -1,50 +1,108 @@
-"""From an update to its adapter on this disk, every byte of it as announced."""
+"""Where released adapters lie.
 
-from collections.abc import Iterable
+file:///folder               a folder that every worker reaches under the same path
+s3://bucket/prefix           the extra ``s3``; credentials and endpoint as any AWS client finds them
+hf://owner/name@revision     the Hugging Face hub, the extra ``hf``
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from ...schemas import AdapterRefused, VerifiedAdapter
-from ...schemas.artifacts import digest_of, verify
-from ...schemas.events import AdapterUpdate, ArtifactFile
+from ...schemas import AdapterRefused, Unavailable
 
-# What update and manifest both say. The digest vouches for the manifest; an update that says otherwise is a mistake.
-_SAID_TWICE = ("name", "version", "base_model", "task", "prompt_digest")
+# What each client is told, so that none waits long or repeats by itself: the cache does that for all of them.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 1}}},
+    "hf": {},
+}
 
 
-def fetch(update: AdapterUpdate) -> VerifiedAdapter:
-    """The adapter that was announced, verified.
+class Store(Protocol):
+    """The files of one released adapter."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading; ``path`` was held against ``artifacts.check_paths``.
+
+        Raises:
+            AdapterRefused: there is no such file, or it is not one of the store's own.
+            Unavailable: the store is out of reach; so does reading on.
+        """
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Whatever a store's client raises means that the store is out of reach."""
+    try:
+        yield
+    except (AdapterRefused, Unavailable):
+        raise
+    except Exception as error:
+        raise Unavailable(f"{uri} is out of reach: {type(error).__name__}: {error}") from error
+
+
+def open_store(uri: str) -> Store:
+    """The store that an update names.
 
     Raises:
-        AdapterRefused: it is not here, or not what was announced.
+        AdapterRefused: no worker of this installation could read it.
+        Unavailable: it is out of reach.
     """
-    folder = _local(update.uri)
-    if digest_of(update.files) != update.digest:
-        raise AdapterRefused("the update contradicts itself: its digest is not that of its files")
-    try:
-        _stay_inside(folder, update.files)
-        adapter = verify(folder)
-    except OSError as error:
-        raise AdapterRefused(f"{folder} cannot be read: {error}") from error
-    if adapter.digest != update.digest:
-        raise AdapterRefused(f"{folder} holds another adapter, {adapter.digest}, than was announced, {update.digest}")
-    if differing := [name for name in _SAID_TWICE if getattr(update, name) != getattr(adapter.manifest, name)]:
-        raise AdapterRefused(f"update and manifest differ in {', '.join(differing)}")
-    return adapter
-
-
-def _local(uri: str) -> Path:
     parts = urlsplit(uri)
+    if parts.scheme in _OPTIONS:
+        return _Remote(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise AdapterRefused(f"{uri} cannot be fetched: this version reads file:///… only")
-    folder = Path(unquote(parts.path))
-    if not folder.is_dir():
-        raise AdapterRefused(f"there is no folder {folder} on this machine: is the store mounted here?")
-    return folder
+        raise AdapterRefused(f"{uri} cannot be fetched: file:///…, s3://… and hf://… are read")
+    return _Folder(Path(unquote(parts.path)))
 
 
-def _stay_inside(folder: Path, files: Iterable[ArtifactFile]) -> None:
-    """No file is a link to somewhere else, where it could be changed from."""
-    root = folder.resolve()
-    if outside := [file.path for file in files if not (folder / file.path).resolve().is_relative_to(root)]:
-        raise AdapterRefused(f"the adapter's files lead out of its folder: {', '.join(outside)}")
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        if folder.is_symlink():
+            raise AdapterRefused(
+                f"{folder} is a link, and may lead somewhere else tomorrow: announce the folder itself"
+            )
+        if not folder.is_dir():
+            raise Unavailable(f"there is no folder {folder} on this machine: is the store mounted here?")
+        self._folder = folder
+
+    def open(self, path: str) -> BinaryIO:
+        file = self._folder / path
+        if any(part.is_symlink() for part in (file, *file.parents) if part.is_relative_to(self._folder)):
+            raise AdapterRefused(f"{path} is a link out of the adapter's folder")
+        try:
+            # Not to hang on a pipe that lies there in the file's place.
+            handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise AdapterRefused(f"the store lacks {path}") from None
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise AdapterRefused(f"{path} is no regular file")
+        return os.fdopen(handle, "rb")
+
+
+class _Remote:
+    """Through fsspec: s3fs, or the file system of huggingface_hub."""
+
+    def __init__(self, uri: str) -> None:
+        scheme = urlsplit(uri).scheme
+        try:
+            from fsspec.core import url_to_fs
+
+            with reaching(uri):
+                self._system, self._root = url_to_fs(
+                    uri, skip_instance_cache=True, use_listings_cache=False, **_OPTIONS[scheme]
+                )
+        except ImportError as error:
+            raise AdapterRefused(f"{scheme}:// is read by pip install 'abstream[{scheme}]': {error}") from error
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            file: BinaryIO = self._system.open(f"{self._root}/{path}", "rb")
+        except FileNotFoundError:
+            raise AdapterRefused(f"the store lacks {path}") from None
+        return file

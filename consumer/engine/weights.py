@@ -19,9 +19,13 @@ from transformers.utils.logging import disable_progress_bar
 from ...schemas import AdapterRefused, ModelUnusable, Unavailable, VerifiedAdapter
 from ...schemas.artifacts import ADAPTER_FILES, digest_of, list_files
 from ...schemas.events import BaseModelRef
+from .fit import check_fit
 
 # What decides the answers; a changed model card is not another model.
 _DECISIVE = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+
+# Of each pair of LoRA tensors the one that begins as zero.
+_ZERO_AT_FIRST = re.compile(r"\.lora_B\.|\.lora_embedding_A$")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ def load(
         raise AdapterRefused(
             f"the adapter was trained on {wanted.id} {wanted.revision}, this base is {base.ref.revision}"
         )
+    if adapter:
+        check_fit(base.path, adapter.path)
     model = read_base(base.path, torch.float32 if adapter else dtype)
     if adapter:
         model = _merge(model, adapter)
@@ -127,9 +133,14 @@ def _merge(model: Phi3ForCausalLM, adapter: VerifiedAdapter) -> Phi3ForCausalLM:
         adapted = PeftModel.from_pretrained(model, adapter.path)
     except (ValueError, RuntimeError, KeyError) as error:
         raise AdapterRefused(f"the adapter does not fit the base model: {error}") from error
-    # PEFT only warns of tensors that find no home, and would serve the bare base.
     with safe_open(adapter.path / ADAPTER_FILES[1], framework="pt") as file:
         unmatched = set(file.keys()) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        changing = any(file.get_tensor(name).any() for name in file.keys() if _ZERO_AT_FIRST.search(name))  # noqa: SIM118
     if unmatched:
         raise AdapterRefused(f"{len(unmatched)} of the adapter's tensors do not fit the base, such as {min(unmatched)}")
-    return cast(Phi3ForCausalLM, adapted.merge_and_unload(safe_merge=True))
+    if not changing:
+        raise AdapterRefused("the adapter changes nothing: one tensor of each pair is zero, as before a training")
+    try:
+        return cast(Phi3ForCausalLM, adapted.merge_and_unload(safe_merge=True))
+    except ValueError as error:
+        raise AdapterRefused(f"the adapter's weights are not finite numbers: {error}") from error

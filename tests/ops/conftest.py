@@ -12,7 +12,8 @@ import pytest
 def abstream(server, namespace, tmp_path, monkeypatch) -> "Callable[..., subprocess.CompletedProcess[bytes]]":
     """Run ``abstream …`` in a folder of its own, with a store of its own."""
 
-    for name, value in {"REDIS_URL": server, "ABSTREAM_NAMESPACE": namespace, "ABSTREAM_STORE": "store"}.items():
+    folders = {"ABSTREAM_STORE": "store", "ABSTREAM_ADAPTER_CACHE": "cache"}
+    for name, value in {"REDIS_URL": server, "ABSTREAM_NAMESPACE": namespace, **folders}.items():
         monkeypatch.setenv(name, value)
 
     def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> "subprocess.CompletedProcess[bytes]":

@@ -11,7 +11,8 @@ from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.schemas import ONCOLOGY, AdapterActivated, AdapterRejected, AdapterUpdated
 from abstream.schemas.artifacts import Probe
 from abstream.schemas.streams import from_fields, to_fields
-from abstream.training.release import describe, keep, release
+from abstream.training.release import describe, release
+from abstream.training.store import keep
 
 from ..conftest import wait_until
 from ..sealing import PROBES
@@ -92,7 +93,7 @@ UNSURE = Probe(
 )
 
 BROKEN = {
-    "a file was changed": ({}, "adapter_model.safetensors", "changed after its release: adapter_model.safetensors"),
+    "a file was changed": ({}, "adapter_model.safetensors", "adapter_model.safetensors is not what was announced"),
     "made for another base": ({"base_model": {"id": "other", "revision": "7"}}, None, "was trained on other 7"),
     "answers other than when it was released": ({"probes": (UNSURE,)}, None, "golden probes are answered otherwise"),
 }
@@ -109,7 +110,7 @@ async def test_a_broken_adapter_is_rejected_and_the_old_one_serves_on(
         kept = keep(broken, store)
         update = AdapterUpdated(id="2", source="test", data=describe(kept, None, "activate"))
         if changed:
-            (kept.path / changed).write_text("harmed")
+            (kept.path / changed).write_text("9")
         await redis.xadd(streams.output("adapters"), to_fields(update))
         await wait_until(lambda: are_answered(redis, streams, 2))
         await publish(publisher, 0, 10)

@@ -61,10 +61,11 @@ def folder(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapter(folder, tiny):
-    draft = package(folder, CONFIG, TASK, tiny, DATA_DIGEST, Calibrated({}, {}), None, {})
+    draft = package(folder, CONFIG, TASK, tiny, DATA_DIGEST, Calibrated({}, {}), None, None, {})
     engine = Phi3Engine(EngineConfig(model=str(tiny.path), device="cpu"), adapter=draft)
+    bare = Phi3Engine(EngineConfig(model=str(tiny.path), device="cpu"), task=TASK)
     calibrated = Calibrated({"trial": 1.5, "arm": 0.8}, {"trial": 0.6})
-    return package(folder, CONFIG, TASK, tiny, DATA_DIGEST, calibrated, engine, COMPARISONS)
+    return package(folder, CONFIG, TASK, tiny, DATA_DIGEST, calibrated, engine, bare, COMPARISONS)
 
 
 def test_plain_peft_loads_it_on_the_plain_base_and_gives_the_engines_logits(adapter, tiny):
@@ -125,8 +126,9 @@ def test_the_probes_are_invented_and_answered_at_temperature_one(adapter, tiny):
 
 def test_packaging_again_gives_the_same_digest(adapter, tiny):
     engine = Phi3Engine(EngineConfig(model=str(tiny.path), device="cpu"), adapter=adapter)
+    bare = Phi3Engine(EngineConfig(model=str(tiny.path), device="cpu"), task=TASK)
     calibrated = Calibrated(adapter.manifest.calibration, adapter.manifest.thresholds)
-    again = package(adapter.path, CONFIG, TASK, tiny, DATA_DIGEST, calibrated, engine, COMPARISONS)
+    again = package(adapter.path, CONFIG, TASK, tiny, DATA_DIGEST, calibrated, engine, bare, COMPARISONS)
     assert again.digest == adapter.digest
 
 

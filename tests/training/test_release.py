@@ -9,7 +9,8 @@ from abstream.schemas import AdapterRefused, AdapterUpdated, Unavailable
 from abstream.schemas.artifacts import list_files, seal, verify
 from abstream.schemas.events import Gate, LoraShape, Metrics
 from abstream.schemas.streams import from_fields
-from abstream.training.release import SOURCE, keep, release
+from abstream.training.release import SOURCE, release
+from abstream.training.store import keep
 
 
 @pytest.fixture

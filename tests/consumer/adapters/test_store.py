@@ -1,16 +1,16 @@
-"""An adapter is taken as it was announced, or not at all."""
+"""Folders, S3 and the hub are read through one door, and S3 is written by a release."""
 
-from pathlib import Path
+import os
+from collections.abc import Iterator
 
 import pytest
-from abstream.consumer.adapters.store import fetch
-from abstream.schemas import ONCOLOGY, AdapterRefused, Task
-from abstream.schemas.artifacts import list_files, seal
+from abstream.consumer.adapters.cache import Cache
+from abstream.consumer.adapters.store import open_store
+from abstream.schemas import AdapterRefused, Unavailable
+from abstream.schemas.artifacts import list_files
 from abstream.schemas.events import AdapterUpdate
-from abstream.training.release import describe
-
-OTHER_TASK = Task(name="other", questions=ONCOLOGY.questions[:1])
-NO_DIGEST = "sha256:" + "0" * 64
+from abstream.training.release import describe, release
+from abstream.training.store import put
 
 
 @pytest.fixture
@@ -23,74 +23,97 @@ def update(adapter) -> AdapterUpdate:
     return describe(adapter, None, "activate")
 
 
-def test_what_was_announced_is_there(adapter, update):
-    assert fetch(update) == adapter
+@pytest.fixture
+def cache(tmp_path) -> Cache:
+    return Cache(tmp_path / "cache", max_bytes=1_000_000, pauses_seconds=())
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/adapter", "hf://someone/adapter", "https://example.org/a", "/no/scheme"])
-def test_another_scheme_is_refused_and_the_message_says_which_is_read(update, uri):
-    with pytest.raises(AdapterRefused, match=r"this version reads file:///… only"):
-        fetch(update.model_copy(update={"uri": uri}))
+@pytest.mark.parametrize("uri", ["https://example.org/a", "/no/scheme", "memory://a", "file://elsewhere/adapters/1"])
+def test_another_scheme_or_machine_is_refused_and_the_message_says_what_is_read(uri):
+    with pytest.raises(AdapterRefused, match=r"file:///…, s3://… and hf://… are read"):
+        open_store(uri)
 
 
-def test_a_folder_of_another_machine_is_refused(update):
-    with pytest.raises(AdapterRefused, match="file:///… only"):
-        fetch(update.model_copy(update={"uri": "file://elsewhere/adapters/1"}))
-
-
-def test_a_path_with_spaces_and_percent_signs_is_found(adapter, update, tmp_path):
+def test_a_path_with_spaces_and_percent_signs_is_found(adapter, update, cache, tmp_path):
     moved = adapter.path.rename(tmp_path / "100 % new")
-    assert fetch(update.model_copy(update={"uri": moved.as_uri()})).path == moved
+    assert cache.fetch(update.model_copy(update={"uri": moved.as_uri()})).digest == adapter.digest
 
 
-def test_a_folder_that_is_not_there_is_refused(update):
-    with pytest.raises(AdapterRefused, match="is the store mounted here"):
-        fetch(update.model_copy(update={"uri": "file:///not/mounted"}))
+def test_a_folder_that_is_not_there_may_be_mounted_later():
+    with pytest.raises(Unavailable, match="is the store mounted here"):
+        open_store("file:///not/mounted")
 
 
-def test_another_adapter_in_its_place_is_refused(update, make_adapter):
-    with pytest.raises(AdapterRefused, match="holds another adapter"):
-        fetch(update.model_copy(update={"uri": make_adapter("2").path.as_uri()}))
+@pytest.mark.parametrize("linked", ["adapter_model.safetensors", "."])
+def test_a_link_is_refused_of_a_file_and_of_the_folder_itself(adapter, tmp_path, linked):
+    """It could be led elsewhere after it was announced."""
+    path = adapter.path / linked
+    outside = path.rename(tmp_path / "outside")
+    path.symlink_to(outside)
+    with pytest.raises(AdapterRefused, match="is a link"):
+        open_store(adapter.path.as_uri()).open("adapter_model.safetensors")
 
 
-def test_a_digest_that_is_not_that_of_the_files_is_refused(update):
-    with pytest.raises(AdapterRefused, match="contradicts itself"):
-        fetch(update.model_copy(update={"digest": NO_DIGEST}))
+def test_a_link_in_the_way_to_a_file_is_refused(adapter, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("x")
+    (adapter.path / "texts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AdapterRefused, match="is a link"):
+        open_store(adapter.path.as_uri()).open("texts/a.txt")
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("version", "9"),
-        ("task", OTHER_TASK),
-        ("prompt_digest", NO_DIGEST),
-        ("base_model", {"id": "fake", "revision": "2"}),
-    ],
-)
-def test_an_update_that_says_what_the_manifest_does_not_is_refused(update, field, value):
-    other = AdapterUpdate.model_validate(update.model_dump() | {field: value})
-    with pytest.raises(AdapterRefused, match=f"differ in {field}"):
-        fetch(other)
+def test_a_pipe_in_a_files_place_is_refused_and_not_waited_for(adapter):
+    (adapter.path / "adapter_model.safetensors").unlink()
+    os.mkfifo(adapter.path / "adapter_model.safetensors")
+    with pytest.raises(AdapterRefused, match="no regular file"):
+        open_store(adapter.path.as_uri()).open("adapter_model.safetensors")
 
 
-def test_a_file_that_is_a_link_out_of_the_folder_is_refused(adapter, tmp_path):
-    """It could be changed from there after it was verified."""
-    weights = adapter.path / "adapter_model.safetensors"
-    outside = weights.rename(tmp_path / "outside")
-    weights.symlink_to(outside)
-    resealed = seal_again(adapter.path, adapter.manifest)
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A server that speaks S3, and a bucket in it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
 
-    with pytest.raises(AdapterRefused, match=r"lead out of its folder: adapter_model\.safetensors"):
-        fetch(describe(resealed, None, "activate"))
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="adapters")
+        yield "s3://adapters/released"
+    server.stop()
 
 
-def seal_again(folder: Path, manifest):
-    (folder / "abstream.json").unlink()
-    return seal(folder, manifest)
+async def test_what_is_released_into_s3_is_served_from_there(redis, streams, workers, adapter, s3):
+    released = await release(redis, streams, adapter.path, s3)
+    assert released.event.data.uri == f"{s3}/oncology/{adapter.digest[7:]}"
+
+    worker = workers.new()
+    await workers.registry(worker).catch_up()
+    assert worker.engine.model.receipt.adapter_digest == adapter.digest
 
 
-def test_the_update_lists_every_file(adapter, update):
-    assert update.files == list_files(adapter.path)
-    assert {file.path for file in update.files} == {
-        "abstream.json", "adapter_config.json", "adapter_model.safetensors",
-    }  # fmt: skip
+def test_what_is_not_in_s3_is_refused(adapter, update, cache, s3):
+    uri = put(adapter, s3)
+    files = (*list_files(adapter.path)[:-1], update.files[-1].model_copy(update={"path": "gone.safetensors"}))
+    from abstream.schemas.artifacts import digest_of
+
+    other = update.model_copy(update={"uri": uri, "files": files, "digest": digest_of(files)})
+    with pytest.raises(AdapterRefused, match=r"the store lacks gone\.safetensors"):
+        cache.fetch(other)
+
+
+def test_a_bucket_that_is_not_there_is_told_at_release(adapter, s3):
+    with pytest.raises(Unavailable, match="s3://nowhere/oncology/.* is out of reach"):
+        put(adapter, "s3://nowhere")
+
+
+def test_s3_out_of_reach_is_asked_again_and_then_told(update, tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    cache = Cache(tmp_path / "cache", max_bytes=1_000_000, pauses_seconds=(0.001,))
+    with pytest.raises(Unavailable, match="s3://adapters/x is out of reach"):
+        cache.fetch(update.model_copy(update={"uri": "s3://adapters/x"}))

@@ -1,0 +1,61 @@
+"""Whether somebody who may vouch for adapters vouches for this one: Ed25519 over ``artifacts.signed_bytes``."""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...schemas import AdapterRefused
+from ...schemas.artifacts import key_id, signed_bytes
+from ...schemas.events import AdapterUpdate
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+TrustedKeys = Mapping[str, "Ed25519PublicKey"]
+"""The sha256 of each key that is trusted, to the key. Without any, signatures are not asked for."""
+
+
+def read_public_keys(paths: Iterable[Path]) -> TrustedKeys:
+    """The keys in PEM files, as ``abstream adapters keygen`` writes them.
+
+    Raises:
+        AdapterRefused: a file is no Ed25519 public key: with no key to hold adapters against, none is served.
+    """
+    return {key_id(key.public_bytes_raw()): key for key in map(_read, paths)}
+
+
+def check_signature(update: AdapterUpdate, trusted: TrustedKeys) -> None:
+    """Hold the update's signature against the keys; does nothing where there are none.
+
+    Raises:
+        AdapterRefused: it is not signed, or by nobody who is trusted, or for another adapter.
+    """
+    if not trusted:
+        return
+    signature = update.signature
+    if signature is None:
+        raise AdapterRefused("the adapter is not signed: this worker serves signed ones only (--adapter-public-key)")
+    if signature.algorithm != "ed25519" or signature.key not in trusted:
+        said = f"{signature.algorithm} {signature.key}"
+        raise AdapterRefused(f"the adapter is signed by nobody whom this worker trusts: {said}")
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        trusted[signature.key].verify(base64.b64decode(signature.value, validate=True), signed_bytes(update))
+    except (InvalidSignature, binascii.Error):
+        raise AdapterRefused("the signature is not of this adapter's digest, name, version and base") from None
+
+
+def _read(path: Path) -> "Ed25519PublicKey":
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise AdapterRefused(f"{path} cannot be read as a public key: {error}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise AdapterRefused(f"{path} is a key of another kind than Ed25519")
+    return key

@@ -1,0 +1,58 @@
+"""Vouching for an adapter: Ed25519 over ``artifacts.signed_bytes``. Needs the extra ``signing``."""
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..schemas import AdapterRefused
+from ..schemas.artifacts import key_id, signed_bytes
+from ..schemas.events import AdapterUpdate, Signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+def sign(update: AdapterUpdate, key: "Ed25519PrivateKey") -> AdapterUpdate:
+    """The update with a signature."""
+    value = base64.b64encode(key.sign(signed_bytes(update))).decode()
+    signature = Signature(algorithm="ed25519", key=key_id(key.public_key().public_bytes_raw()), value=value)
+    return update.model_copy(update={"signature": signature})
+
+
+def read_private_key(path: Path) -> "Ed25519PrivateKey":
+    """The key in a PEM file, as ``abstream adapters keygen`` writes it.
+
+    Raises:
+        AdapterRefused: it is no Ed25519 private key without a password.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise AdapterRefused(f"{path} cannot be read as a private key: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise AdapterRefused(f"{path} is a key of another kind than Ed25519")
+    return key
+
+
+def generate(path: Path) -> Path:
+    """Write a new private key to ``path``, for its owner's eyes, and its public key to ``path``.pub, which is returned.
+
+    Raises:
+        FileExistsError: there is one: a key that is overwritten is lost.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(private)
+    beside = path.with_name(f"{path.name}.pub")
+    beside.write_bytes(public)
+    return beside
