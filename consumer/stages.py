@@ -91,7 +91,7 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A delivery and why it is set aside; ``event`` and ``identity`` as of a result."""
+    """A delivery and why it is set aside; not published where its ``identity``, if it has one, was answered."""
 
     delivery: Delivery
     event: bytes

@@ -3,7 +3,10 @@
 -- KEYS  1 interactive lane, 2 bulk lane, 3 predictions, 4 refusals, 5 identities seen now, 6 seen before
 -- ARGV  1 group, 2 seconds to keep identities, then for each entry five values:
 --       lane (1 or 2), entry id, output (3 or 4), identity ('' to publish whatever was seen), event
--- Returns one number per entry: 1 published, 0 lost to another worker, 2 a duplicate submission.
+-- Returns one number per entry: 1 published, 0 lost to another worker, 2 a duplicate submission, or refused before.
+--
+-- A result is remembered by its identity, a refusal by its entry: mended or replayed, the submission may come again.
+-- Should the group be lost and an entry read anew, what was refused gets no result, and what was answered no refusal.
 --
 -- An error does not undo what a script has written, so everything that can fail is checked before the first write.
 local stream_or_none = { stream = true, none = true }
@@ -19,12 +22,27 @@ for key = 5, 6 do
   end
 end
 
+local function is_known(member)
+  return redis.call('SISMEMBER', KEYS[5], member) == 1 or redis.call('SISMEMBER', KEYS[6], member) == 1
+end
+
+local REFUSED = 'refused'
+local any_refused = is_known(REFUSED) -- hardly ever; only then each entry is looked up
+
 local outcomes = {}
 for at = 3, #ARGV, 5 do
   local lane, id, output, identity, event = KEYS[tonumber(ARGV[at])], ARGV[at + 1], KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3], ARGV[at + 4]
-  local outcome = 1
+  local outcome, entry = 1, REFUSED .. ARGV[at] .. ' ' .. id
   if redis.call('XACK', lane, ARGV[1], id) == 0 then
     outcome = 0
+  elseif any_refused and is_known(entry) then
+    outcome = 2
+  elseif output == KEYS[4] then
+    if identity ~= '' and is_known(identity) then
+      outcome = 2
+    else
+      redis.call('SADD', KEYS[5], REFUSED, entry)
+    end
   elseif identity ~= '' then
     if redis.call('SISMEMBER', KEYS[6], identity) == 1 or redis.call('SADD', KEYS[5], identity) == 0 then
       outcome = 2

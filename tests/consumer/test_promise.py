@@ -58,7 +58,7 @@ class Held(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a worker wants to publish; a refusal has an identity of its own, so that the abstract's stays free."""
+    """What a worker wants to publish; ``identity`` is that of the abstract, '' where it cannot be read."""
 
     place: Place
     output: int
@@ -134,6 +134,7 @@ class Promise(RuleBasedStateMachine):
         self.hands: dict[str, dict[Place, Held]] = {worker: {} for worker in WORKERS}
         self.last_commit: dict[str, list[Answer]] = {}
         self.seen: set[str] = set()
+        self.refused: set[Place] = set()
         self.group_was_deleted = False
         self.published: dict[int, list[str]] = defaultdict(list)
 
@@ -306,6 +307,9 @@ class Promise(RuleBasedStateMachine):
         assert len(results) == len(set(results)), "an identity was answered twice"
         refused = [tuple(said.split(" ")[:2]) for said in self.shard.output(REFUSALS)]
         assert len(refused) == len(set(refused)), "an entry was refused twice"
+        readable = {tuple(said.split(" ")[:2]) for said in self.shard.output(REFUSALS) if said.split(" ")[2]}
+        answered = {tuple(said.split(" ")[:2]) for said in self.shard.output(PREDICTIONS)}
+        assert not answered & readable, "an entry was answered and refused"
         for (lane, entry), identity in self.texts.items():
             ended = (str(lane), entry) in refused or (identity and identity in results)
             assert ended or (lane, entry) in self.beyond_knowledge, "an abstract was lost"
@@ -330,9 +334,11 @@ class Promise(RuleBasedStateMachine):
         """What must become of it: the first commit of a pending entry wins, and an identity has one result."""
         if self.pending.pop(answer.place, None) is None:
             return Outcome.LOST
-        if answer.identity:
-            if answer.identity in self.seen:
-                return Outcome.DUPLICATE
+        if answer.place in self.refused or answer.identity in self.seen:
+            return Outcome.DUPLICATE
+        if answer.output == REFUSALS:
+            self.refused.add(answer.place)
+        else:
             self.seen.add(answer.identity)
         lane, entry = answer.place
         self.published[answer.output].append(f"{lane} {entry} {answer.identity}")
@@ -342,11 +348,7 @@ class Promise(RuleBasedStateMachine):
 def _answer(held: Held) -> Answer:
     """What ``Worker.admit`` would make of it."""
     sound = held.text and held.attempt <= MAX_DELIVERIES
-    return (
-        Answer(held.place, PREDICTIONS, held.text)
-        if sound
-        else Answer(held.place, REFUSALS, f"refusal-{held.place[0]}-{held.place[1]}")
-    )
+    return Answer(held.place, PREDICTIONS if sound else REFUSALS, held.text or "")
 
 
 def _order(place: Place) -> tuple[int, ...]:

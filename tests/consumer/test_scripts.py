@@ -96,6 +96,28 @@ async def test_a_refusal_goes_to_the_refusals_and_leaves_the_identity_free(shard
     assert await shard.redis.xlen(shard.refusals) == await shard.redis.xlen(shard.predictions) == 1
 
 
+async def test_an_entry_that_was_refused_gets_no_result_when_the_group_is_lost_and_its_replay_does(shard):
+    [entry] = await shard.add("a")
+    await shard.read("one")
+    assert await shard.commit((entry, 4, "identity", "refusal")) == [1]
+    await shard.redis.xgroup_setid(shard.lane, GROUP, "0")
+    [replay] = await shard.add("a")
+    await shard.read("one")
+
+    assert await shard.commit((entry, 3, "identity", "event"), (replay, 3, "identity", "event")) == [2, 1]
+
+
+async def test_an_entry_that_was_answered_is_not_refused_when_the_group_is_lost(shard):
+    [entry] = await shard.add("a")
+    await shard.read("one")
+    assert await shard.commit((entry, 3, "identity", "event")) == [1]
+    await shard.redis.xgroup_setid(shard.lane, GROUP, "0")
+    await shard.read("one")
+
+    assert await shard.commit((entry, 4, "identity", "refusal")) == [2]
+    assert await shard.redis.xlen(shard.refusals) == 0
+
+
 async def test_what_was_never_delivered_cannot_be_answered(shard):
     [entry] = await shard.add("a")
     assert await shard.commit((entry, 3, "identity", "event")) == [0]
