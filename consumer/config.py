@@ -1,7 +1,9 @@
 """Every knob of a worker, its unit, and where its default comes from."""
 
 from pathlib import Path
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 MAX_ADAPTER_BYTES = 2_000_000_000  # rank 64 on all layers of Phi-3-mini is 0.4 GB in float32
 
@@ -26,3 +28,9 @@ class WorkerConfig(BaseModel):
     adapter_cache: Path | None = None  # a folder of local copies; None for one that ends with the process
     max_adapter_bytes: PositiveInt = MAX_ADAPTER_BYTES
     adapter_public_key: tuple[Path, ...] = ()  # whose signatures are asked for; several while keys are changed
+    # The first abstracts of a new adapter that decide whether it stays; 0: it stays whatever it answers.
+    guard_abstracts: NonNegativeInt = 500
+    # By how much the share of reviews, or of the first label, may shift: a batch of another journal shifts it too.
+    guard_shift: Annotated[float, Field(gt=0, le=1)] = 0.15
+    guard_errors: Annotated[float, Field(ge=0, le=1)] = 0.02  # by how much the share of failures may rise
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 1.0  # of live abstracts; idle time is the limit that counts

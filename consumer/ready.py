@@ -19,6 +19,7 @@ class Ready:
         self._max_batch_tokens = max_batch_tokens
         self._jobs: dict[Lane, list[Job]] = {lane: [] for lane in LANES}
         self._changed = asyncio.Event()
+        self._engine_waits = False
         self._closed = False
         self._left = False
 
@@ -30,7 +31,11 @@ class Ready:
 
     async def next(self) -> Batch | None:
         """The next batch, interactive first; None when closed and empty, or left."""
+        if not any(self._jobs.values()):
+            self._engine_waits = True
+            self._changed.set()
         await self._until(lambda: self._closed or any(self._jobs.values()))
+        self._engine_waits = False
         if self._left or not any(self._jobs.values()):
             return None
         interactive, bulk = self._jobs["interactive"], self._jobs["bulk"]
@@ -40,6 +45,10 @@ class Ready:
         self._jobs = {lane: [job for job in jobs if id(job) not in taken] for lane, jobs in self._jobs.items()}
         self._changed.set()
         return batch
+
+    async def idle(self) -> None:
+        """Return when the engine waits for jobs, and none stands here."""
+        await self._until(lambda: self._engine_waits and not any(self._jobs.values()))
 
     def stands(self, lane: Lane) -> int:
         """How many jobs of a lane stand here."""

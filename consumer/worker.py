@@ -7,7 +7,7 @@ ready behind it and one is being committed; what does not fit stays in Redis, wh
 import asyncio
 import time
 from asyncio import Queue
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -49,6 +49,7 @@ class Worker:
         self.metrics = metrics
         self.ready = Ready(config.max_batch_tokens)
         self.at_work: Batch = []
+        self.observers: list[Callable[[Inferred, list[Answered]], None]] = []  # told of what was answered
         # One thread runs every forward pass of the live engine and of those before it.
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
@@ -107,7 +108,10 @@ class Worker:
 
     async def finish(self, done: Queue[Inferred | None]) -> None:
         while inferred := await done.get():
-            await self.commit(answer(inferred, self.streams, self.config.name))
+            answered = answer(inferred, self.streams, self.config.name)
+            await self.commit(answered)
+            for observe in self.observers:
+                observe(inferred, answered)
 
     def switch(self, engine: Engine) -> None:
         """Let ``engine`` answer what is read from now on; what is in hand is finished by the one that tokenized it."""

@@ -53,8 +53,8 @@ _CHANNELS = {
     "fleet": _Channel(
         _STREAMS.output("fleet"),
         "send",
-        "Each worker's answer to an adapter update.",
-        ("abstream.adapter.activated.v1", "abstream.adapter.rejected.v1"),
+        "Each worker's answer to an adapter update, and what it has seen of one in the shadow.",
+        ("abstream.adapter.activated.v1", "abstream.adapter.rejected.v1", "abstream.adapter.shadowed.v1"),
     ),
 }
 

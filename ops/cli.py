@@ -29,6 +29,7 @@ from .settings import (
     STORE_HELP,
     LogFormat,
     adapter_folder,
+    adapter_options,
     build,
     config_options,
     engine_options,
@@ -112,6 +113,7 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 @option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For the batch at work at SIGTERM.")
 @retention_options
 @intake_options
+@adapter_options
 @option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /healthz, /readyz there; 0: a free port.")
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")
 @option(

@@ -51,6 +51,32 @@ def retention_options(command: Command) -> Command:
     )(command)
 
 
+adapter_options = options(
+    option(
+        "guard-abstracts",
+        type=click.IntRange(min=0),
+        default=500,
+        help="So many first abstracts of a new adapter are watched, and it is rolled back if they are not as they were "
+        "with the one before; 0: none.",
+    ),
+    option(
+        "guard-shift",
+        type=click.FloatRange(min=0, min_open=True, max=1),
+        default=0.15,
+        help="By how much the share of reviews may rise meanwhile, or that of the first label change, beyond chance.",
+    ),
+    option(
+        "guard-errors", type=click.FloatRange(min=0, max=1), default=0.02, help="By how much that of failures may rise."
+    ),
+    option(
+        "shadow-share",
+        type=click.FloatRange(min=0, max=1),
+        default=1.0,
+        help="Of the live abstracts, as idle time allows, for an adapter announced as shadow.",
+    ),
+)
+
+
 def config_options(config: type[BaseModel]) -> Callable[[Command], Command]:
     """A flag for every field of ``config``, with the field's description and default."""
     return options(*(_option_of(name, field) for name, field in config.model_fields.items()))

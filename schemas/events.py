@@ -5,7 +5,7 @@ Specification: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from .decoding import check_names, malformed, validate
-from .errors import Malformed, RefusalReason
+from .decoding import malformed
+from .errors import RefusalReason
 from .task import Task
 
 PLAIN_SOURCE = "urn:abstream:plain"  # the source of entries typed at redis-cli, which name none
@@ -244,6 +244,38 @@ class Probes(Payload):
     max_abs_diff: Annotated[float, Field(ge=0)]
 
 
+class ShadowAnswers(Payload):
+    """How a candidate answered one question, beside the live adapter, where both were asked it.
+
+    Attributes:
+        n: by how many abstracts.
+        same: how many of them it gave the same label.
+        confidence_shift: its mean confidence, minus that of the live one.
+        flips: the live label to the candidate's to how often.
+    """
+
+    n: Annotated[int, Field(ge=0)]
+    same: Annotated[int, Field(ge=0)]
+    confidence_shift: float
+    flips: dict[str, dict[str, int]] = {}
+
+
+class ShadowSummary(Payload):
+    """What one worker has seen so far of a candidate that scores beside the live adapter and publishes nothing."""
+
+    worker: NonEmpty
+    name: NonEmpty
+    version: NonEmpty
+    digest: Digest
+    live_digest: Digest | None = None
+    abstracts: Annotated[int, Field(ge=0)]
+    changed: Annotated[int, Field(ge=0)]  # with any label other than the live one's
+    dropped: Annotated[int, Field(ge=0)]  # for want of idle time
+    failed: Annotated[int, Field(ge=0)]
+    questions: dict[str, ShadowAnswers]
+    ended: bool
+
+
 class AdapterAnswer(Payload):
     """What one worker did with an adapter update."""
 
@@ -331,6 +363,11 @@ class AdapterRejected(Event):
     data: AdapterAnswer
 
 
+class AdapterShadowed(Event):
+    type: Literal["abstream.adapter.shadowed.v1"] = "abstream.adapter.shadowed.v1"
+    data: ShadowSummary
+
+
 EVENTS: dict[str, type[Event]] = {
     cls.model_fields["type"].default: cls
     for cls in (
@@ -340,53 +377,7 @@ EVENTS: dict[str, type[Event]] = {
         AdapterUpdated,
         AdapterActivated,
         AdapterRejected,
+        AdapterShadowed,
     )
 }
 """Every event type of the contract."""
-
-
-AnyEvent = TypeVar("AnyEvent", bound=Event)
-
-
-class _Type(BaseModel):
-    type: str
-
-
-def parse_event(body: bytes) -> Event:
-    """The event in a JSON body, by its ``type``.
-
-    Raises:
-        Malformed: not UTF-8, not JSON, an unknown type, or a field missing or wrong.
-    """
-    named = validate(_Type, body).type
-    if named not in EVENTS:
-        raise Malformed("invalid", f"unknown event type {named[:80]!r}; known: {', '.join(EVENTS)}")
-    return _received(EVENTS[named], body)
-
-
-def parse_submitted(body: bytes) -> AbstractSubmitted:
-    """The submitted abstract in a JSON body; other event types are refused, since only these can be answered.
-
-    Raises:
-        Malformed: as ``parse_event``.
-    """
-    event = _received(AbstractSubmitted, body)
-    check_names(body, _names_known(event))
-    return event
-
-
-def _names_known(event: AbstractSubmitted) -> int:
-    """How many names of its JSON body are of the contract, or of its metadata."""
-    known = len(event.data.metadata)
-    for part in (event, event.data, event.data.identifiers):
-        known += len(part.model_fields_set) - len(part.model_extra or ())
-    return known
-
-
-def _received(model: type[AnyEvent], body: bytes) -> AnyEvent:
-    """An event from outside, which must say itself what one built here has by default."""
-    event = validate(model, body)
-    given = event.model_fields_set
-    if missing := [name for name in REQUIRED if name not in given]:
-        raise Malformed("invalid", f"the envelope lacks {', '.join(missing)}: CloudEvents requires it")
-    return event

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .errors import Malformed
-from .events import PLAIN_SOURCE, Abstract, AbstractSubmitted, Event, parse_event, parse_submitted
+from .events import PLAIN_SOURCE, Abstract, AbstractSubmitted, Event
+from .parsing import parse_event, parse_submitted
 
 GROUP = "classifiers"
 EVENT_FIELD = "event"

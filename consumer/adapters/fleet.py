@@ -1,14 +1,24 @@
-"""What this worker says to the fleet about an adapter update."""
+"""What this worker says to the fleet: that it is there, and what it did with an adapter update."""
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
-from ...schemas import AdapterActivated, AdapterRejected, Streams
-from ...schemas.events import AdapterAnswer
-from ...schemas.streams import to_fields
+from ...schemas import AdapterActivated, AdapterRejected, AdapterShadowed, AdapterUpdated, Streams
+from ...schemas.events import AdapterAnswer, ShadowSummary
+from ...schemas.streams import GROUP, to_fields
 from ..answers import follows
 from ..metrics import Metrics
 from ..patience import until_available
 from .history import Announced
+from .rollback import announce
+
+PRESENCE_SECONDS = 5.0  # a third of the silence after which a worker counts as gone (ops/fleet.py)
+_AFTER_ALL = "18446744073709551615-0"  # later than every entry; the highest id of all would mean ">"
 
 
 class Fleet:
@@ -16,7 +26,9 @@ class Fleet:
 
     def __init__(self, redis: Redis, streams: Streams, metrics: Metrics) -> None:
         self._redis = redis
+        self._streams = streams
         self._stream = streams.output("fleet")
+        self._lane = streams.lane("interactive")
         self._metrics = metrics
 
     async def activated(self, announced: Announced, answer: AdapterAnswer) -> None:
@@ -27,7 +39,31 @@ class Fleet:
         """The announced adapter is not served here, for ``answer.reason``."""
         await self._send(AdapterRejected(data=answer, **follows(announced.entry_id, announced.event, answer.worker)))
 
-    async def _send(self, event: AdapterActivated | AdapterRejected) -> None:
+    async def shadowed(self, announced: Announced, summary: ShadowSummary) -> None:
+        """What was seen so far of the announced candidate."""
+        await self._send(AdapterShadowed(data=summary, **follows(announced.entry_id, announced.event, summary.worker)))
+
+    async def announce(self, event: AdapterUpdated, seen: str) -> bool:
+        """Announce a rollback to all, this worker too, if ``seen`` is the last announcement; whether it was."""
+        call = partial(announce, self._redis, self._streams, event, seen)
+        return await until_available(call, self._metrics) is not None
+
+    async def be_present(self, worker: str) -> None:
+        """Let the consumer group know that ``worker`` is there, until cancelled.
+
+        Before Redis 7.2 a read that finds nothing leaves no trace; one of the worker's own entries does.
+        """
+        keys: dict[Any, Any] = {self._lane: _AFTER_ALL}
+
+        async def touch() -> None:
+            with suppress(ResponseError):  # the group is gone: who reads makes it anew
+                await self._redis.xreadgroup(GROUP, worker, keys, count=1)
+
+        while True:
+            await until_available(touch, self._metrics)
+            await asyncio.sleep(PRESENCE_SECONDS)
+
+    async def _send(self, event: AdapterActivated | AdapterRejected | AdapterShadowed) -> None:
         # Repeated after a lost reply, it stands twice under one id and says the same.
         fields = to_fields(event)
         await until_available(lambda: self._redis.xadd(self._stream, dict(fields.items())), self._metrics)

@@ -1,6 +1,6 @@
 """What a sequence of announcements comes to. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -42,12 +42,16 @@ class Order:
         return None
 
 
-def in_service(history: Sequence[Announced]) -> list[Announced]:
+def in_service(history: Iterable[Announced], served: Sequence[Announced] = ()) -> list[Announced]:
     """The one to serve, last, and before it those that it may be rolled back to, each served before the next.
 
-    What was rolled back is not among them. ``history`` is oldest first.
+    What was rolled back is not among them.
+
+    Args:
+        history: oldest first.
+        served: what came of all that was announced before it.
     """
-    served: list[Announced] = []
+    served = list(served)
     for announced in history:
         digest, action = announced.update.digest, announced.update.action
         if action == "shadow":

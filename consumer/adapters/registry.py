@@ -2,20 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from ...schemas import AbstreamError, AdapterRefused, VerifiedAdapter
+from ...schemas import AbstreamError, VerifiedAdapter
 from ...schemas.events import AdapterAnswer, AdapterUpdate, Probes
 from ..engine import Engine
+from ..tasks import end
 from ..worker import PROBE, Worker
 from .cache import Cache
 from .fleet import Fleet
+from .guard import Guard
 from .history import Announced, Order, in_service
 from .probes import check
+from .rollback import rollback
+from .shadow import Shadow
 from .watch import Watch
+
+SOURCE = "urn:abstream:fleet"  # of rollbacks, whichever worker is the first to announce one
+_AGAIN_SECONDS = 0.1
 
 log = structlog.get_logger()
 
@@ -29,7 +36,7 @@ class Admitted:
 
 
 class Registry:
-    """Decides which adapter the worker serves."""
+    """Decides which adapter the worker serves, and which scores in its shadow."""
 
     def __init__(
         self, worker: Worker, watch: Watch, fleet: Fleet, load_engine: Callable[[VerifiedAdapter], Engine]
@@ -39,43 +46,88 @@ class Registry:
         self.fleet = fleet
         self.load_engine = load_engine
         self.cache = Cache.of(worker.config)
+        self.guard = Guard(worker.config, worker.engine.model)
+        self.shadow = Shadow(worker, fleet)
+        worker.observers += [self.guard.observe, self.shadow.observe]
         self._order = Order()
+        self._served: list[Announced] = []  # what is live, last, and what it may be rolled back to
 
     async def catch_up(self) -> None:
         """Serve the newest adapter that can be served; what was announced before it is passed over."""
         news = list(reversed(await self.watch.unseen()))
         objections = [self._order.objection(announced) for announced in news]
         sound = [announced for announced, objection in zip(news, objections, strict=True) if objection is None]
-        for announced in reversed(in_service(sound)):
-            if await self.consider(announced):
-                break
+        if sound:
+            await self._follow(sound)
         for announced, objection in zip(news, objections, strict=True):
             if objection and not self._is_live(announced.update):
                 await self._reject(announced, objection, 0)
 
     async def follow(self) -> None:
-        """Catch up with every update, until cancelled."""
+        """Catch up with every update, and watch over what is live and in the shadow, until cancelled."""
+        name = self.worker.config.name
+        duties = (self._keep_up(), self._roll_back_what_fails(), self.shadow.run(), self.fleet.be_present(name))
+        tasks = [asyncio.create_task(duty) for duty in duties]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await end(tasks)
+
+    async def _keep_up(self) -> None:
         while True:
             await self.watch.wait()
             await self.catch_up()
 
+    async def _follow(self, news: Sequence[Announced]) -> None:
+        """``news`` are in order, oldest first; the newest supersedes whatever is in the shadow."""
+        await self.shadow.end()
+        self._served = in_service(news, self._served)
+        for announced in [one for one in reversed(self._served) if one in news]:
+            if await self.consider(announced):
+                break
+            self._served.remove(announced)
+        if news[-1].update.action == "shadow":
+            await self._cast(news[-1])
+
+    async def _roll_back_what_fails(self) -> None:
+        while True:
+            announced, reason = await self.guard.objections.get()
+            log.warning("adapter_misbehaves", version=announced.update.version, reason=reason)
+            while len(self._served) > 1 and self._served[-1] is announced:
+                event = rollback(self._served[-2], announced, f"{self.worker.config.name}: {reason}", SOURCE)
+                if await self.fleet.announce(event, self.watch.seen):
+                    break
+                await asyncio.sleep(_AGAIN_SECONDS)  # something else was announced, and is being looked at
+
     async def consider(self, announced: Announced) -> bool:
         """Make the announced adapter live and say so, or say why not; whether it is live."""
-        update, begun = announced.update, time.perf_counter()
-        if self._is_live(update):
+        begun = time.perf_counter()
+        if self._is_live(announced.update):
             await self._unchanged(announced)
             return True
+        if admitted := await self._admit(announced):
+            await self._activate(announced, admitted, _milliseconds_since(begun))
+        return admitted is not None
+
+    async def _cast(self, announced: Announced) -> None:
+        """Let the announced adapter score in the shadow, or say why not."""
+        if admitted := await self._admit(announced):
+            self.shadow.begin(announced, admitted.engine)
+            update = announced.update
+            log.info("shadow_begun", version=update.version, digest=_short(update.digest))
+
+    async def _admit(self, announced: Announced) -> Admitted | None:
+        """The announced adapter, fit to serve; None where it is not, which was said."""
+        begun = time.perf_counter()
         try:
-            admitted = await asyncio.to_thread(self.admit, update)
+            return await asyncio.to_thread(self.admit, announced.update)
         except AbstreamError as error:
-            await self._reject(announced, str(error), _milliseconds_since(begun))
-            return False
+            reason = str(error)
         except Exception as error:
-            log.exception("adapter_failed", digest=_short(update.digest))
-            await self._reject(announced, f"{type(error).__name__}: {error}", _milliseconds_since(begun))
-            return False
-        await self._activate(announced, admitted, _milliseconds_since(begun))
-        return True
+            log.exception("adapter_failed", digest=_short(announced.update.digest))
+            reason = f"{type(error).__name__}: {error}"
+        await self._reject(announced, reason, _milliseconds_since(begun))
+        return None
 
     def admit(self, update: AdapterUpdate) -> Admitted:
         """Fetch, load and probe, on a thread of its own, while the old engine serves.
@@ -83,8 +135,6 @@ class Registry:
         Raises:
             AbstreamError: with what is wrong.
         """
-        if update.action == "shadow":
-            raise AdapterRefused("shadow is not supported yet: announce the adapter with activate")
         with self.worker.metrics.switching("fetch"):
             adapter = self.cache.fetch(update)
         with self.worker.metrics.switching("load"):
@@ -94,7 +144,7 @@ class Registry:
             return Admitted(engine, check(engine, adapter.manifest.probes))
 
     def _is_live(self, update: AdapterUpdate) -> bool:
-        return update.action != "shadow" and update.digest == self._live_digest()
+        return update.digest == self._live_digest()
 
     def _live_digest(self) -> str | None:
         return self.worker.engine.model.receipt.adapter_digest
@@ -103,6 +153,7 @@ class Registry:
         previous, begun = self._live_digest(), time.perf_counter()
         with self.worker.metrics.switching("switch"):
             self.worker.switch(admitted.engine)
+            self.guard.switched(announced, admitted.engine.model)
         switch_ms = _milliseconds_since(begun)
         self.worker.metrics.switched("activated")
         update = announced.update

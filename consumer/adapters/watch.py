@@ -27,6 +27,11 @@ class Watch:
         self._metrics = metrics
         self._seen = "0-0"
 
+    @property
+    def seen(self) -> str:
+        """The last entry that was read; "0-0" before the first."""
+        return self._seen
+
     async def unseen(self) -> list[Announced]:
         """The newest of what was announced since the last look, or ever at the first look; newest first."""
         return await until_available(self._read, self._metrics)

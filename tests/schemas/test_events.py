@@ -5,7 +5,7 @@ import json
 import pytest
 from abstream import Abstract, AbstractSubmitted, Malformed
 from abstream.schemas import EVENTS, Answer
-from abstream.schemas.events import parse_event, parse_submitted
+from abstream.schemas.parsing import parse_event, parse_submitted
 from pydantic import ValidationError
 
 ENVELOPE = {"specversion": "1.0", "id": "1", "source": "test", "type": "abstream.abstract.submitted.v1"}
@@ -103,7 +103,7 @@ def test_an_unknown_type_names_the_known_ones():
 
 def test_all_event_types_of_the_contract_are_known():
     kinds = ["abstract.submitted", "abstract.classified", "abstract.refused"]
-    kinds += ["adapter.updated", "adapter.activated", "adapter.rejected"]
+    kinds += ["adapter.updated", "adapter.activated", "adapter.rejected", "adapter.shadowed"]
     assert sorted(EVENTS) == sorted(f"abstream.{kind}.v1" for kind in kinds)
 
 

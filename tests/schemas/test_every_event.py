@@ -19,6 +19,8 @@ async def events(redis, streams, publisher, workers, make_adapter, tmp_path) -> 
     registry, store = workers.registry(workers.new()), tmp_path / "store"
     await release(redis, streams, make_adapter("1").path, store)
     await registry.catch_up()
+    await release(redis, streams, make_adapter("0").path, store, action="shadow")
+    await registry.catch_up()
     await release(redis, streams, make_adapter("2").path, store)
     shutil.rmtree(store)
     await registry.catch_up()

@@ -1,0 +1,98 @@
+"""An adapter that misbehaves on live abstracts is rolled back, by one announcement, whoever sees it."""
+
+import asyncio
+
+import pytest
+from abstream import Abstract
+from abstream.consumer.engine import Classified
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.schemas import AdapterUpdated
+from abstream.schemas.streams import from_fields
+from abstream.training.release import release
+
+from ...conftest import wait_until
+
+
+class Steady(FakeEngine):
+    """Answers each abstract by its words, whatever the adapter; ``skew`` is added to the first label's logit."""
+
+    skew = 0.0
+
+    def classify(self, batch):
+        logits = [[list(row) for row in FakeEngine().classify([tokens]).logits[0]] for tokens in batch]
+        for rows in logits:
+            rows[0][0] += self.skew
+        return Classified(self.model, [tuple(map(tuple, rows)) for rows in logits])
+
+
+def load_engine(adapter):
+    """Version 2 answers Cancer to everything."""
+    engine = Steady(adapter=adapter)
+    engine.skew = 100.0 if adapter.manifest.version == "2" else 0.0
+    return engine
+
+
+@pytest.fixture
+async def flow(publisher):
+    """Publishes abstracts as long as the test runs."""
+
+    async def publish() -> None:
+        for number in range(100_000):
+            await publisher.publish_many(
+                [(f"{number}-{of}", Abstract(title=f"{number} {of}", abstract="")) for of in range(8)]
+            )
+
+    flow = asyncio.create_task(publish())
+    yield
+    flow.cancel()
+
+
+async def announced(redis, streams) -> list[AdapterUpdated]:
+    return [from_fields(fields) for _, fields in await redis.xrange(streams.output("adapters"))]
+
+
+def serve(digest, *workers):
+    return lambda: all(worker.engine.model.receipt.adapter_digest == digest for worker in workers)
+
+
+async def test_workers_that_all_see_it_roll_back_once_and_stay(redis, streams, workers, make_adapter, tmp_path, flow):
+    good, bad = make_adapter("1", probes=()), make_adapter("2", probes=())
+    await release(redis, streams, good.path, tmp_path)
+    async with (
+        workers.following("one", load_engine=load_engine) as one,
+        workers.following("two", load_engine=load_engine) as two,
+    ):
+        await wait_until(
+            lambda: two.metrics.registry.get_sample_value("abstream_confidence_count", {"question": "cancer"})
+        )
+        seen = one.metrics.registry.get_sample_value
+        await wait_until(lambda: (seen("abstream_confidence_count", {"question": "cancer"}) or 0) > 200)
+        await release(redis, streams, bad.path, tmp_path)
+        await wait_until(lambda: _rolled_back(redis, streams), "the rollback")
+        await wait_until(serve(good.digest, one, two), "the good adapter")
+        before = await redis.xlen(streams.predictions)
+        await wait_until(lambda: _grew(redis, streams, before + 500), "answers after the rollback")
+
+    *_, rollback = events = await announced(redis, streams)
+    assert [event.data.action for event in events] == ["activate", "activate", "rollback"]
+    assert rollback.data.digest == good.digest
+    assert rollback.causationid == events[1].id
+    assert "were answered Cancer" in rollback.data.reason
+    assert serve(good.digest, one, two)()
+
+
+async def test_there_is_no_rollback_where_nothing_was_served_before(
+    redis, streams, workers, make_adapter, tmp_path, flow
+):
+    await release(redis, streams, make_adapter("2", probes=()).path, tmp_path)
+    async with workers.following("one", load_engine=load_engine):
+        await wait_until(lambda: _grew(redis, streams, 600), "answers")
+    assert len(await announced(redis, streams)) == 1
+
+
+async def _rolled_back(redis, streams) -> bool:
+    return await redis.xlen(streams.output("adapters")) > 2
+
+
+async def _grew(redis, streams, count: int) -> bool:
+    return await redis.xlen(streams.predictions) >= count

@@ -1,0 +1,169 @@
+"""A candidate in the shadow: it scores what the live adapter answered, in idle time, and publishes nothing."""
+
+import threading
+
+import pytest
+from abstream import Abstract
+from abstream.consumer.adapters.comparison import Comparison
+from abstream.consumer.adapters.shadow import MOST_AT_ONCE
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.schemas import AdapterActivated, AdapterRejected, AdapterShadowed
+from abstream.schemas.streams import from_fields
+from abstream.training.release import release
+
+from ...conftest import wait_until
+
+
+def scored(label: str, confidence: float) -> dict:
+    return {"label": label, "confidence": confidence, "probabilities": {}}
+
+
+def test_a_comparison_counts_flips_and_the_shift_of_confidence():
+    seen = Comparison()
+    same = seen.add({"cancer": scored("Cancer", 0.5)}, {"cancer": scored("Cancer", 0.75)})
+    typed = {"cancer": scored("Cancer", 0.5), "cancer_type": scored("lung", 0.5)}
+    flipped = seen.add(typed, {"cancer": scored("Non-Cancer", 0.75)})
+
+    assert (same, flipped, seen.abstracts, seen.changed) == (False, True, 2, 1)
+    assert seen.summary().keys() == {"cancer"}, "only one of them was asked for the type"
+    cancer = seen.summary()["cancer"]
+    assert (cancer.n, cancer.same, cancer.confidence_shift) == (2, 1, 0.25)
+    assert cancer.flips == {"Cancer": {"Non-Cancer": 1}}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "store"
+
+
+async def publish(publisher, count: int) -> None:
+    await publisher.publish_many(
+        (str(number), Abstract(title=f"Abstract {number}", abstract="")) for number in range(count)
+    )
+
+
+async def said(redis, streams, kind) -> list:
+    events = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
+    return [event for event in events if isinstance(event, kind)]
+
+
+def shadowed(worker, result: str = "scored") -> float:
+    return worker.metrics.registry.get_sample_value("abstream_shadow_abstracts_total", {"result": result}) or 0
+
+
+async def test_it_scores_every_abstract_and_publishes_nothing_but_a_summary(
+    redis, streams, publisher, workers, make_adapter, store
+):
+    live, candidate, next_one = (make_adapter(version) for version in "123")
+    await release(redis, streams, live.path, store)
+    async with workers.following() as worker:
+        await release(redis, streams, candidate.path, store, action="shadow")
+        await wait_until(lambda: redis.xpending(streams.lane("interactive"), "classifiers"))
+        await wait_until(lambda: _is_cast(worker))
+        await publish(publisher, 100)
+        await wait_until(lambda: shadowed(worker) == 100, "the shadow")
+        await release(redis, streams, next_one.path, store)
+        await wait_until(lambda: worker.engine.model.receipt.adapter_digest == next_one.digest)
+
+    assert await redis.xlen(streams.predictions) == 100
+    results = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
+    assert {result.data.model.adapter_digest for result in results} == {live.digest}
+    [running, last] = await said(redis, streams, AdapterShadowed)
+    assert (running.data.ended, last.data.ended) == (False, True)
+    summary = last.data
+    assert (summary.digest, summary.live_digest, summary.abstracts) == (candidate.digest, live.digest, 100)
+    expected = _compared(live, candidate)
+    assert summary.changed == expected.changed > 0
+    assert summary.questions["cancer"].flips == expected.summary()["cancer"].flips
+    assert len(await said(redis, streams, AdapterActivated)) == 2
+
+
+def _is_cast(worker) -> bool:
+    return any(observer.__self__._cast for observer in worker.observers if hasattr(observer.__self__, "_cast"))
+
+
+def _compared(live, candidate) -> Comparison:
+    from abstream.consumer.engine.scoring import score
+
+    seen, engines = Comparison(), (FakeEngine(adapter=live), FakeEngine(adapter=candidate))
+    for number in range(100):
+        abstract = Abstract(title=f"Abstract {number}", abstract="")
+        rows = [score(one.model, one.classify([one.encode(abstract)]).logits[0])[0] for one in engines]
+        seen.add(*rows)
+    return seen
+
+
+async def test_a_live_batch_waits_for_one_small_shadow_batch_at_most(
+    redis, streams, publisher, workers, make_adapter, store
+):
+    """What stands ready is computed before the shadow's next few."""
+    order, at_work, go_on = [], threading.Event(), threading.Event()
+
+    class Watched(FakeEngine):
+        def classify(self, batch):
+            version = self.model.receipt.adapter_version
+            order.append((version, len(batch)))
+            if version == "2" and len(order) > 3:
+                at_work.set()
+                go_on.wait(30)
+            return super().classify(batch)
+
+    def load_engine(adapter):
+        return Watched(adapter=adapter)
+
+    await release(redis, streams, make_adapter("1", probes=()).path, store)
+    async with workers.following(load_engine=load_engine) as worker:
+        await release(redis, streams, make_adapter("2", probes=()).path, store, action="shadow")
+        await wait_until(lambda: _is_cast(worker))
+        order.clear()
+        order += [("", 0)] * 3
+        await publish(publisher, 20)
+        await wait_until(at_work.is_set, "a shadow batch")
+        begun = len(order)
+        await publisher.publish(Abstract(title="Urgent", abstract=""), id="urgent")
+        await wait_until(lambda: any(job.event.id == "urgent" for job in worker.at_work))
+        go_on.set()
+        await wait_until(lambda: _answered(redis, streams, 21))
+        await wait_until(lambda: shadowed(worker) == 21)
+
+    assert order[begun][0] == "1", "the live batch was the next"
+    assert max(size for version, size in order if version == "2") <= MOST_AT_ONCE
+
+
+async def _answered(redis, streams, count: int) -> bool:
+    return await redis.xlen(streams.predictions) >= count
+
+
+async def test_a_candidate_that_fails_is_counted_and_the_live_one_serves_on(
+    redis, streams, publisher, workers, make_adapter, store
+):
+    class Failing(FakeEngine):
+        tries = 0
+
+        def classify(self, batch):
+            self.tries += 1
+            if self.model.receipt.adapter_version == "2" and self.tries > 1:
+                raise RuntimeError("no")
+            return super().classify(batch)
+
+    await release(redis, streams, make_adapter("1", probes=()).path, store)
+    async with workers.following(load_engine=lambda adapter: Failing(adapter=adapter)) as worker:
+        await release(redis, streams, make_adapter("2", probes=()).path, store, action="shadow")
+        await wait_until(lambda: _is_cast(worker))
+        await publish(publisher, 10)
+        await wait_until(lambda: shadowed(worker, "failed") == 10)
+
+    assert await redis.xlen(streams.predictions) == 10
+    assert worker.engine.model.receipt.adapter_version == "1"
+
+
+async def test_a_candidate_that_is_not_sound_is_rejected(redis, streams, workers, make_adapter, store):
+    bad = make_adapter("2", base_model={"id": "other", "revision": "7"})
+    await release(redis, streams, make_adapter("1").path, store)
+    await release(redis, streams, bad.path, store, action="shadow")
+    worker = workers.new()
+    await workers.registry(worker).catch_up()
+
+    [rejected] = await said(redis, streams, AdapterRejected)
+    assert "was trained on other" in rejected.data.reason
+    assert worker.engine.model.receipt.adapter_version == "1"
