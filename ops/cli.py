@@ -61,12 +61,24 @@ class Common:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @option("redis-url", env=("REDIS_URL",), help=f"Default: {DEFAULT_URL}; demo starts its own server.")
+@option(
+    "redis-url-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Holds the URL, for one with a password: arguments and environments are seen by others.",
+)
 @option("namespace", default="abstream", help="Prefix of every key.")
 @option("log-format", type=click.Choice(["console", "json"]), default="console")
 @option("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML or YAML file of defaults.")
 @click.version_option(package_name="abstream")
 @click.pass_context
-def cli(context: click.Context, redis_url: str | None, namespace: str, log_format: Any, config: Path | None) -> None:
+def cli(
+    context: click.Context,
+    redis_url: str | None,
+    redis_url_file: Path | None,
+    namespace: str,
+    log_format: Any,
+    config: Path | None,
+) -> None:
     """Reads abstracts from a Redis stream, publishes what cancer, if any, each is about."""
     if config:
         assert isinstance(context.command, click.Group)
@@ -75,7 +87,10 @@ def cli(context: click.Context, redis_url: str | None, namespace: str, log_forma
         Streams(namespace)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--namespace") from error
-    context.obj = Common(redis_url, namespace, log_format)
+    if redis_url and redis_url_file:
+        raise click.UsageError("--redis-url and --redis-url-file are both set, perhaps in the environment: give one")
+    url = redis_url_file.read_text(encoding="utf-8").strip() if redis_url_file else redis_url
+    context.obj = Common(url, namespace, log_format)
 
 
 @cli.command()

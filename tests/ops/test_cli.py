@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from abstream.schemas import EVENTS
 
 NOWHERE = "unix:///nowhere/redis.sock"
 
@@ -139,7 +140,32 @@ def test_doctor_says_what_is_wrong_and_keeps_passwords_to_itself(abstream, tmp_p
     assert b"secret" not in done.stdout + done.stderr
 
 
-def test_schema_export_writes_a_file_for_each_event(abstream, tmp_path):
+def test_schema_export_writes_a_file_for_each_event_and_says_which(abstream, tmp_path):
     done = abstream("schema", "export", "-o", "schemas")
     assert done.returncode == 0
-    assert len(list((tmp_path / "schemas").glob("*.json"))) == 6
+    written = {path.name for path in (tmp_path / "schemas").iterdir()}
+    assert {f"{name}.json" for name in EVENTS} <= written
+    assert {Path(line).name for line in done.stdout.decode().splitlines()} == written
+
+
+def test_the_address_of_redis_may_be_in_a_file(abstream, tmp_path, good):
+    (tmp_path / "url").write_text(f"{NOWHERE}\n")
+    done = abstream("--redis-url", "", "--redis-url-file", "url", "publish", good)
+    assert done.returncode == 5
+    assert b"/nowhere/redis.sock" in done.stderr
+
+
+def test_two_addresses_of_redis_are_a_usage_error(abstream, tmp_path, good):
+    (tmp_path / "url").write_text(NOWHERE)
+    done = abstream("--redis-url", NOWHERE, "--redis-url-file", "url", "publish", good)
+    assert done.returncode == 2
+    assert b"give one" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("publish", "good.jsonl"), ("streams", "info"), ("work", "--engine", "fake")])
+def test_no_command_tells_the_password(abstream, server, good, command):
+    """Neither where the server is away nor where it knows nobody of that name."""
+    for url in ("redis://somebody:s3cret@127.0.0.1:1/0", server.replace("unix://", "unix://somebody:s3cret@")):
+        done = abstream("--redis-url", url, *command)
+        assert done.returncode not in (0, 2)
+        assert b"s3cret" not in done.stdout + done.stderr
