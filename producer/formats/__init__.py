@@ -51,8 +51,6 @@ _SIGNS = (
     ("jsonl", re.compile(rb"\s*\{")),
     ("ris", re.compile(rb"(?:[^\n]*\n){0,9}?TY  - ")),
     ("nbib", re.compile(rb"\s*(?:PMID|PMC |OWN |STAT)- ")),
-    ("tsv", re.compile(rb"[^\n]*\b(?:title|abstract|text)\b[^\n]*\t|[^\n]*\t[^\n]*\b(?:title|abstract|text)\b", re.I)),
-    ("csv", re.compile(rb"[^\n]*\b(?:title|abstract|text)\b", re.I)),
 )
 
 
@@ -108,7 +106,8 @@ def format_of(path: str) -> str | None:
 
 
 def _format_in(head: bytes, name: str) -> str:
-    if found := next((kind for kind, sign in _SIGNS if sign.match(head)), None):
+    found = next((kind for kind, sign in _SIGNS if sign.match(head)), None) or csv.kind_of(head)
+    if found:
         return found
     if name == STDIN or not head:
         return "jsonl"

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from ...schemas import Question
 from .labels import included, label_column, said_of
-from .records import TEXT_COLUMNS, TITLE_COLUMNS, Broken, Record
-from .tables import Row, columns_of, records
+from .records import Broken, Record
+from .tables import Row, can_hold_abstracts, columns_of, records
 from .text import Decoder, lines
 
 _MAX_ROW_CHARACTERS = 1 << 20
@@ -34,6 +34,15 @@ def read(file: BufferedReader) -> Iterator[Record | Broken]:
 def read_tsv(file: BufferedReader) -> Iterator[Record | Broken]:
     """As ``read``, where tabs part the fields."""
     return records(_rows(_Lines(file), "\t"))
+
+
+def kind_of(head: bytes) -> str | None:
+    """``csv`` or ``tsv`` where the first line of a file is the header of such a table."""
+    header = head.lstrip().partition(b"\n")[0].decode("latin-1")
+    delimiter = _delimiter_of(header)
+    if not can_hold_abstracts(_names(header, delimiter)):
+        return None
+    return "tsv" if delimiter == "\t" else "csv"
 
 
 class _Lines:
@@ -115,13 +124,17 @@ def _rows(text: _Lines, delimiter: str) -> Iterator[Row]:
 
 
 def _delimiter_of(header: str) -> str:
-    """What parts the header into most columns, first of all into such as can hold an abstract."""
+    """What parts the header into columns that can hold an abstract, and into most."""
 
-    def columns(delimiter: str) -> tuple[int, int]:
-        names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
-        return len({*TITLE_COLUMNS, *TEXT_COLUMNS}.intersection(names)), len(names)
+    def columns(delimiter: str) -> tuple[bool, int]:
+        names = _names(header, delimiter)
+        return can_hold_abstracts(names), len(names)
 
     return max(_DELIMITERS, key=columns)
+
+
+def _names(header: str, delimiter: str) -> list[str]:
+    return [name.strip().strip('"') for name in header.split(delimiter)]
 
 
 class Writer:

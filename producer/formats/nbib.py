@@ -38,7 +38,8 @@ def _blocks(file: BufferedReader) -> Iterator[Block | Broken]:
 def _record(block: Block) -> Record | Broken:
     fields: dict[str, list[str]] = defaultdict(list)
     tag = ""
-    for offset, line in enumerate(block.text.splitlines()):
+    # Not splitlines: a text may hold what Unicode calls the end of a line.
+    for offset, line in enumerate(block.text.rstrip("\r\n").split("\n")):
         if line[:1].isspace() and tag:
             fields[tag][-1] = f"{fields[tag][-1]} {line.strip()}".lstrip()
         elif found := _TAGGED.match(line):

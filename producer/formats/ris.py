@@ -13,8 +13,9 @@ from .text import lines
 
 _BEGINNING = b"TY  -"
 _END = b"ER  -"
-_NOTES = ("ASReview_irrelevant", "ASReview_relevant")
-_JUDGED = re.compile(r"^N1  - .*ASReview_(?:ir)?relevant", re.MULTILINE)
+_IRRELEVANT, _RELEVANT = "ASReview_irrelevant", "ASReview_relevant"
+_JUDGED = re.compile(f"{_IRRELEVANT}|{_RELEVANT}")
+_COLUMNS = {"primary_title": "title", "notes_abstract": "abstract"}
 _OWN = re.compile(r"^(?:KW|N1)  - abstream: .*\r?\n", re.MULTILINE)
 _FIRST_LINE = re.compile(r"^TY  -.*?(\r?\n|\Z)", re.MULTILINE)
 
@@ -65,9 +66,13 @@ def _unended(block: Block | Broken) -> Broken:
 
 def _fields(reference: Mapping[str, Any]) -> dict[str, Any]:
     """By rispy's names, which are ASReview's columns; tags that have none, by themselves."""
-    unknown = reference.get("unknown_tag", {})
-    named = {name: value for name, value in reference.items() if name != "unknown_tag"} | dict(unknown)
-    return {name: "; ".join(value) if isinstance(value, list) else value for name, value in named.items()}
+    named = {_COLUMNS.get(name, name): value for name, value in reference.items() if name != "unknown_tag"}
+    named |= {name: reference[name] for name in _COLUMNS.values() if name in reference}  # which comes first
+    named |= reference.get("unknown_tag", {})
+    fields = {name: "; ".join(value) if isinstance(value, list) else value for name, value in named.items()}
+    if judged := _JUDGED.search(fields.get("notes", "")):
+        fields["included"] = int(judged[0] == _RELEVANT)
+    return fields
 
 
 class Writer:
@@ -87,10 +92,12 @@ class Writer:
         said += ["KW  - abstream: review"] if prediction["review"]["required"] else []
         said += [f"N1  - abstream: {note_of(prediction)}"]
         if not _JUDGED.search(original):
-            # First of all notes, since ASReview takes the first, which may say ASReview_not_seen.
-            said.insert(0, f"N1  - {_NOTES[included(prediction, self._questions)]}")
+            # Before all notes of the reference: ASReview takes the first, which may be ASReview_not_seen.
+            said.append(f"N1  - {_RELEVANT if included(prediction, self._questions) else _IRRELEVANT}")
         added = "".join(f"{line}{end}" for line in said)
-        self._file.write(f"{original[: first.end()]}{added}{original[first.end() :]}".encode())
+        rest = original[first.end() :]
+        rest += "" if rest.endswith("\n") else end  # another may follow
+        self._file.write(f"{original[: first.end()]}{added}{rest}".encode())
 
     def finish(self) -> None:
         """Everything is written already."""

@@ -5,13 +5,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from abstream.ops.bench.parsing import OTHER, _records_of, differing, ours, write_repeated
+from abstream.ops.bench.parsing import OTHER, articles_of, differing, ours, write_repeated
 
 FIXTURES = Path(__file__).parents[1] / "producer/fixtures/pubmed-xml"
 
 
 def test_the_large_file_is_the_records_again_and_again(tmp_path):
-    raw = _records_of(FIXTURES)
+    raw = articles_of(FIXTURES)
     write_repeated(raw, 2 * len(raw) + 1, tmp_path / "x.xml.gz")
     read = [fields["pmid"] for fields in ours(str(tmp_path / "x.xml.gz"))]
     assert read == [*read[: len(raw)], *read[: len(raw)], read[0]]
@@ -19,9 +19,12 @@ def test_the_large_file_is_the_records_again_and_again(tmp_path):
 
 @pytest.mark.skipif(not find_spec(OTHER), reason="pubmed_parser is not installed")
 def test_where_fields_differ_pubmed_parser_has_lost_something(tmp_path):
-    """The text of a formula; a DOI that is not its record's last location."""
-    raw = [record for record in _records_of(FIXTURES) if b"PubmedBookArticle" not in record]
-    assert {(one["pmid"], one["field"]) for one in differing(raw, tmp_path)} == {("30000001", "abstract")}
+    """Nested markup, formulas, a DOI that is not the last location, and what stands in for what is missing."""
+    assert {(one["pmid"], one["field"]) for one in differing(articles_of(FIXTURES), tmp_path)} == {
+        *{("30000001", "abstract"), ("30000001", "doi")},
+        *{("30000002", "title"), ("30000002", "journal"), ("30000002", "vernacular_title")},
+        *{("30000003", "abstract"), ("30000003", "year")},
+    }
 
 
 def test_it_tells_a_table_and_one_json_line_last(abstream):

@@ -63,6 +63,15 @@ def test_json_lines_with_the_field_names_in_use():
     assert last.abstract.abstract == ""
 
 
+@pytest.mark.parametrize(
+    ("written", "year"),
+    [("2018/04//", 2018), (1998, 1998), ("1998 Dec-1999 Jan", 1998), ("in press", None), (20181, None)],
+)
+def test_a_year_is_found_in_a_date_and_one_that_is_none_breaks_nothing(written, year):
+    [record] = records(json.dumps({"text": "Text.", "year": written}).encode(), "x.jsonl")
+    assert record.abstract.year == year
+
+
 def test_an_abstract_of_the_contract_is_read_whole():
     line = {
         "abstract": "Text.",

@@ -1,0 +1,65 @@
+"""Files in, files out: several, of several formats, through standard input; what is broken is named and counted."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import rispy
+
+FIXTURES = Path(__file__).parents[1] / "producer/fixtures"
+FAKE = ("--engine", "fake")
+
+
+def test_files_of_different_formats_become_one(abstream, tmp_path):
+    (tmp_path / "more.xml.gz").write_bytes(gzip.compress((FIXTURES / "pubmed-xml/articles.xml").read_bytes()))
+    (tmp_path / "broken.csv").write_bytes(b"id,title\na,Title\nb,Title,c\n")
+
+    done = abstream(
+        "classify",
+        FIXTURES / "references.ris",
+        "more.xml.gz",
+        "broken.csv",
+        FIXTURES / "pubmed.nbib",
+        "-o",
+        "out.ris",
+        *FAKE,
+    )
+
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        b"broken.csv: line 3: has 3 fields, and the header 2",
+        b"10 classified, 1 broken, not sent",
+    ]
+    references = rispy.loads((tmp_path / "out.ris").read_text(encoding="utf-8"))
+    assert len(references) == 10
+    assert all(any("ASReview_" in note for note in reference["notes"]) for reference in references)
+
+
+def test_standard_input_is_read_in_the_format_that_is_said(abstream):
+    done = abstream(
+        "classify", "-", "--format", "nbib", "-o", "-", *FAKE, stdin=(FIXTURES / "pubmed.nbib").read_bytes()
+    )
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["30000001", "30000002", "30000003"]
+
+
+@pytest.mark.parametrize("command", [["publish", "data.docx"], ["classify", "data.docx", "-o", "-", *FAKE]])
+def test_a_file_of_no_known_format_is_an_error_that_says_what_to_do(abstream, tmp_path, command):
+    (tmp_path / "data.docx").write_bytes(b"some words\n")
+    done = abstream(*command)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        b"abstream: data.docx: neither name nor content tells the format; say it with --format"
+    )
+
+
+def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(abstream):
+    done = abstream("classify", FIXTURES / "pubmed.nbib", "-o", "out.xml", "--model", "none")
+    assert done.returncode == 1
+    assert b"out.xml: the name tells no format that is written" in done.stderr
+
+
+def test_pubmed_records_are_published_under_their_numbers(abstream):
+    done = abstream("publish", FIXTURES / "pubmed-xml/articles.xml", FIXTURES / "pubmed-xml/book.xml")
+    ids = [json.loads(line)["id"] for line in done.stdout.splitlines()]
+    assert ids == [f"3000000{number}" for number in range(1, 6)]
