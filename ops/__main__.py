@@ -3,7 +3,7 @@
 import sys
 
 # The extra that brings a package, where it is not the worker's.
-_EXTRAS = {"click": "cli", "rich": "cli", "structlog": "cli", "tomli": "cli", "yaml": "cli", "datasets": "training"}
+_EXTRAS = {"click": "cli", "rich": "cli", "structlog": "cli", "tomli": "cli", "yaml": "cli", "cryptography": "signing", "datasets": "training"}
 
 
 def main() -> None:

@@ -29,18 +29,22 @@ def seal_for(
     return seal(folder, AdapterManifest(**about))
 
 
-def asked(engine: Engine) -> tuple[Probe, ...]:
-    """What ``engine`` answers to the probes."""
+def asked(engine: Engine, bare: Engine | None = None) -> tuple[Probe, ...]:
+    """What ``engine`` answers to the probes, beside what ``bare`` does."""
+    others = _answers(bare) if bare else [None] * len(PROBES)
+    return tuple(
+        Probe(title=abstract.title, abstract=abstract.abstract, probabilities=given, bare=other)
+        for abstract, given, other in zip(PROBES, _answers(engine), others, strict=True)
+    )
+
+
+def _answers(engine: Engine) -> list[dict[str, dict[str, float]]]:
     rows = engine.classify([engine.encode(abstract) for abstract in PROBES]).logits
     questions = engine.model.task.questions
-    return tuple(
-        Probe(
-            title=abstract.title,
-            abstract=abstract.abstract,
-            probabilities={
-                question.name: dict(zip(question.labels, softmax(logits), strict=True))
-                for question, logits in zip(questions, row, strict=True)
-            },
-        )
-        for abstract, row in zip(PROBES, rows, strict=True)
-    )
+    return [
+        {
+            question.name: dict(zip(question.labels, softmax(logits), strict=True))
+            for question, logits in zip(questions, row, strict=True)
+        }
+        for row in rows
+    ]

@@ -1,7 +1,6 @@
 """Small labelled data, a base of a few thousand weights, and short runs: what the training tests share."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from abstream.schemas import Abstract, Condition, Question, Task
 from abstream.training.config import TrainConfig
 from abstream.training.data import Labelled
 from abstream.training.recipe import Run, Splits
-from transformers import Phi3Config, Phi3ForCausalLM
+
+from ..tiny import tiny_phi3
 
 Rows = list[dict[str, Any]]
 
@@ -55,25 +55,8 @@ def write(tmp_path: Path) -> Callable[[str, Rows], str]:
 
 @pytest.fixture(scope="session")
 def tiny(phi3_nano: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseFolder:
-    """A Phi-3 of random weights with the shipped tokenizer, small enough to be trained in a second."""
-    folder = tmp_path_factory.mktemp("base") / "phi3-tiny"
-    vocabulary = json.loads((phi3_nano / "config.json").read_text())["vocab_size"]
-    torch.manual_seed(0)
-    shape = Phi3Config(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,  # so large that the texts make a difference
-        pad_token_id=1,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    Phi3ForCausalLM(shape).save_pretrained(folder)
-    shutil.copy(phi3_nano / "tokenizer.json", folder)
-    return locate(str(folder))
+    """Small enough to be trained in a second."""
+    return locate(str(tiny_phi3(tmp_path_factory.mktemp("base") / "phi3-tiny", phi3_nano)))
 
 
 def records_of(n: int, task: Task = TASK) -> list[Labelled]:
