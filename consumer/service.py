@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -19,7 +19,7 @@ from .engine import Engine
 from .metrics import Metrics
 from .sink import Sink
 from .source import Source
-from .stages import Batch, Delivery
+from .stages import Delivery
 from .tasks import end
 from .upkeep import Upkeep
 from .worker import PROBE, Stuck, Worker
@@ -57,7 +57,7 @@ async def serve(
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach at the start. Later, the worker waits for it.
         ModelUnusable, AdapterRefused, Unavailable: there is nothing to serve with.
-        Stuck: a batch does not come to its end.
+        Stuck: to tokenize or to compute a few does not come to its end.
     """
     source = Source(redis, streams, config, metrics)
     await source.create_groups()
@@ -92,7 +92,7 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
         log.info("worker_ready", worker=worker.config.name, **worker.engine.model.receipt.model_dump())
         asked = asyncio.create_task(stopping.wait())
         work = asyncio.create_task(worker.run())
-        stuck: Batch = []
+        suspects: Sequence[Delivery] = []
         try:
             await asyncio.wait([work, asked, *beside], return_when=asyncio.FIRST_COMPLETED)
             worker.source.stop()
@@ -102,12 +102,12 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
             ended += [work] if work.done() else []
             await end([work])
             await asyncio.gather(*ended)  # the error that one ended in is the process's error
-        except Stuck:
-            stuck = worker.at_work
+        except Stuck as stuck:
+            suspects = stuck.suspects
             raise
         finally:
             asked.cancel()
-            await _hand_back(worker.source, [job.delivery for job in stuck], hand_back_seconds)
+            await _hand_back(worker.source, suspects, hand_back_seconds)
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _at_signal(leave: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _hand_back(source: Source, suspects: list[Delivery], seconds: float) -> None:
+async def _hand_back(source: Source, suspects: Sequence[Delivery], seconds: float) -> None:
     try:
         if released := await asyncio.wait_for(source.release(suspects), seconds):
             log.warning("entries_released", entries=released)

@@ -6,9 +6,10 @@ ready behind it and one is being committed; what does not fit stays in Redis, wh
 
 import asyncio
 import time
-from asyncio import Queue
-from collections.abc import AsyncIterator, Callable
+from asyncio import Future, Queue
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import structlog
 
@@ -28,11 +29,17 @@ PROBE = Abstract(title="A sound abstract", abstract="If the engine fails on this
 
 PART_BYTES = 1 << 20  # of a read, admitted and refused together: each copy of a large refusal costs its size
 
+T = TypeVar("T")
+
 log = structlog.get_logger()
 
 
 class Stuck(AbstreamError):
-    """A forward pass does not come to its end: nothing but the end of the process can stop it."""
+    """A step does not come to its end, one of ``suspects`` is why: only the end of the process can stop it."""
+
+    def __init__(self, said: str, suspects: Sequence[Delivery]) -> None:
+        super().__init__(said)
+        self.suspects = suspects
 
 
 class Worker:
@@ -48,7 +55,6 @@ class Worker:
         self.sink = sink
         self.metrics = metrics
         self.ready = Ready(config.max_batch_tokens)
-        self.at_work: Batch = []
         self.observers: list[Callable[[Inferred, list[Answered]], None]] = []  # told of what was answered
         # One thread runs every forward pass of the live engine and of those before it.
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -57,7 +63,7 @@ class Worker:
         """Work until the source ends, then finish all that is in hand.
 
         Raises:
-            Stuck: a batch took longer than ``batch_deadline_seconds``; ``at_work`` holds it.
+            Stuck: to tokenize or to compute a few took longer than ``batch_deadline_seconds``.
         """
         done: Queue[Inferred | None] = Queue(1)
         tasks = [asyncio.create_task(step) for step in (self.prepare(), self.infer(done), self.finish(done))]
@@ -84,10 +90,13 @@ class Worker:
 
     async def read(self, source: AsyncIterator[list[Delivery]]) -> None:
         """Deliveries of one lane at a time, no more than there is room for."""
+        loop = asyncio.get_running_loop()
         async for deliveries in source:
             while deliveries:
-                lane = deliveries[0].lane
-                jobs, refused = await asyncio.to_thread(self.admit, take(deliveries, PART_BYTES))
+                part = take(deliveries, PART_BYTES)
+                lane = part[0].lane
+                jobs, refused = await self.in_time(loop.run_in_executor(None, self.admit, part), part)
+                del part  # its texts stand in the jobs and refusals
                 if refused:
                     await self.commit(refused)
                 await self.ready.put(lane, jobs)
@@ -96,15 +105,21 @@ class Worker:
         loop = asyncio.get_running_loop()
         while batch := await self.ready.next():
             # A lease may have run out while the process was paused: then another worker has the abstract.
-            self.at_work = [job for job in batch if self.source.holds(job.delivery)]
-            computing = loop.run_in_executor(self.compute, self.classify, self.at_work)
+            ours = [job for job in batch if self.source.holds(job.delivery)]
+            computing = loop.run_in_executor(self.compute, self.classify, ours)
             with self.metrics.health.computing():
-                await asyncio.wait([computing], timeout=self.config.batch_deadline_seconds)
-            if not computing.done():
-                raise Stuck(f"a batch of {len(batch)} took more than {self.config.batch_deadline_seconds:g} s")
-            for inferred in computing.result():
+                computed = await self.in_time(computing, [job.delivery for job in ours])
+            for inferred in computed:
                 await done.put(inferred)
         await done.put(None)
+
+    async def in_time(self, step: Future[T], deliveries: Sequence[Delivery]) -> T:
+        """The result of a step that has these in hand; a thread that does not come to its end cannot be stopped."""
+        await asyncio.wait([step], timeout=self.config.batch_deadline_seconds)
+        if not step.done():
+            seconds = self.config.batch_deadline_seconds
+            raise Stuck(f"{len(deliveries)} abstracts took more than {seconds:g} s", deliveries)
+        return step.result()
 
     async def finish(self, done: Queue[Inferred | None]) -> None:
         while inferred := await done.get():

@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from ..conftest import PATIENCE_SECONDS, wait_until
 
 ENDLESS = Abstract(title="Endless", abstract="")
+over = threading.Event()
 
 
 @pytest.fixture
@@ -79,24 +80,33 @@ async def has_length(redis, stream: str, length: int) -> bool:
 class Hanging(FakeEngine):
     """Does not come to an end with one abstract until the test is over."""
 
-    over = threading.Event()
-
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         if self.encode(ENDLESS) in batch:
-            self.over.wait()
+            over.wait()
         return super().classify(batch)
 
 
-async def test_a_batch_that_does_not_end_takes_the_worker_down_and_is_given_back_at_once(
-    serving, redis, streams, publisher, workers
+class Puzzled(FakeEngine):
+    """The same, in tokenizing it."""
+
+    def encode(self, abstract: Abstract) -> Tokens:
+        if abstract == ENDLESS:
+            over.wait()
+        return super().encode(abstract)
+
+
+@pytest.mark.parametrize("engine", [Hanging, Puzzled])
+async def test_an_abstract_that_does_not_end_takes_the_worker_down_and_is_given_back_at_once(
+    engine, serving, redis, streams, publisher, workers
 ):
     """Its delivery counts, so that in the end it is refused; nothing else that was in hand is held against it."""
+    over.clear()
     await publisher.publish(ENDLESS)
     try:
-        with pytest.raises(Stuck, match=r"0\.2 s"):
-            await serving(engine=Hanging, batch_deadline_seconds=0.2)
+        with pytest.raises(Stuck, match=r"1 abstracts took more than 0\.2 s"):
+            await serving(engine=engine, batch_deadline_seconds=0.2)
     finally:
-        Hanging.over.set()
+        over.set()
 
     [held] = await redis.xpending_range(streams.lane("interactive"), "classifiers", "-", "+", 10, idle=600_000)
     assert held["times_delivered"] == 1
