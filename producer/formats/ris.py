@@ -35,7 +35,7 @@ def read(file: BufferedReader) -> Iterator[Record | Broken]:
         if isinstance(block, Broken):
             yield block
         else:
-            [reference] = parser.parse(block.text)
+            [reference] = parser.parse(block.text[_beginning(block.text).start() :])
             yield from_fields(_fields(reference), block.position, block.text)
 
 
@@ -60,6 +60,13 @@ def _blocks(file: BufferedReader) -> Iterator[Block | Broken]:
         yield Broken(rest.position, "is not RIS: a reference begins with a line 'TY  - '")
 
 
+def _beginning(text: str) -> re.Match[str]:
+    """The first line of a reference, before which other lines may stand."""
+    first = _FIRST_LINE.search(text)
+    assert first, "what has no such line is no block"
+    return first
+
+
 def _unended(block: Block | Broken) -> Broken:
     return Broken(block.position, "has no line 'ER  - ' at its end: is the file cut off?")
 
@@ -68,7 +75,8 @@ def _fields(reference: Mapping[str, Any]) -> dict[str, Any]:
     """By rispy's names, which are ASReview's columns; tags that have none, by themselves."""
     named = {_COLUMNS.get(name, name): value for name, value in reference.items() if name != "unknown_tag"}
     named |= {name: reference[name] for name in _COLUMNS.values() if name in reference}  # which comes first
-    named |= reference.get("unknown_tag", {})
+    # rispy keeps a line without a tag, where no other is above it, under none.
+    named |= {tag: values for tag, values in reference.get("unknown_tag", {}).items() if tag}
     fields = {name: "; ".join(value) if isinstance(value, list) else value for name, value in named.items()}
     if judged := _JUDGED.search(fields.get("notes", "")):
         fields["included"] = int(judged[0] == _RELEVANT)
@@ -85,8 +93,7 @@ class Writer:
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
         """Write one reference; a label that somebody gave it before stands."""
         original = _OWN.sub("", record.original) or _reference(record)
-        first = _FIRST_LINE.search(original)
-        assert first, "every reference has its first line"
+        first = _beginning(original)
         end = first[1] or "\n"
         said = [f"KW  - abstream: {answer['label']}" for answer in prediction["answers"].values()]
         said += ["KW  - abstream: review"] if prediction["review"]["required"] else []

@@ -1,11 +1,12 @@
 """Excel workbooks: the first sheet, with a header as CSV has. Bounded in size, since a workbook is a zip archive."""
 
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from datetime import date
 from io import BufferedReader
 from typing import BinaryIO
-from xml.etree.ElementTree import ParseError
 
 from .opening import Damaged, seekable
 from .records import Broken, MissingLibrary, Record
@@ -35,14 +36,16 @@ def _rows(file: BinaryIO) -> Iterator[Row]:
         raise MissingLibrary("reading Excel workbooks", "openpyxl") from error
     try:
         _check_size(file)
-        book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are of styles and the like
+            book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
         sheet = book.worksheets[0]
         sheet.reset_dimensions()  # what the file says of them may be wrong, and is believed
         for number, cells in enumerate(sheet.iter_rows(max_col=_MAX_COLUMNS, values_only=True), start=1):
             yield f"row {number}", list(map(_text, cells))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise _damaged(error) from error
-    except (ParseError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
+    except (SyntaxError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error) as error:
         raise _damaged(error) from error
 
 

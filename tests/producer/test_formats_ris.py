@@ -53,6 +53,13 @@ def test_references_are_read_as_rispy_reads_them():
     assert (ours[0].identifiers.doi, ours[0].year) == ("10.9999/ris", 2018)
 
 
+def test_what_stands_before_a_reference_is_none_and_is_kept():
+    head = b"Provider: nobody\r\nTYPE: export\r\nER  - \r\n\r\n"
+    [first, *_] = found_in(head + REFERENCES)
+    assert first.abstract.title == "Tamoxifen after surgery"
+    assert labelled(found_in(head + REFERENCES)).startswith(head + b"TY  - JOUR\r\nKW  - abstream: Cancer\r\n")
+
+
 def test_but_for_the_answer_every_byte_is_as_it_was():
     lines = labelled(found_in(REFERENCES)).splitlines(keepends=True)
     added = [b"KW  - abstream: ", b"N1  - abstream: ", b"N1  - ASReview_relevant", b"N1  - ASReview_irrelevant\r\n"]
