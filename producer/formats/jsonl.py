@@ -33,7 +33,18 @@ def _record(line: bytes, position: str) -> Record | Broken:
         return Broken(position, "is not JSON that can be read: it is nested too deeply")
     if not isinstance(fields, dict):
         return Broken(position, f"is a JSON {type(fields).__name__}, not an object")
+    if rb"\u" in line and not _is_unicode(fields):
+        return Broken(position, "is not Unicode: it holds half a character, such as \\ud800 alone")
     return from_fields(fields, position)
+
+
+def _is_unicode(value: Any) -> bool:
+    """JSON may escape halves of characters that cannot be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Writer:

@@ -91,10 +91,6 @@ def from_values(
     if not isinstance(id, str | int | float | None):
         return Broken(position, f"the id is a {type(id).__name__}: give text or a number")
     named = str(id).strip() if id is not None else ""
-    try:
-        named.encode()
-    except UnicodeEncodeError:
-        return Broken(position, "the id is not valid Unicode: it holds half a character")
     return Record(named or _id_of_text(abstract), abstract, fields or {}, original)
 
 

@@ -105,7 +105,8 @@ BROKEN_LINES = {
     b'{"text": "' + b"a" * 50_001 + b'"}': "line 2: abstract: String should have at most 50000 characters",
     b"[" * 100_000: "line 2: is not JSON",
     b'{"text": "b", "year": ' + b"9" * 5_000 + b"}": "line 2: is not JSON that can be read",
-    b'{"text": "b", "id": "\\ud800"}': "line 2: the id is not valid Unicode",
+    b'{"text": "b", "id": "\\ud800"}': "line 2: is not Unicode",
+    b'{"text": "b", "mesh": ["\\udfff"]}': "line 2: is not Unicode",
     b'{"text": "b", "id": ["c"]}': "line 2: the id is a list: give text or a number",
     b" " * (MAX_RECORD_BYTES + 10): f"line 2: is longer than {MAX_RECORD_BYTES} bytes",
 }
