@@ -46,7 +46,7 @@ class Cache:
         *,
         max_bytes: int,
         trusted: TrustedKeys | None = None,
-        pauses_seconds: Sequence[float] = PAUSES_SECONDS,
+        pauses_seconds: Sequence[float] = (),
     ) -> None:
         """
         Args:
@@ -71,7 +71,12 @@ class Cache:
             AdapterRefused: a public key cannot be read.
         """
         trusted = read_public_keys(config.adapter_public_key)
-        return cls(config.adapter_cache, max_bytes=config.max_adapter_bytes, trusted=trusted)
+        return cls(
+            config.adapter_cache,
+            max_bytes=config.max_adapter_bytes,
+            trusted=trusted,
+            pauses_seconds=PAUSES_SECONDS,
+        )
 
     def fetch(self, update: AdapterUpdate) -> VerifiedAdapter:
         """The adapter that was announced, verified; from the local copy where there is one.

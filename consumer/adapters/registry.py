@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from ...schemas import AbstreamError, VerifiedAdapter
+from ...schemas import AbstreamError, Unavailable, VerifiedAdapter
 from ...schemas.events import AdapterAnswer, AdapterUpdate, Probes
 from ..engine import Engine
 from ..tasks import end
@@ -16,6 +16,7 @@ from .cache import Cache
 from .fleet import Fleet
 from .guard import Guard
 from .history import Announced, Order, in_service
+from .later import Later
 from .probes import check
 from .rollback import rollback
 from .shadow import Shadow
@@ -50,6 +51,7 @@ class Registry:
         self.shadow = Shadow(worker, fleet)
         worker.observers += [self.guard.observe, self.shadow.observe]
         self._order = Order()
+        self._later = Later()
         self._served: list[Announced] = []  # what is live, last, and what it may be rolled back to
 
     async def catch_up(self) -> None:
@@ -75,11 +77,16 @@ class Registry:
 
     async def _keep_up(self) -> None:
         while True:
-            await self.watch.wait()
-            await self.catch_up()
+            try:
+                await asyncio.wait_for(self.watch.wait(), self._later.pause_seconds)
+            except asyncio.TimeoutError:
+                await self._follow(self._later.take())
+            else:
+                await self.catch_up()
 
     async def _follow(self, news: Sequence[Announced]) -> None:
         """``news`` are in order, oldest first; the newest supersedes whatever is in the shadow."""
+        self._later.take()
         await self.shadow.end()
         self._served = in_service(news, self._served)
         for announced in [one for one in reversed(self._served) if one in news]:
@@ -121,6 +128,11 @@ class Registry:
         begun = time.perf_counter()
         try:
             return await asyncio.to_thread(self.admit, announced.update)
+        except Unavailable as error:
+            reason = str(error)
+            if not self._later.postpone(announced):
+                log.info("adapter_still_out_of_reach", digest=_short(announced.update.digest))
+                return None  # as was said before
         except AbstreamError as error:
             reason = str(error)
         except Exception as error:

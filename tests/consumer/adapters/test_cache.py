@@ -113,7 +113,7 @@ def test_without_a_folder_the_copies_end_with_the_cache(update):
 
 def test_a_folder_that_cannot_be_written_is_said(update, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unavailable, match="the folder of local copies, .*/file/cache, cannot be used"):
+    with pytest.raises(Unavailable, match=r"the folder of local copies, .*/file/cache, cannot be used"):
         Cache(tmp_path / "file" / "cache", max_bytes=1_000_000).fetch(update)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from abstream.consumer.adapters import cache
 from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.weights import BaseFolder, locate
@@ -298,14 +299,15 @@ def there(new: VerifiedAdapter, keys: Path, tmp_path: Path) -> Released:
 
 
 @pytest.fixture
-def serve(redis, streams, publisher, subscriber, workers, load, serving, keys, tmp_path):
+def serve(redis, streams, publisher, subscriber, workers, load, serving, keys, tmp_path, monkeypatch):
     """A worker with the old adapter is told of updates, then reads an abstract: the fleet's last word, who answered."""
+
+    monkeypatch.setattr(cache, "PAUSES_SECONDS", ())
 
     async def serve(*events: AdapterUpdated, signed: bool = False) -> tuple[Any, str | None]:
         trusted = (keys / "ours.pub",) if signed else ()
         worker = workers.new(engine=serving, adapter_cache=tmp_path / "cache", adapter_public_key=trusted)
         registry = workers.registry(worker, load)
-        registry.cache.pauses_seconds = ()
         for one in events:
             await redis.xadd(streams.output("adapters"), to_fields(one))
             await registry.catch_up()

@@ -108,7 +108,7 @@ def test_what_is_not_in_s3_is_refused(adapter, update, cache, s3):
 
 
 def test_a_bucket_that_is_not_there_is_told_at_release(adapter, s3):
-    with pytest.raises(Unavailable, match="s3://nowhere/oncology/.* is out of reach"):
+    with pytest.raises(Unavailable, match=r"s3://nowhere/oncology/.* is out of reach"):
         put(adapter, "s3://nowhere")
 
 

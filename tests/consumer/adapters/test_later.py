@@ -1,0 +1,90 @@
+"""A store that is out of reach now may be back later: what is still the newest is asked for again."""
+
+from abstream.consumer.adapters import cache, later
+from abstream.consumer.adapters.history import Announced
+from abstream.consumer.adapters.later import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Later
+from abstream.schemas import AdapterActivated, AdapterRejected, AdapterUpdated
+from abstream.schemas.streams import from_fields, to_fields
+from abstream.training.release import describe, release
+
+from ...conftest import fake_engine, wait_until
+
+
+def impatient(monkeypatch) -> None:
+    monkeypatch.setattr(cache, "PAUSES_SECONDS", ())
+    monkeypatch.setattr(later, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+def announced(adapter, entry_id: str) -> Announced:
+    return Announced(entry_id, AdapterUpdated(id=entry_id, source="test", data=describe(adapter, None, "activate")))
+
+
+def test_it_is_tried_ever_more_slowly_and_is_news_once(make_adapter):
+    postponed, one = Later(), announced(make_adapter(), "1-0")
+    assert postponed.pause_seconds is None
+    assert postponed.postpone(one)
+    pauses = [postponed.pause_seconds]
+    for _ in range(8):
+        assert postponed.take() == [one]
+        assert not postponed.postpone(one)
+        pauses.append(postponed.pause_seconds)
+    assert pauses[:3] == [FIRST_PAUSE_SECONDS, 2 * FIRST_PAUSE_SECONDS, 4 * FIRST_PAUSE_SECONDS]
+    assert pauses[-1] == LONGEST_PAUSE_SECONDS
+
+
+def test_the_newest_waits_and_what_was_passed_over_after_it_does_not(make_adapter):
+    postponed, newest, older = Later(), announced(make_adapter("2"), "2-0"), announced(make_adapter("1"), "1-0")
+    assert postponed.postpone(newest)
+    assert postponed.postpone(older), "it is said of each of them"
+    assert postponed.take() == [newest]
+
+
+async def test_an_adapter_is_served_once_its_store_is_back(
+    redis, streams, workers, make_adapter, tmp_path, monkeypatch
+):
+    impatient(monkeypatch)
+    adapter = make_adapter()
+    hidden = tmp_path / "hidden"
+    adapter.path.rename(hidden)
+    event = AdapterUpdated(id="1", source="test", data=announced_of(hidden, adapter))
+
+    async with workers.following(load_engine=fake_engine) as worker:
+        await redis.xadd(streams.output("adapters"), to_fields(event))
+        await wait_until(lambda: redis.xlen(streams.output("fleet")), "a first word")
+        hidden.rename(adapter.path)
+        await wait_until(lambda: worker.engine.model.receipt.adapter_digest == adapter.digest, "the switch")
+
+    said = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
+    assert [type(one) for one in said] == [AdapterRejected, AdapterActivated], "the same is not said again"
+    assert "is the store mounted here" in said[0].data.reason
+
+
+async def test_what_was_superseded_is_not_asked_for_again(redis, streams, workers, make_adapter, tmp_path, monkeypatch):
+    impatient(monkeypatch)
+    gone, newer = make_adapter("1"), make_adapter("2")
+    hidden = gone.path.rename(tmp_path / "hidden")
+    event = AdapterUpdated(id="1", source="test", data=announced_of(hidden, gone))
+
+    async with workers.following(load_engine=fake_engine) as worker:
+        await redis.xadd(streams.output("adapters"), to_fields(event))
+        await wait_until(lambda: redis.xlen(streams.output("fleet")), "a first word")
+        await release(redis, streams, newer.path, tmp_path / "store")
+        await wait_until(lambda: worker.engine.model.receipt.adapter_digest == newer.digest, "the newer one")
+        hidden.rename(gone.path)
+        looks = worker.metrics.registry.get_sample_value("abstream_adapter_switch_seconds_count", {"phase": "fetch"})
+        await redis.xadd(streams.output("adapters"), to_fields(event))  # seen and refused, so that time has passed
+        await wait_until(lambda: refused_twice(redis, streams))
+
+    fetched = worker.metrics.registry.get_sample_value("abstream_adapter_switch_seconds_count", {"phase": "fetch"})
+    assert fetched == looks
+
+
+async def refused_twice(redis, streams) -> bool:
+    said = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
+    return sum(isinstance(one, AdapterRejected) for one in said) == 2
+
+
+def announced_of(folder, adapter):
+    """What is announced of an adapter whose store is not there: its place, and what it is when it is back."""
+    update = describe(adapter.model_copy(update={"path": folder}), None, "activate")
+    return update.model_copy(update={"uri": adapter.path.as_uri()})
