@@ -13,7 +13,7 @@ def main() -> None:
 
         run()
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(error.name or "", "worker")
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "worker")
         sys.exit(f"abstream: this needs {error.name}: pip install 'abstream[{extra}]'")
 
 

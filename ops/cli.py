@@ -23,6 +23,7 @@ from ..schemas.streams import LANES, OUTPUTS
 from ..training.config import TrainConfig
 from .adapters import adapters
 from .benching import bench
+from .gateway import gateway
 from .refusals import refusals
 from .settings import (
     DEFAULT_MODEL,
@@ -325,6 +326,7 @@ def schema_export(out: Path) -> None:
 
 
 cli.add_command(adapters)
+cli.add_command(gateway)
 cli.add_command(refusals)
 cli.add_command(streams)
 cli.add_command(bench)

@@ -1,0 +1,27 @@
+"""``abstream gateway``: the REST API."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..producer.gateway.config import GatewayConfig
+from .settings import build, config_options
+
+if TYPE_CHECKING:
+    from .cli import Common
+
+
+@click.command()
+@config_options(GatewayConfig)
+@click.pass_obj
+def gateway(common: "Common", /, **flags: Any) -> None:
+    """The REST API: abstracts in, results out; /docs tells all of it.
+
+    SIGTERM ends streams and finishes requests. Start as many as you like.
+    """
+    config = build(GatewayConfig, flags)
+    from ..producer.gateway.serving import serve
+    from .logs import configure
+
+    configure(common.log_format)
+    serve(common.url, common.namespace, config)

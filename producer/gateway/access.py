@@ -1,0 +1,42 @@
+"""Who asks, and for which gateway."""
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from .door import Door
+from .problems import Problem
+
+_bearer = HTTPBearer(
+    scheme_name="token",
+    description="A token of the gateway's `--tokens-file`; where it was started without one, none is asked for.",
+    auto_error=False,
+)
+
+
+def _door(request: Request) -> Door:
+    return cast(Door, request.app.state.door)
+
+
+OfDoor = Annotated[Door, Depends(_door)]
+
+
+def _caller(door: OfDoor, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+    """The source of what the client sends.
+
+    Raises:
+        Problem: it has no token, or a wrong one.
+    """
+    if door.tokens is None:
+        return door.config.source
+    owner = door.tokens.owner(credentials.credentials) if credentials else None
+    if owner is None:
+        said = "this token is not known" if credentials else "a token is asked for"
+        challenge = {"WWW-Authenticate": "Bearer"}
+        raise Problem(401, "token", f"{said}: send `Authorization: Bearer TOKEN`", headers=challenge)
+    return f"{door.config.source}:{owner}" if owner else door.config.source
+
+
+Caller = Annotated[str, Depends(_caller)]
+"""The source of the client's abstracts."""

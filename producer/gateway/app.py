@@ -1,0 +1,74 @@
+"""The application: its routes, and what surrounds them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
+
+from . import abstracts, adapters, operations, predictions, refusals
+from .config import GatewayConfig
+from .documenting import DESCRIPTION, document
+from .door import Door
+from .limits import BodyLimit, OwnPagesOnly
+from .measuring import Measured
+from .problems import answer_with_problems
+
+_TAGS = [
+    {"name": "abstracts", "description": "Abstracts in, and how they stand."},
+    {"name": "predictions", "description": "Results out."},
+    {"name": "refusals", "description": "What could not be answered."},
+    {"name": "adapters", "description": "Which model answers."},
+    {"name": "operations", "description": "The gateway itself; no token is asked for here."},
+]
+
+
+def build(url: str, namespace: str, config: GatewayConfig) -> FastAPI:
+    """The gateway of a namespace, as an ASGI application; ``app.state.door`` ends its streams.
+
+    Raises:
+        TokensUnusable: the file of tokens cannot be used.
+    """
+    door = Door(url, namespace, config, version("abstream"))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with door.open():
+            yield
+
+    # Its documentation pages need nothing from elsewhere.
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="abstream",
+        version=version("abstream"),
+        description=DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+    )
+    app.state.door = door
+    for part in (abstracts, predictions, refusals, adapters, operations):
+        app.include_router(part.router)
+    _surround(app, door)
+    document(app)
+    return app
+
+
+def _surround(app: FastAPI, door: Door) -> None:
+    """From the inside to the outside: every request is counted, also one that is not let in."""
+    config = door.config
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    if config.tokens_file is None:
+        app.add_middleware(OwnPagesOnly, origins=config.cors_origin)
+    if config.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["Location", "Retry-After"],
+        )
+    answer_with_problems(app)
+    app.add_middleware(Measured, measurements=door.measurements)

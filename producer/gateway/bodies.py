@@ -1,0 +1,143 @@
+"""What a request brings: one abstract, a list, or a file in any format that ``producer.formats`` reads."""
+
+import mimetypes
+import tempfile
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Annotated, Any, BinaryIO, cast
+from uuid import uuid4
+
+from fastapi import Header, Request
+from pydantic_core import from_json
+from starlette.datastructures import UploadFile
+
+from ...schemas import Abstract, Malformed
+from ..formats import Broken, Format, Record, read_from
+from .models import MAX_ID_CHARACTERS
+from .problems import Problem
+
+CHUNK = 256  # records in hand at a time
+_SPOOLED_BYTES = 1 << 20  # of a file; what is longer lies on disk
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=MAX_ID_CHARACTERS,
+        description="The id of the one abstract that is sent.",
+    ),
+]
+
+# Many that a request brings: what is broken has its place among them.
+Many = AsyncIterator[list[Record | Broken]]
+
+
+async def one_record(request: Request, key: str | None) -> Record:
+    """The one abstract of a JSON body.
+
+    Raises:
+        Problem: it is no JSON, or something else than one abstract.
+        Malformed: the abstract is not right.
+    """
+    values = await _json(request)
+    if not isinstance(values, dict):
+        raise Problem(422, "invalid", f"send one abstract as a JSON object, not a {type(values).__name__}")
+    return _record(values, key)
+
+
+@asynccontextmanager
+async def records(request: Request, key: str | None, wanted: Format) -> AsyncIterator[Record | Many]:
+    """The one abstract that a request brings, or all of them, part by part.
+
+    Raises:
+        Problem: as ``one_record``, or many have one key.
+        Malformed: the one abstract is not right.
+    """
+    media_type = _media_type(request.headers)
+    if wanted == "auto" and _is_json(media_type):
+        values = await _json(request)
+        if isinstance(values, list):
+            _no_key(key)
+            yield _parts(_listed(values))
+        else:
+            yield await one_record(request, key)
+        return
+    _no_key(key)
+    async with _file(request, media_type) as (file, name):
+        yield _parts(read_from(file, name, wanted))
+
+
+async def _parts(found: Iterator[Record | Broken]) -> Many:
+    """Read in a thread: a large file would hold up all other requests."""
+    while part := await to_thread(lambda: list(islice(found, CHUNK))):
+        yield part
+
+
+def _listed(values: list[Any]) -> Iterator[Record | Broken]:
+    if not values:
+        raise Problem(422, "invalid", "the list is empty: send at least one abstract")
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            yield Broken(str(number), f"is a JSON {type(value).__name__}, not an object")
+            continue
+        try:
+            yield _record(value, None)
+        except (Malformed, Problem) as problem:
+            yield Broken(str(number), str(problem))
+
+
+def _record(values: dict[str, Any], key: str | None) -> Record:
+    values = {"abstract": ""} | values
+    own = values.pop("id", None)
+    if own is not None and not (isinstance(own, str) and 0 < len(own) <= MAX_ID_CHARACTERS):
+        raise Problem(422, "invalid", f"id: send a text of 1 to {MAX_ID_CHARACTERS} characters, or leave it out")
+    if key and own and key != own:
+        raise Problem(
+            422, "invalid", "Idempotency-Key is the abstract's id, and the body has another: send one of them"
+        )
+    return Record(key or own or str(uuid4()), Abstract.parse(values))
+
+
+async def _json(request: Request) -> Any:
+    body = await request.body()
+    if not _is_json(_media_type(request.headers)):
+        raise Problem(415, "unknown-format", "send JSON, with `Content-Type: application/json`")
+    try:
+        if len(body) < _SPOOLED_BYTES:
+            return from_json(body, allow_inf_nan=False)
+        return await to_thread(from_json, body, allow_inf_nan=False)
+    except ValueError as error:
+        raise Problem(422, "undecodable", f"the body is not JSON: {error}") from None
+
+
+@asynccontextmanager
+async def _file(request: Request, media_type: str) -> AsyncIterator[tuple[BinaryIO, str]]:
+    """The file of a form, or the body itself, and what it is called."""
+    if media_type == "multipart/form-data":
+        async with request.form(max_files=1) as form:
+            uploads = [value for value in form.values() if isinstance(value, UploadFile)]
+            if not uploads:
+                raise Problem(422, "invalid", "the form has no file: send one, such as `curl -F file=@export.ris`")
+            yield uploads[0].file, uploads[0].filename or "the file"
+        return
+    with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as file:
+        async for chunk in request.stream():
+            file.write(chunk)
+        file.seek(0)
+        yield cast(BinaryIO, file), f"the body{mimetypes.guess_extension(media_type) or ''}"
+
+
+def _no_key(key: str | None) -> None:
+    if key is not None:
+        raise Problem(422, "invalid", "Idempotency-Key is for one abstract: give each of several an `id` of its own")
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+
+
+def _is_json(media_type: str) -> bool:
+    return media_type == "application/json" or media_type.endswith("+json")

@@ -1,0 +1,51 @@
+"""What a gateway is told."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+
+from ..publisher import MAX_BACKLOG
+
+_Count = Annotated[int, Field(gt=0)]
+_Seconds = Annotated[float, Field(gt=0)]
+
+
+class GatewayConfig(BaseModel):
+    """The knobs of a gateway; each is a flag of ``abstream gateway``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens_file: Path | None = Field(
+        None, description="Bearer tokens, one a line, a client's name before it; read again when it changes."
+    )
+    host: str = Field("127.0.0.1", description="Where to listen; without --tokens-file on this machine only.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="0: a free one.")
+    source: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
+        "urn:abstream:gateway",
+        description="With the ids, the identity of abstracts; each named client has its own below it.",
+    )
+    max_body_bytes: _Count = Field(64 << 20, description="Longest request.")
+    max_backlog: Annotated[int, Field(ge=0)] = Field(
+        MAX_BACKLOG, description="While so many of a lane wait take none; 0: any number."
+    )
+    max_wait_seconds: _Seconds = Field(60, description="Longest wait for a result that a request may ask for.")
+    max_subscribers: _Count = Field(2_000, description="Streams of predictions at a time.")
+    heartbeat_seconds: _Seconds = Field(15, description="Between two signs of life on a stream of predictions.")
+    cors_origin: tuple[str, ...] = Field((), description="Whose pages in a browser may ask; repeatable.")
+
+    @field_validator("host")
+    @classmethod
+    def _is_here_or_guarded(cls, host: str, info: ValidationInfo) -> str:
+        if info.data.get("tokens_file") is None and not is_loopback(host):
+            raise ValueError(f"without --tokens-file anybody could ask on {host}: give one, or listen on 127.0.0.1")
+        return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

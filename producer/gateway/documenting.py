@@ -1,0 +1,87 @@
+"""The OpenAPI document: problems and bodies that FastAPI cannot see in the code."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from .models import EXAMPLE, NewAbstract
+from .problems import MEDIA_TYPE, ProblemDetails
+
+_REF = "#/components/schemas/"
+_PROBLEMS = {
+    401: "No token, or one that is not known.",
+    403: "Sent by a page in a browser that may not ask.",
+    404: "There is no such thing.",
+    409: "It cannot be done as things are.",
+    410: "It was there, and is no longer kept.",
+    413: "The request is too large.",
+    415: "No format that is read here.",
+    422: "Something is wrong with what was sent.",
+    429: "Too many abstracts wait; `Retry-After` says when to try again.",
+    503: "Redis is away, or the gateway is ending; `Retry-After` says when to try again.",
+}
+_JSON, _RAW = "application/json", {"schema": {"type": "string", "format": "binary"}}
+
+DESCRIPTION = """\
+Submit biomedical abstracts, and read what cancer, if any, each is about.
+
+Events are CloudEvents 1.0, the same as in the Redis streams; `/asyncapi.json` describes those. Errors are problems of
+RFC 9457 that say what to do. An abstract is known by its client and its `id`: to send it again is always safe."""
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these problems."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_REF}ProblemDetails"}}}
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in sorted({403, *statuses})}
+
+
+def one_abstract() -> dict[str, Any]:
+    """The body of a request for one abstract."""
+    content = {_JSON: {"schema": {"$ref": f"{_REF}NewAbstract"}, "example": EXAMPLE}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def any_abstracts() -> dict[str, Any]:
+    """The body of a request for an abstract, a list of them, or a file."""
+    one = {"$ref": f"{_REF}NewAbstract"}
+    examples = {
+        "one": {"summary": "One abstract", "value": EXAMPLE},
+        "many": {"summary": "A list", "value": [EXAMPLE, {"abstract": "Sleep and mood in 40 students."}]},
+    }
+    upload = {"type": "object", "properties": {"file": _RAW["schema"]}, "required": ["file"]}
+    return {
+        "requestBody": {
+            "required": True,
+            "description": "An abstract, a list of them, or a file: as a form field, or as it is with its media type.",
+            "content": {
+                _JSON: {"schema": {"anyOf": [one, {"type": "array", "items": one}]}, "examples": examples},
+                "multipart/form-data": {"schema": upload},
+                "application/x-ndjson": _RAW,
+                "application/octet-stream": _RAW,
+            },
+        }
+    }
+
+
+def document(app: FastAPI) -> None:
+    """Give ``app`` its whole document."""
+
+    def whole() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            models = [(ProblemDetails, "validation"), (NewAbstract, "validation")]
+            _, schemas = models_json_schema(models, ref_template=f"{_REF}{{model}}")  # type: ignore[arg-type]
+            components = found["components"]["schemas"]
+            components |= {name: schema for name, schema in schemas["$defs"].items() if name not in components}
+            app.openapi_schema = found
+        return app.openapi_schema
+
+    app.openapi = whole  # type: ignore[method-assign]

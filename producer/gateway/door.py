@@ -1,0 +1,93 @@
+"""What all requests of a gateway share: its connections, its one reader, who waits and who may ask."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ...schemas import Streams
+from ..connection import connect
+from ..publisher import Publisher
+from ..replaying import Refusals
+from .config import GatewayConfig
+from .index import Index
+from .measuring import Measurements
+from .reading import Reader
+from .tail import Tail
+from .tokens import Tokens
+from .waiting import Waiting
+
+
+class Door:
+    """One gateway of one namespace.
+
+    Raises:
+        TokensUnusable: the file of tokens cannot be used.
+    """
+
+    def __init__(self, url: str, namespace: str, config: GatewayConfig, version: str) -> None:
+        self.config = config
+        self.streams = Streams(namespace)
+        self.redis = connect(url)
+        self.tokens = Tokens(config.tokens_file) if config.tokens_file else None
+        self.index = Index(self.redis, self.streams, config.source)
+        self.tail = Tail()
+        self.waiting = Waiting()
+        self.refusals = Refusals(self.redis, self.streams)
+        self.measurements = Measurements(version, self.tail, self.waiting)
+        self.ending = False
+        self._url = url
+        self._publishers: dict[str, Publisher] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Read results while the block lasts, then let go of every connection."""
+        reader = Reader(self.redis, self.streams, self.index, self.tail, self.waiting)
+        self._reading = asyncio.create_task(reader.run())
+        heart = asyncio.create_task(self._beat())
+        try:
+            yield
+        finally:
+            self.end()
+            for task in (self._reading, heart):
+                await _ended(task)
+            for publisher in self._publishers.values():
+                await publisher.aclose()
+            await self.redis.aclose()
+
+    @property
+    def reads(self) -> bool:
+        """Whether the reader is at work, though Redis may be away."""
+        return self._reading is not None and not self._reading.done()
+
+    def publisher(self, source: str) -> Publisher:
+        """What sends the abstracts of one client."""
+        if source not in self._publishers:
+            self._publishers[source] = Publisher(
+                self._url,
+                namespace=self.streams.namespace,
+                source=source,
+                max_backlog=self.config.max_backlog or None,
+            )
+        return self._publishers[source]
+
+    def end(self) -> None:
+        """Let streams and waiting requests end, and begin no more."""
+        self.ending = True
+        self.tail.end()
+        self.waiting.end()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.heartbeat_seconds)
+            self.tail.sign_of_life()
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    """Cancel a task until it has ended: before Python 3.12, redis-py may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.05)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

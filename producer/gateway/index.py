@@ -1,0 +1,165 @@
+"""Where an abstract stands that came through a gateway: found by its id without reading a stream.
+
+Redis keeps a small hash for each: the entry that the abstract became, written when it is taken, and the entry that
+answers it, written by every gateway as it reads the results. A hash of about 150 bytes lives for a week while there is
+no answer, and a day from it on, which is as long as workers know the abstract again at least. Later its result is
+still in the pages of predictions. What was answered while no gateway ran is taken note of when one starts.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from ...schemas import Streams
+from ...schemas.streams import DEDUPE_WINDOW_SECONDS, LANES, Output
+from ..publisher import Published
+from .entries import Entry, parse_id, read_after, read_entries
+
+_QUEUED_SECONDS = 7 * 24 * 3600
+_ANSWERED_SECONDS = DEDUPE_WINDOW_SECONDS
+_HELD = 100_000  # results that could not be written, until Redis has room for them
+_PAGE = 500
+_OUTPUTS: tuple[Output, ...] = ("predictions", "refusals")
+
+log = structlog.get_logger()
+
+
+class Identity(NamedTuple):
+    """What an abstract is known by."""
+
+    source: str
+    id: str
+
+
+class Answered(NamedTuple):
+    """The entry that answers an abstract, and the one that it answers."""
+
+    output: Output
+    entry_id: str
+    sequence: str
+
+    def settles(self, submitted: str | None) -> bool:
+        """Whether an abstract that was last sent as the entry ``submitted`` has its answer.
+
+        A refusal of an earlier entry is none: mended, an abstract may be sent again under its old id.
+        """
+        return self.output == "predictions" or submitted is None or parse_id(self.sequence) >= parse_id(submitted)
+
+
+class Standing(NamedTuple):
+    """What is known of an abstract: the entry it became, and its answer."""
+
+    submitted: str | None
+    answered: Answered | None
+
+
+def identity_of(entry: Entry) -> Identity | None:
+    """Whose answer a result is. A refusal of what could not be read, or is gone, is of an entry only."""
+    source, own = entry.event.get("causationsource"), entry.event.get("causationid")
+    if isinstance(source, str) and isinstance(own, str):
+        return Identity(source, own)
+    original = (entry.event.get("data") or {}).get("original") or {}
+    if isinstance(original.get("stream"), str) and isinstance(original.get("entry_id"), str):
+        return Identity(original["stream"], original["entry_id"])
+    return None
+
+
+def answered_by(entry: Entry) -> Answered:
+    """The answer that a result is."""
+    return Answered(entry.output, entry.entry_id, str(entry.event.get("sequence") or "0-0"))
+
+
+class Index:
+    """The standings of one namespace."""
+
+    def __init__(self, redis: Redis, streams: Streams, source: str) -> None:
+        """Takes note of the results of ``source`` and of the clients' sources below it."""
+        self._redis = redis
+        self._streams = streams
+        self._source = source
+        self._lanes = frozenset(map(streams.lane, LANES))
+        self._unwritten: deque[Entry] = deque(maxlen=_HELD)
+        self._whole = False  # whether all before the live tail has been noted
+
+    async def submitted(self, source: str, published: Iterable[Published]) -> None:
+        """Note that abstracts were sent. They were in any case, so that a failure is only logged."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for one in published:
+            key = self._key(Identity(source, one.id))
+            pipeline.hset(key, "submitted", one.entry_id)
+            pipeline.expire(key, _QUEUED_SECONDS)
+        try:
+            await pipeline.execute()
+        except RedisError as error:
+            log.warning("standing_not_noted", error=type(error).__name__)
+
+    async def find(self, identity: Identity) -> Standing | None:
+        """What is known of an abstract."""
+        standing = await self._read(identity)
+        if standing and standing.submitted and standing.answered is None:
+            # Of an entry that was trimmed unread nobody knows whose it was.
+            lost = [await self._read(Identity(lane, standing.submitted)) for lane in sorted(self._lanes)]
+            return next((Standing(standing.submitted, one.answered) for one in lost if one), standing)
+        return standing
+
+    async def note(self, entries: list[Entry]) -> None:
+        """Note results, and with them what could not be noted before."""
+        self._unwritten.extend(entry for entry in entries if self._is_ours(entry))
+        try:
+            await self._write(list(self._unwritten), entries if self._whole else [])
+            self._unwritten.clear()
+        except RedisError as error:
+            log.warning("results_not_noted", waiting=len(self._unwritten), error=type(error).__name__)
+
+    async def catch_up(self, until: dict[Output, str]) -> None:
+        """Note what came while no gateway ran, up to the entries where the live tail begins."""
+        noted = cast("dict[bytes, bytes]", await self._redis.hgetall(self._streams.noted))
+        for output in _OUTPUTS:
+            after = noted.get(output.encode(), until[output].encode()).decode()
+            while parse_id(after) < parse_id(until[output]):
+                raw = await read_after(self._redis, self._streams, output, after, _PAGE)
+                if not raw:
+                    break
+                entries = read_entries(output, raw)
+                await self._write([entry for entry in entries if self._is_ours(entry)], entries)
+                after = raw[-1][0].decode()
+        mapping: dict[Any, Any] = dict(until)
+        if not noted:
+            await self._redis.hset(self._streams.noted, mapping=mapping)
+        self._whole = True
+
+    async def _write(self, entries: list[Entry], passed: list[Entry]) -> None:
+        """Note the answers of ``entries``, and that all up to the last of ``passed`` were."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for entry in entries:
+            key = self._key(identity_of(entry) or Identity("", ""))
+            pipeline.hset(key, "answered", " ".join(answered_by(entry)))
+            pipeline.expire(key, _ANSWERED_SECONDS)
+        for output in _OUTPUTS:
+            if last := [entry.entry_id for entry in passed if entry.output == output]:
+                pipeline.hset(self._streams.noted, output, last[-1])
+        if pipeline.command_stack:
+            await pipeline.execute()
+
+    async def _read(self, identity: Identity) -> Standing | None:
+        reply: Any = await self._redis.hmget(self._key(identity), ["submitted", "answered"])
+        submitted, answered = (value.decode() if value else None for value in reply)
+        if submitted is None and answered is None:
+            return None
+        return Standing(submitted, Answered(*answered.split()) if answered else None)
+
+    def _is_ours(self, entry: Entry) -> bool:
+        identity = identity_of(entry)
+        if identity is None:
+            return False
+        below = identity.source.startswith(f"{self._source}:")
+        return below or identity.source == self._source or identity.source in self._lanes
+
+    def _key(self, identity: Identity) -> str:
+        digest = hashlib.blake2b(f"{identity.source}\0{identity.id}".encode(errors="surrogatepass"), digest_size=16)
+        return self._streams.standing(digest.hexdigest())

@@ -1,0 +1,66 @@
+"""Requests that are not let in: too large, or sent by a page of somebody else in a browser on this machine."""
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .config import is_loopback
+from .problems import Problem
+
+
+class BodyLimit:
+    """Refuses a body before it is read where its length is told, and while it is read where not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = Headers(scope=scope).get("content-length", "")
+        if told.isdecimal() and int(told[:20]) > self._max_bytes:
+            await self._problem().response()(scope, receive, send)
+            return
+        size = 0
+
+        async def receiving() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_bytes:
+                raise self._problem()
+            return message
+
+        await self._app(scope, receiving, send)
+
+    def _problem(self) -> Problem:
+        detail = f"a request has at most {self._max_bytes} bytes: send the abstracts in several"
+        # What is still on its way is not waited for.
+        return Problem(413, "too-large", detail, headers={"Connection": "close"}, limit=self._max_bytes)
+
+
+class OwnPagesOnly:
+    """Where no token is asked for, whoever runs a browser here would lend it to every page that it shows.
+
+    A page is told by its ``Origin``, and one that made a name of its own point here by ``Host``.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+        self._app = app
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        foreign = origin is not None and origin not in self._origins and urlsplit(origin).netloc != host
+        if scope["type"] == "http" and (foreign or not is_loopback(urlsplit(f"//{host}").hostname or "localhost")):
+            detail = (
+                "without tokens only this machine is answered, and pages of --cors-origin: start with --tokens-file"
+            )
+            await Problem(403, "foreign", detail).response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)

@@ -1,0 +1,70 @@
+"""What a gateway counts. Labels are from closed sets: never an id, never an address as it was asked for."""
+
+import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .tail import Tail
+from .waiting import Waiting
+
+_METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
+
+
+class Measurements:
+    """The instruments of one gateway."""
+
+    def __init__(self, version: str, tail: Tail, waiting: Waiting) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "abstream_gateway_requests", "Requests answered", ["method", "route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "abstream_gateway_request_seconds", "Until an answer begins", ["method", "route"], registry=registry
+        )
+        self._taken = Counter("abstream_gateway_abstracts", "Abstracts taken", ["lane"], registry=registry)
+        self._broken = Counter("abstream_gateway_broken_records", "Records not taken", registry=registry)
+        subscribers = Gauge("abstream_gateway_subscribers", "Streams of predictions now", registry=registry)
+        subscribers.set_function(lambda: tail.subscribers)
+        waits = Gauge("abstream_gateway_waiting", "Requests that wait for a result now", registry=registry)
+        waits.set_function(lambda: len(waiting))
+        build = Gauge("abstream_build_info", "1, with the version", ["version"], registry=registry)
+        build.labels(version).set(1)
+
+    def taken(self, lane: str, count: int) -> None:
+        """Abstracts were sent to a lane."""
+        self._taken.labels(lane).inc(count)
+
+    def broken(self, count: int) -> None:
+        """Records were not taken."""
+        self._broken.inc(count)
+
+    def answered(self, scope: Scope, status: int, seconds: float) -> None:
+        """A request is being answered."""
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route: Any = scope.get("route")
+        template = str(getattr(route, "path", "none"))
+        self._requests.labels(method, template, str(status)).inc()
+        self._seconds.labels(method, template).observe(seconds)
+
+
+class Measured:
+    """Counts and times every request of an application."""
+
+    def __init__(self, app: ASGIApp, measurements: Measurements) -> None:
+        self._app = app
+        self._measurements = measurements
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._measurements.answered(scope, message["status"], time.perf_counter() - begun)
+            await send(message)
+
+        await self._app(scope, receive, sending)

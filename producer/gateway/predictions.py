@@ -1,0 +1,149 @@
+"""``/v1/predictions``: a page of results, and the stream of them."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import Response
+from redis.exceptions import RedisError
+from starlette.types import Receive, Scope, Send
+
+from .access import Caller, OfDoor
+from .documenting import problems
+from .door import Door
+from .entries import Id, parse_id, read_after, read_entries, write_id
+from .models import EntryId, PredictionPage
+from .problems import unavailable
+from .tail import SIGN_OF_LIFE, Subscriber, as_sent
+
+router = APIRouter(tags=["predictions"])
+
+_PAGE_BYTES = 8 << 20
+_CATCH_UP = 128  # predictions in a read
+_READS_AT_A_TIME = 8  # of all subscribers that are behind
+_RETRY = b"retry: 2000\n\n"  # milliseconds until a browser that was cut off comes again
+
+After = Annotated[EntryId, Query(description="An entry id; `0` is the beginning.")]
+
+
+@router.get(
+    "/v1/predictions",
+    operation_id="listPredictions",
+    summary="A page of predictions",
+    response_model=PredictionPage,
+    responses=problems(401, 422, 503),
+)
+async def page(
+    door: OfDoor, _: Caller, after: After = "0", limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> Response:
+    """Oldest first. Keep `next` and ask for what is `after` it; a page without predictions is the end for now."""
+    raw = await read_after(door.redis, door.streams, "predictions", after, limit)
+    entries, size = [], 0
+    for one in raw:
+        for entry in read_entries("predictions", [one]):
+            # The event's own bytes: to parse and write a thousand of them anew would hold up all other requests.
+            entries.append(b'{"entry_id":"%s","event":%s}' % (entry.entry_id.encode(), entry.body))
+            size += len(entry.body)
+        after = one[0].decode()
+        if size > _PAGE_BYTES:
+            break
+    body = b'{"predictions":[%s],"next":"%s"}' % (b",".join(entries), after.encode())
+    return Response(body, media_type="application/json")
+
+
+@router.get(
+    "/v1/predictions/stream",
+    operation_id="streamPredictions",
+    summary="Predictions as they come (server-sent events)",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Events named `prediction`: `id` is the entry id, `data` the event as JSON.",
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "example": 'id: 1700000000000-0\nevent: prediction\ndata: {"specversion":"1.0", …}\n\n',
+                }
+            },
+        },
+        **problems(401, 422, 503),
+    },
+)
+async def stream(
+    door: OfDoor,
+    _: Caller,
+    after: Annotated[EntryId | None, Query(description="As `Last-Event-ID`, for the first time.")] = None,
+    last_event_id: Annotated[
+        EntryId | None, Header(alias="Last-Event-ID", description="The last event that was seen; now by default.")
+    ] = None,
+) -> Response:
+    """Begins after an entry, and goes on until the client leaves or the gateway ends; then ask again with
+    `Last-Event-ID`, at any gateway. Nothing is left out that is still in the stream, and nothing comes twice."""
+    newest = door.tail.newest
+    if door.ending or newest is None:
+        raise unavailable("the gateway is ending, or Redis does not answer: try again")
+    if door.tail.subscribers >= door.config.max_subscribers:
+        raise unavailable(f"there are {door.config.max_subscribers} streams already: try again, or ask another gateway")
+    begin = last_event_id or after
+    return EventStream(door, parse_id(begin) if begin else newest)
+
+
+class EventStream(Response):
+    """Sends predictions after an entry until the client goes or the gateway ends."""
+
+    media_type = "text/event-stream"
+    _reads = asyncio.Semaphore(_READS_AT_A_TIME)
+
+    def __init__(self, door: Door, after: Id) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._door = door
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": _RETRY, "more_body": True})
+        with self._door.tail.subscriber() as subscriber:
+            leaving = asyncio.create_task(_until_left(receive, subscriber))
+            try:
+                while not subscriber.ended:
+                    chunk = await self._next(subscriber)
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            finally:
+                leaving.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _next(self, subscriber: Subscriber) -> bytes:
+        """What is to be sent next, once there is anything; empty at the end."""
+        while not subscriber.ended:
+            subscriber.news.clear()
+            held = self._door.tail.after(self._after)
+            chunk, self._after = held or await self._read()
+            if chunk:
+                return chunk
+            if subscriber.sign_of_life_due:
+                subscriber.sign_of_life_due = False
+                return SIGN_OF_LIFE
+            await subscriber.news.wait()
+        return b""
+
+    async def _read(self) -> tuple[bytes, Id]:
+        """What follows in Redis; nothing while it is away, so that it is asked again at the next sign of life."""
+        try:
+            async with self._reads:
+                raw = await read_after(
+                    self._door.redis, self._door.streams, "predictions", write_id(self._after), _CATCH_UP
+                )
+        except RedisError:
+            return b"", self._after
+        if not raw:
+            return b"", self._after
+        chunk = b"".join(map(as_sent, read_entries("predictions", raw)))
+        return chunk or SIGN_OF_LIFE, parse_id(raw[-1][0].decode())
+
+
+async def _until_left(receive: Receive, subscriber: Subscriber) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    subscriber.ended = True
+    subscriber.news.set()

@@ -1,0 +1,157 @@
+"""Every error as an RFC 9457 problem that says what to do."""
+
+import traceback
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...schemas import AbstreamError, BacklogFull, Malformed, Unavailable
+from ..formats import FORMATS, MissingLibrary, UnknownFormat
+
+MEDIA_TYPE = "application/problem+json"
+_AGAIN_SECONDS = 5
+
+log = structlog.get_logger()
+
+
+class ProblemDetails(BaseModel):
+    """What went wrong, and what to do (RFC 9457)."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "example": {
+                "type": "urn:abstream:problem:invalid",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "detail": "title and abstract are both empty: send at least one of them",
+            }
+        },
+    )
+
+    type: str = Field(description="Which kind it is; a name, not an address.")
+    title: str
+    status: int
+    detail: str = Field(description="For people: what to do.")
+
+
+class Problem(Exception):
+    """Answers the request with a problem.
+
+    Attributes:
+        kind: the last part of its ``type``.
+        members: further members, for programs.
+    """
+
+    def __init__(
+        self, status: int, kind: str, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+    def response(self) -> Response:
+        """What is sent."""
+        body = {
+            "type": f"urn:abstream:problem:{self.kind}",
+            "title": _title(self.status),
+            "status": self.status,
+            "detail": self.detail,
+        }
+        return JSONResponse(body | self.members, self.status, self.headers, MEDIA_TYPE)
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem."""
+
+    async def answer(_: Request, error: Exception) -> Response:
+        return problem_of(error).response()
+
+    for kind in (Problem, HTTPException, RequestValidationError, AbstreamError, RedisError):
+        app.add_exception_handler(kind, answer)
+    app.add_middleware(_Unexpected)
+
+
+class _Unexpected:
+    """Answers what nobody expected, and logs where it came from; an error's own words may be of an abstract."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            log.error("request_failed", error=type(error).__name__, at=traceback.format_tb(error.__traceback__)[-3:])
+            if not started:
+                await problem_of(error).response()(scope, receive, send)
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an error is."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _wrong_parameters(error)
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    if isinstance(error, Malformed):
+        return Problem(422, error.reason, error.message)
+    if isinstance(error, UnknownFormat):
+        known = ", ".join(FORMATS)
+        detail = f"nothing tells the format of the file: say it with `?format=`, one of {known}; or send JSON"
+        return Problem(415, "unknown-format", detail)
+    if isinstance(error, MissingLibrary):
+        return Problem(415, "unknown-format", str(error))
+    if isinstance(error, BacklogFull):
+        seconds = {"Retry-After": f"{error.retry_after_seconds:.0f}"}
+        return Problem(429, "backlog-full", str(error), headers=seconds, waiting=error.waiting, limit=error.limit)
+    if isinstance(error, Unavailable | RedisError):
+        return unavailable("Redis does not answer: try again with the same ids, each abstract is answered once")
+    return Problem(500, "internal", "the gateway failed: try again; its log says why")
+
+
+def unavailable(detail: str) -> Problem:
+    """What will pass by itself."""
+    return Problem(503, "unavailable", detail, headers={"Retry-After": str(_AGAIN_SECONDS)})
+
+
+def _of_http(error: HTTPException) -> Problem:
+    """What the framework says of itself, in our words where they help more."""
+    kind, detail = {
+        404: ("not-found", "there is nothing at this address: see /docs"),
+        405: ("method-not-allowed", "this address does not take this method: see /docs"),
+    }.get(error.status_code, ("request", str(error.detail)))
+    return Problem(error.status_code, kind, detail, headers=error.headers)
+
+
+def _wrong_parameters(error: RequestValidationError) -> Problem:
+    said = [{"parameter": str(one["loc"][-1]), "detail": str(one["msg"])} for one in error.errors()]
+    detail = "; ".join(f"{one['parameter']}: {one['detail']}" for one in said)
+    return Problem(422, "parameters", detail, errors=said)
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"

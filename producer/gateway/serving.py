@@ -1,0 +1,65 @@
+"""The gateway as a process: listens, and ends without breaking anything off."""
+
+import signal
+import socket
+
+import structlog
+import uvicorn
+
+from ...schemas import Unavailable
+from .app import build
+from .config import GatewayConfig
+from .door import Door
+
+_DRAIN_SECONDS = 30  # for requests at work; what waits and what streams ends at once
+
+log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """Tells streams and waiting requests to end, then waits for them."""
+
+    def __init__(self, config: uvicorn.Config, door: Door) -> None:
+        super().__init__(config)
+        self._door = door
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("gateway_ending", subscribers=self._door.tail.subscribers, waiting=len(self._door.waiting))
+        self._door.end()
+        await super().shutdown(sockets)
+
+
+def serve(url: str, namespace: str, config: GatewayConfig) -> None:
+    """Answer requests until SIGTERM or SIGINT; SIGHUP reads the tokens again.
+
+    Raises:
+        TokensUnusable: the file of tokens cannot be used.
+        Unavailable: the address cannot be listened on.
+    """
+    app = build(url, namespace, config)
+    door: Door = app.state.door
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        lifespan="on",
+    )
+    listening = _listen(config)
+    address = "http://{}:{}".format(*listening.getsockname()[:2])
+    log.info("gateway_listens", address=address, docs=f"{address}/docs", tokens=door.tokens is not None)
+    # When it has ended, uvicorn raises the signal once more, as if nobody had listened to it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    if door.tokens and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: door.tokens.reload() if door.tokens else None)
+    _Server(settings, door).run(sockets=[listening])
+
+
+def _listen(config: GatewayConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {config.host}:{config.port}: {error.strerror}") from error

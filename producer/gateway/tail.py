@@ -1,0 +1,122 @@
+"""The newest predictions, held once for all subscribers, as the bytes that each of them is sent.
+
+A subscriber is a place in the stream, and nothing is queued for it: it takes from the tail what follows its place,
+and reads in Redis what the tail no longer holds. So a slow one costs no memory, and a fast one no read.
+"""
+
+from asyncio import Event
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .entries import Entry, Id, parse_id
+
+_MAX_BYTES = 16 << 20
+_CHUNK_BYTES = 256 << 10  # sent at a time, at most by one event more
+SIGN_OF_LIFE = b": still here\n\n"
+
+
+def as_sent(entry: Entry) -> bytes:
+    """A prediction as a server-sent event. JSON may hold line ends between its tokens, which would end its line."""
+    data = b"\ndata: ".join(entry.body.splitlines())
+    return b"id: %s\nevent: prediction\ndata: %s\n\n" % (entry.entry_id.encode(), data)
+
+
+class Subscriber:
+    """One stream of predictions: woken when there is something to send, or when it has to end."""
+
+    def __init__(self) -> None:
+        self.news = Event()
+        self.sign_of_life_due = False
+        self.ended = False
+
+
+class Tail:
+    """The newest predictions, and who waits for the next."""
+
+    def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._ids: list[Id] = []
+        self._sent: list[bytes] = []
+        self._bytes = 0
+        self._floor: Id | None = None  # all that follows this entry is held
+        self._chunks: dict[int, tuple[bytes, Id]] = {}  # since the last prediction, by where they begin
+        self._subscribers: set[Subscriber] = set()
+
+    @property
+    def newest(self) -> Id | None:
+        """The last prediction, or where the tail begins; None before it has begun."""
+        return self._ids[-1] if self._ids else self._floor
+
+    def begin(self, after: str) -> None:
+        """Hold what follows an entry."""
+        self._floor = parse_id(after)
+
+    def append(self, entries: list[Entry]) -> None:
+        """Hold predictions, in their order, and wake who waits for them; the oldest are let go."""
+        for entry in entries:
+            self._ids.append(parse_id(entry.entry_id))
+            self._sent.append(as_sent(entry))
+            self._bytes += len(self._sent[-1])
+        self._let_go()
+        self._chunks.clear()
+        self._wake()
+
+    def after(self, id: Id) -> tuple[bytes, Id] | None:
+        """What to send after an entry and the last entry of that, empty where it is the newest.
+
+        None where the tail no longer holds what follows.
+        """
+        if self._floor is None or id < self._floor:
+            return None
+        begin = bisect_right(self._ids, id)
+        if begin == len(self._ids):
+            return b"", id
+        # Nearly all subscribers are at the same place.
+        if begin not in self._chunks:
+            end, size = begin, 0
+            while end < len(self._ids) and size < _CHUNK_BYTES:
+                size += len(self._sent[end])
+                end += 1
+            self._chunks[begin] = b"".join(self._sent[begin:end]), self._ids[end - 1]
+        return self._chunks[begin]
+
+    @contextmanager
+    def subscriber(self) -> Iterator[Subscriber]:
+        """One more, while the block lasts."""
+        subscriber = Subscriber()
+        self._subscribers.add(subscriber)
+        try:
+            yield subscriber
+        finally:
+            self._subscribers.remove(subscriber)
+
+    @property
+    def subscribers(self) -> int:
+        """How many there are."""
+        return len(self._subscribers)
+
+    def sign_of_life(self) -> None:
+        """Let every subscriber send one."""
+        for subscriber in self._subscribers:
+            subscriber.sign_of_life_due = True
+        self._wake()
+
+    def end(self) -> None:
+        """Let every subscriber end."""
+        for subscriber in self._subscribers:
+            subscriber.ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.news.set()
+
+    def _let_go(self) -> None:
+        count = 0
+        while self._bytes > self._max_bytes and count < len(self._sent) - 1:
+            self._bytes -= len(self._sent[count])
+            count += 1
+        if count:
+            self._floor = self._ids[count - 1]
+            del self._ids[:count], self._sent[:count]
