@@ -3,7 +3,12 @@
 import sys
 
 # The extra that brings a package, where it is not the worker's.
-_EXTRAS = {"click": "cli", "rich": "cli", "structlog": "cli", "tomli": "cli", "yaml": "cli", "cryptography": "signing", "datasets": "training"}
+_EXTRAS = {
+    **dict.fromkeys(("click", "rich", "structlog", "tomli", "yaml"), "cli"),
+    **dict.fromkeys(("fastapi", "fastapi_offline", "uvicorn"), "gateway"),
+    "cryptography": "signing",
+    "datasets": "training",
+}
 
 
 def main() -> None:
