@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
@@ -21,6 +22,9 @@ from ..producer.connection import connect
 from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
 from .settings import adapter_folder, shipped_model
+
+if TYPE_CHECKING:
+    from ..consumer.engine.merging import Base
 
 
 def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: VerifiedAdapter | None = None) -> Engine:
@@ -46,7 +50,15 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
         revision=flags["model_revision"],
         **{name: flags[name] for name in ("device", "dtype", "max_prompt_tokens", "threads")},
     )
-    return Phi3Engine(config, task=task, adapter=adapter)
+    return Phi3Engine(config, task=task, adapter=adapter, base=_base(config))
+
+
+@lru_cache(1)
+def _base(config: EngineConfig) -> "Base":
+    """A process serves one base, and reads it once, whatever adapters follow each other."""
+    from ..consumer.engine.merging import Base
+
+    return Base(config)
 
 
 async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -186,7 +186,7 @@ def make_nano_adapter(phi3_nano: Path, tmp_path: Path) -> Callable[..., Verified
     import torch
     from abstream.consumer.engine.config import EngineConfig
     from abstream.consumer.engine.phi3 import Phi3Engine
-    from abstream.consumer.engine.weights import locate
+    from abstream.consumer.engine.weights import locate, untie
     from abstream.training.config import PHI3_LINEAR
     from peft import LoraConfig, get_peft_model
     from transformers import Phi3ForCausalLM
@@ -194,13 +194,16 @@ def make_nano_adapter(phi3_nano: Path, tmp_path: Path) -> Callable[..., Verified
     def load(adapter: VerifiedAdapter) -> Engine:
         return Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=adapter)
 
-    def make(version: str = "1", seed: int = 1, **manifest: object) -> VerifiedAdapter:
+    def make(
+        version: str = "1", seed: int = 1, target_modules: Sequence[str] = PHI3_LINEAR, **manifest: object
+    ) -> VerifiedAdapter:
         folder = tmp_path / f"nano-{version}"
         torch.manual_seed(seed)
         base = Phi3ForCausalLM.from_pretrained(phi3_nano, dtype=torch.float32)
-        lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(PHI3_LINEAR), init_lora_weights=False)
+        untie(base)  # as training does
+        lora = LoraConfig(r=4, lora_alpha=8, target_modules=list(target_modules), init_lora_weights=False)
         lora.task_type = "CAUSAL_LM"  # without one, PEFT writes down which class to import
-        get_peft_model(base, lora).save_pretrained(folder)
+        get_peft_model(base, lora).save_pretrained(folder, save_embedding_layers=False)
         return seal_for(load, folder, locate(str(phi3_nano)).ref, version=version, **manifest)
 
     return make

@@ -7,34 +7,41 @@ import torch
 from ...schemas import ONCOLOGY, Abstract, Prompt, Task, VerifiedAdapter
 from ...schemas.events import ModelReceipt
 from . import Classified, ServedModel, Tokens
-from .config import Device, Dtype, EngineConfig
+from .config import EngineConfig
 from .forward import Forward, pack, served
-from .shape import read_shape
-from .tokens import PromptEncoder
-from .weights import BaseFolder, load, locate
+from .merging import Base
 
 
 class Phi3Engine:
     """One model in service: a base, perhaps an adapter, one task. ``classify`` belongs to one thread."""
 
-    def __init__(self, config: EngineConfig, *, task: Task = ONCOLOGY, adapter: VerifiedAdapter | None = None) -> None:
-        """Load the base and merge the adapter; the adapter brings its own task.
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        task: Task = ONCOLOGY,
+        adapter: VerifiedAdapter | None = None,
+        base: Base | None = None,
+    ) -> None:
+        """Merge the adapter, which brings its own task, into the base.
+
+        Args:
+            config: of the engine.
+            task: what is asked of the bare base.
+            adapter: what is merged into it.
+            base: as another engine of the same config has read it; read anew where None.
 
         Raises:
-            ModelUnusable, AdapterRefused, Unavailable: see ``weights``.
+            ModelUnusable, AdapterRefused, Unavailable: see ``merging``.
         """
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = _device(config.device)
-        dtype = _dtype(config.dtype, self.device)
         task = adapter.manifest.task if adapter else task
-        base = locate(config.model, config.revision)
-        self.phi3 = load(base, adapter, dtype, self.device)
-        shape = read_shape(base.path)
-        self.encoder = PromptEncoder(base.path, Prompt(task), min(config.max_prompt_tokens, shape.max_tokens))
-        self.model = _served(base, task, adapter, dtype)
+        self.base = base or Base(config)
+        self.encoder = self.base.encoder(task)
+        self.model = _served(self.base, task, adapter)
         with torch.inference_mode():
-            self._forward = Forward(served(self.phi3.state_dict(), shape), self.encoder)
+            self._forward = Forward(served(self.base.weights(adapter), self.base.shape), self.encoder)
             self._prefix = self._forward.run_prefix()
 
     def encode(self, abstract: Abstract) -> Tokens:
@@ -44,34 +51,22 @@ class Phi3Engine:
     @torch.inference_mode()
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         """The label logits of every question for every prompt, in order."""
-        logits = self._forward.slot_logits(*pack(batch, self.device), self._prefix)
+        logits = self._forward.slot_logits(*pack(batch, self.base.device), self._prefix)
         by_abstract = zip(*(rows.tolist() for rows in logits), strict=True)
         return Classified(self.model, [tuple(map(tuple, rows)) for rows in by_abstract])
 
 
-def _device(wanted: Device) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
-
-
-def _dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
-    if wanted == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
-
-
-def _served(base: BaseFolder, task: Task, adapter: VerifiedAdapter | None, dtype: torch.dtype) -> ServedModel:
+def _served(base: Base, task: Task, adapter: VerifiedAdapter | None) -> ServedModel:
     manifest = adapter.manifest if adapter else None
     return ServedModel(
         receipt=ModelReceipt(
-            base=base.ref.id,
-            base_revision=base.ref.revision,
+            base=base.folder.ref.id,
+            base_revision=base.folder.ref.revision,
             adapter=manifest.name if manifest else None,
             adapter_version=manifest.version if manifest else None,
             adapter_digest=adapter.digest if adapter else None,
             prompt_digest=Prompt(task).digest,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(base.dtype).removeprefix("torch."),
             engine="torch",
         ),
         task=task,

@@ -8,6 +8,7 @@ characters. A flag on a shared tokenizer would not do: it is state that two thre
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -29,16 +30,23 @@ class SlotIds:
     labels: tuple[int, ...]
 
 
+class Tokenizers(NamedTuple):
+    """The model's tokenizer as it is, and a copy of it without any added token."""
+
+    controlled: Tokenizer
+    plain: Tokenizer
+
+
 class PromptEncoder:
     """Turns abstracts into ``Tokens`` for one tokenizer, one prompt and one limit. Safe to share between threads."""
 
-    def __init__(self, model: Path, prompt: Prompt, max_tokens: int) -> None:
-        """Read ``tokenizer.json`` from the folder ``model``; prompts will have at most ``max_tokens`` tokens.
+    def __init__(self, model: Path | Tokenizers, prompt: Prompt, max_tokens: int) -> None:
+        """Write prompts of at most ``max_tokens`` tokens for the model in a folder, or with its tokenizers.
 
         Raises:
-            ModelUnusable: no such file, no chat control tokens, or labels that are not single tokens.
+            ModelUnusable: as ``load_tokenizers``, or labels are not single tokens.
         """
-        controlled, self._plain = _load(model / "tokenizer.json")
+        controlled, self._plain = model if isinstance(model, Tokenizers) else load_tokenizers(model)
         self.prefix = _ids(controlled, prompt.prefix)
         self.suffix = _ids(controlled, prompt.slots[-1].text)
         self._room = max_tokens - len(self.prefix) - len(self.suffix)
@@ -65,8 +73,13 @@ class PromptEncoder:
         )
 
 
-def _load(path: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizer as it is, and a copy of it without any added token."""
+def load_tokenizers(model: Path) -> Tokenizers:
+    """Read ``tokenizer.json`` from the folder ``model``, which takes longer than all else of a small model.
+
+    Raises:
+        ModelUnusable: no such file, or no chat control tokens.
+    """
+    path = model / "tokenizer.json"
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -75,7 +88,7 @@ def _load(path: Path) -> tuple[Tokenizer, Tokenizer]:
     controlled = Tokenizer.from_str(json.dumps(spec))
     if missing := [token for token in CONTROL_TOKENS if controlled.token_to_id(token) is None]:
         raise ModelUnusable(f"the tokenizer knows no {', '.join(missing)}: it is not a Phi-3 chat tokenizer")
-    return controlled, Tokenizer.from_str(json.dumps(spec | {"added_tokens": []}))
+    return Tokenizers(controlled, Tokenizer.from_str(json.dumps(spec | {"added_tokens": []})))
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:

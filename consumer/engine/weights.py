@@ -1,31 +1,24 @@
-"""Where the weights are, which exactly they are, and how they become one plain Phi-3 model.
-
-A LoRA adapter is merged into the base in float32, before the weights take the dtype they are served in:
-merged weights cost nothing per batch, and merging in bfloat16 would round every weight twice.
-"""
+"""Where a base model is, which exactly it is, and how training reads it."""
 
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
-from transformers import BitsAndBytesConfig, Phi3ForCausalLM
-from transformers.utils.logging import disable_progress_bar
 
-from ...schemas import AdapterRefused, ModelUnusable, Unavailable, VerifiedAdapter
-from ...schemas.artifacts import ADAPTER_FILES, digest_of, list_files
+from ...schemas import ModelUnusable, Unavailable
+from ...schemas.artifacts import digest_of, list_files
 from ...schemas.events import BaseModelRef
-from .fit import check_fit
+
+if TYPE_CHECKING:
+    from transformers import Phi3ForCausalLM
 
 # What decides the answers; a changed model card is not another model.
 _DECISIVE = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
-
-# Of each pair of LoRA tensors the one that begins as zero.
-_ZERO_AT_FIRST = re.compile(r"\.lora_B\.|\.lora_embedding_A$")
 
 
 @dataclass(frozen=True)
@@ -70,34 +63,15 @@ def _fetch(model: str, revision: str | None) -> Path:
         ) from error
 
 
-def load(
-    base: BaseFolder, adapter: VerifiedAdapter | None, dtype: torch.dtype, device: torch.device
-) -> Phi3ForCausalLM:
-    """A plain Phi-3 on ``device``, the adapter merged into it.
-
-    Raises:
-        AdapterRefused: made for another base, or its tensors do not fit this one.
-        ModelUnusable: the weights cannot be read.
-    """
-    if adapter and adapter.manifest.base_model.revision != base.ref.revision:
-        wanted = adapter.manifest.base_model
-        raise AdapterRefused(
-            f"the adapter was trained on {wanted.id} {wanted.revision}, this base is {base.ref.revision}"
-        )
-    if adapter:
-        check_fit(base.path, adapter.path)
-    model = read_base(base.path, torch.float32 if adapter else dtype)
-    if adapter:
-        model = _merge(model, adapter)
-    return cast(Phi3ForCausalLM, nn.Module.to(model, device, dtype).eval())
-
-
-def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> Phi3ForCausalLM:
+def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> "Phi3ForCausalLM":
     """The plain base model; ``in_4_bits`` (QLoRA) needs CUDA and bitsandbytes.
 
     Raises:
         ModelUnusable: the weights cannot be read.
     """
+    from transformers import BitsAndBytesConfig, Phi3ForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # transformers draws one even where stderr is a file
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4") if in_4_bits else None
     try:
@@ -115,32 +89,11 @@ def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> P
     model, report = loaded
     if lacking := {*report["missing_keys"], *report["mismatched_keys"]}:
         raise ModelUnusable(f"the weights in {folder} lack {len(lacking)} tensors, such as {min(map(str, lacking))}")
-    return cast(Phi3ForCausalLM, model)
+    return cast("Phi3ForCausalLM", model)
 
 
-def untie(phi3: Phi3ForCausalLM) -> None:
+def untie(phi3: "Phi3ForCausalLM") -> None:
     """Give the output its own copy of the input's embeddings: an adapter of the one leaves the other as it is."""
     if phi3.config.tie_word_embeddings:
         phi3.lm_head.weight = nn.Parameter(phi3.lm_head.weight.detach().clone())
         phi3.config.tie_word_embeddings = False
-
-
-def _merge(model: Phi3ForCausalLM, adapter: VerifiedAdapter) -> Phi3ForCausalLM:
-    from peft import PeftModel, get_peft_model_state_dict
-
-    untie(model)
-    try:
-        adapted = PeftModel.from_pretrained(model, adapter.path)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise AdapterRefused(f"the adapter does not fit the base model: {error}") from error
-    with safe_open(adapter.path / ADAPTER_FILES[1], framework="pt") as file:
-        unmatched = set(file.keys()) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-        changing = any(file.get_tensor(name).any() for name in file.keys() if _ZERO_AT_FIRST.search(name))  # noqa: SIM118
-    if unmatched:
-        raise AdapterRefused(f"{len(unmatched)} of the adapter's tensors do not fit the base, such as {min(unmatched)}")
-    if not changing:
-        raise AdapterRefused("the adapter changes nothing: one tensor of each pair is zero, as before a training")
-    try:
-        return cast(Phi3ForCausalLM, adapted.merge_and_unload(safe_merge=True))
-    except ValueError as error:
-        raise AdapterRefused(f"the adapter's weights are not finite numbers: {error}") from error

@@ -1,0 +1,140 @@
+"""A base model, read once in the life of a process, and adapters merged into copies of what they touch.
+
+Merging begins each time with the base as it lies on disk, in float32, and only then takes the dtype that is served:
+so a hundred adapters later the numbers are those of a fresh start, to the bit. What no adapter touches is shared by all
+engines. The arithmetic is PEFT's, without PEFT, whose import and wrapping take longer than all the rest.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...schemas import AdapterRefused, ModelUnusable, Prompt, Task, VerifiedAdapter
+from ...schemas.artifacts import ADAPTER_FILES
+from ...schemas.lora import LoraConfig, read_lora
+from .config import Device, Dtype, EngineConfig
+from .fit import check_fit
+from .shape import Shape, read_shape
+from .tokens import PromptEncoder, load_tokenizers
+from .weights import locate
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_OF_A_LAYER = (
+    "input_layernorm", "post_attention_layernorm", "self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj",
+    "mlp.down_proj",
+)  # fmt: skip
+_DOWN = re.compile(r"base_model\.model\.(?P<layer>.+)\.(?:lora_A\.weight|lora_embedding_A)")
+
+
+class Base:
+    """A base model where it is served. Owns its tensors as they lie on disk, mapped into memory."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """
+        Raises:
+            ModelUnusable, Unavailable: there is no such model, or its weights cannot be read.
+        """
+        self.config = config
+        self.device, self.dtype = _device(config.device), _dtype(config.dtype, _device(config.device))
+        self.folder = locate(config.model, config.revision)
+        self.shape = read_shape(self.folder.path)
+        self._tokenizers = load_tokenizers(self.folder.path)
+        self._encoder: tuple[str, PromptEncoder] | None = None
+        self._stored = _read(self.folder.path, self.shape)
+        self._shared: WeakValueDictionary[str, Tensor] = WeakValueDictionary()  # as served
+
+    def encoder(self, task: Task) -> PromptEncoder:
+        """What writes prompts for a task; the same one as long as the task is the same."""
+        prompt = Prompt(task)
+        if self._encoder is None or self._encoder[0] != prompt.digest:
+            limit = min(self.config.max_prompt_tokens, self.shape.max_tokens)
+            self._encoder = prompt.digest, PromptEncoder(self._tokenizers, prompt, limit)
+        return self._encoder[1]
+
+    def weights(self, adapter: VerifiedAdapter | None) -> dict[str, Tensor]:
+        """Every tensor by its name, as served, the adapter merged into it. The output head is the base's own.
+
+        Raises:
+            AdapterRefused: made for another base, its tensors do not fit this one, or change nothing.
+        """
+        merged = dict(self._merge(adapter)) if adapter else {}
+        weights = {name: merged[name] if name in merged else self._as_served(name) for name in self._stored}
+        if HEAD not in weights:
+            weights[HEAD] = self._as_served(EMBEDDING)
+        return weights
+
+    def _as_served(self, name: str) -> Tensor:
+        if (tensor := self._shared.get(name)) is None:
+            tensor = self._shared[name] = self._stored[name].to(self.device, self.dtype)
+        return tensor
+
+    @torch.inference_mode()
+    def _merge(self, adapter: VerifiedAdapter) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that the adapter touches, as served."""
+        wanted, revision = adapter.manifest.base_model, self.folder.ref.revision
+        if wanted.revision != revision:
+            raise AdapterRefused(f"the adapter was trained on {wanted.id} {wanted.revision}, this base is {revision}")
+        check_fit(self.folder.path, adapter.path)
+        lora = read_lora(adapter.path / ADAPTER_FILES[0])
+        changes = False
+        for layer, delta in self._deltas(adapter.path / ADAPTER_FILES[1], lora):
+            merged = self._stored[f"{layer}.weight"].to(self.device, torch.float32) + delta
+            if not merged.sum().isfinite():  # a number that is none makes the sum so
+                raise AdapterRefused(f"the adapter's weights are not finite numbers, such as those of {layer}")
+            changes = changes or bool(delta.any())
+            yield f"{layer}.weight", merged.to(self.dtype)
+        if not changes:
+            raise AdapterRefused("the adapter changes nothing: one tensor of each pair is zero, as before a training")
+
+    def _deltas(self, path: Path, lora: LoraConfig) -> Iterator[tuple[str, Tensor]]:
+        """What is added to the weight of each layer, in float32; ``check_fit`` has seen the shapes."""
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                if not (match := _DOWN.fullmatch(name)):
+                    continue
+                layer, embeds = match["layer"], name.endswith("lora_embedding_A")
+                other = name.replace("lora_embedding_A", "lora_embedding_B").replace("lora_A", "lora_B")
+                down, up = (file.get_tensor(each).to(self.device, torch.float32) for each in (name, other))
+                product = up @ down
+                yield layer, (product.T if embeds else product) * (_alpha(lora, layer) / lora.r)
+
+
+def _alpha(lora: LoraConfig, layer: str) -> float:
+    own = (alpha for name, alpha in lora.alpha_pattern.items() if f".{layer}".endswith(f".{name}"))
+    return next(own, lora.lora_alpha)
+
+
+def _read(folder: Path, shape: Shape) -> dict[str, Tensor]:
+    """Every tensor of every shard, mapped and not read.
+
+    Raises:
+        ModelUnusable: a file is broken, or a tensor is lacking.
+    """
+    stored: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        except (SafetensorError, OSError) as error:
+            raise ModelUnusable(f"the weights in {folder} cannot be loaded: {path.name}: {error}") from error
+    layers = (f"model.layers.{number}.{part}.weight" for number in range(shape.layers) for part in _OF_A_LAYER)
+    if lacking := {EMBEDDING, "model.norm.weight", *layers} - stored.keys():
+        raise ModelUnusable(f"the weights in {folder} lack {len(lacking)} tensors, such as {min(lacking)}")
+    return stored
+
+
+def _device(wanted: Device) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def _dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
