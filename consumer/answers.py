@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from dataclasses import replace
 from datetime import datetime, timezone
 from secrets import token_hex
 from typing import Any
@@ -131,7 +130,8 @@ def refusal(
     )
     refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
     # Its fields are in the event now, and may be large.
-    return Refused(replace(delivery, fields=None), refused.to_json(), identity(event) if event else b"", problem.reason)
+    delivery = delivery._replace(fields=None)
+    return Refused(delivery, refused.to_json(), identity(event) if event else b"", problem.reason)
 
 
 def identity(event: AbstractSubmitted) -> bytes:

@@ -15,7 +15,7 @@ class WorkerConfig(BaseModel):
 
     name: str  # unique among the living workers of a namespace
     max_batch_tokens: PositiveInt = 8_192  # padding included; about sixteen abstracts
-    read_count: PositiveInt = 64  # entries in one read; fewer where they are large
+    read_count: PositiveInt = 256  # entries in one read; fewer where they are large, or the engine takes its time
     # Longer than one block of a read and than a pause of the process; batches may take longer, the lease is renewed.
     lease_seconds: PositiveFloat = 15
     max_deliveries: PositiveInt = 5  # an entry that was lost so often is the likely cause

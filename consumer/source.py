@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +24,16 @@ from .stages import Delivery
 # Below the client's socket timeout of 5 s, which does not know of blocking; and the longest that a stop waits.
 BLOCK_MILLISECONDS = 1_000
 LONG_IDLE_MILLISECONDS = 3_600_000  # past every sensible lease: what is handed back may be taken at once
-FIRST_READ = 8  # entries; then up to twice as many in each read, as their size allows
+FIRST_READ = 8  # entries; then up to twice as many in each read, as their size and the engine's speed allow
 READ_BYTES = 2 << 20  # aimed at in one read, if the next entries are as large as the last; exact where taking over
+USUAL_READ = 64  # entries at most, but where there is room for more within ``QUICK_SECONDS``
+QUICK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1  # between two looks for what others let go, and at suspects without a look at the lanes
 MANY = 1 << 53  # deliveries: the largest whole number of a script
 
 T = TypeVar("T")
+Entry = tuple[bytes, dict[bytes, bytes] | None, int, tuple[str, ...]]
+"""Its id, its fields, which delivery this is, and the workers it was with."""
 
 log = structlog.get_logger()
 
@@ -59,9 +63,10 @@ class Source:
         self._redis = redis
         self._streams = streams
         self._config = config
+        self._alone = (config.name,)
         self._metrics = metrics
         self._held: dict[Lane, set[str]] = {lane: set() for lane in LANES}
-        self._count = {lane: min(FIRST_READ, config.read_count) for lane in LANES}
+        self._count = dict.fromkeys(LANES, min(FIRST_READ, config.read_count))
         self._reading = {lane: asyncio.Lock() for lane in LANES}
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
@@ -76,7 +81,10 @@ class Source:
                 deliveries = await self._healing(lambda: self._read(lane))
                 self._metrics.health.beat(lane)
             if deliveries:
+                handed_over = time.monotonic()
                 yield deliveries
+                if time.monotonic() - handed_over > QUICK_SECONDS:
+                    self._count[lane] = min(self._count[lane], USUAL_READ)  # the rest is for others
             elif self._config.burst:
                 return
 
@@ -173,12 +181,13 @@ class Source:
         replies: Any = await self._redis.xreadgroup(
             GROUP, self._config.name, keys, count=self._count[lane], block=block
         )
-        entries = [entry for _, entries in (replies or []) for entry in entries]
-        if entries:
-            largest = max(sum(map(len, fields.values())) for _, fields in entries)
+        entries = [(*entry, 1, self._alone) for _, entries in (replies or []) for entry in entries]
+        deliveries = self._hold(lane, entries)
+        if deliveries:
+            largest = max([delivery.size_bytes for delivery in deliveries])
             at_once = min(2 * self._count[lane], self._config.read_count, READ_BYTES // (largest + 1))
             self._count[lane] = max(1, at_once)
-        return self._hold(lane, [self._delivery(lane, entry_id, fields, 1) for entry_id, fields in entries])
+        return deliveries
 
     async def _oldest_let_go(self) -> "_LetGo | None":
         """The oldest entry whose lease ran out; of the bulk lane only where the other has none."""
@@ -194,7 +203,8 @@ class Source:
 
     async def _reclaim(self, oldest: "_LetGo") -> list[Delivery]:
         """Take it over, with others of its lane that were delivered as often."""
-        return await self._healing(partial(self._reclaim_lane, oldest.lane, *oldest.with_it(self._config.read_count)))
+        most = min(USUAL_READ, self._config.read_count)
+        return await self._healing(partial(self._reclaim_lane, oldest.lane, *oldest.with_it(most)))
 
     async def _reclaim_lane(self, lane: Lane, *limits: int) -> list[Delivery]:
         most, *deliveries = limits
@@ -203,7 +213,7 @@ class Source:
         return self._hold(
             lane,
             [
-                self._delivery(lane, entry_id, _pairs(fields), before + 1, owner.decode())
+                (entry_id, _pairs(fields), before + 1, (owner.decode(), self._config.name))
                 for entry_id, before, owner, fields in found
             ],
         )
@@ -246,18 +256,22 @@ class Source:
     async def _call(self, script: AsyncScript, lane: Lane, *arguments: str | int) -> Any:
         return await script([self._streams.lane(lane)], [GROUP, self._config.name, *arguments])
 
-    def _hold(self, lane: Lane, deliveries: list[Delivery]) -> list[Delivery]:
-        self._held[lane].update(delivery.entry_id for delivery in deliveries)
-        again = sum(delivery.attempt > 1 for delivery in deliveries)
+    def _hold(self, lane: Lane, entries: Sequence[Entry]) -> list[Delivery]:
+        read_ms = time.time() * 1000
+        deliveries = [
+            Delivery(lane, entry_id.decode(), fields, attempt, consumers, read_ms, _size(fields))
+            for entry_id, fields, attempt, consumers in entries
+        ]
+        self._held[lane].update([delivery.entry_id for delivery in deliveries])
+        again = sum([delivery.attempt > 1 for delivery in deliveries])
         self._metrics.received(lane, len(deliveries) - again, again)
         return deliveries
-
-    def _delivery(
-        self, lane: Lane, entry_id: bytes, fields: dict[bytes, bytes] | None, attempt: int, *before: str
-    ) -> Delivery:
-        return Delivery(lane, entry_id.decode(), fields, attempt, (*before, self._config.name))
 
 
 def _pairs(flat: list[bytes] | None) -> dict[bytes, bytes] | None:
     """Field, value, field, value … as a script returns them."""
     return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else None
+
+
+def _size(fields: dict[bytes, bytes] | None) -> int:
+    return sum(map(len, fields.values())) if fields else 0

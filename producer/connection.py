@@ -1,11 +1,12 @@
 """How every part of abstream connects to Redis."""
 
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -21,7 +22,18 @@ def connect(url: str = DEFAULT_URL) -> Redis:
     redis-py repeats every command ten times by default, and a repeated XADD is a second abstract.
     """
     # 5 s is above the longest blocking read of 1 s, and soon enough to notice a half-open connection.
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, socket_connect_timeout=5, protocol=2)
+    redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, socket_connect_timeout=5, protocol=2)
+    pool = redis.connection_pool
+    pool.connection_class = type("Connection", (_PackingInC, pool.connection_class), {})
+    return redis
+
+
+class _PackingInC:
+    """Commands are packed by hiredis, as in redis-py's blocking client: a quarter of the time of its asyncio one."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        packed: list[bytes] = HiredisRespSerializer().pack(*args)
+        return packed
 
 
 Self = TypeVar("Self", bound="Client")

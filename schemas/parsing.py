@@ -49,7 +49,7 @@ def _names_known(event: AbstractSubmitted) -> int:
 def _received(model: type[AnyEvent], body: bytes) -> AnyEvent:
     """An event from outside, which must say itself what one built here has by default."""
     event = validate(model, body)
-    given = event.model_fields_set
-    if missing := [name for name in REQUIRED if name not in given]:
+    if not event.model_fields_set.issuperset(REQUIRED):
+        missing = [name for name in REQUIRED if name not in event.model_fields_set]
         raise Malformed("invalid", f"the envelope lacks {', '.join(missing)}: CloudEvents requires it")
     return event

@@ -8,7 +8,8 @@ from abstream.consumer.engine import ServedModel
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.stages import Delivery, Job
 from abstream.schemas import ONCOLOGY, Abstract, AbstractClassified, AbstractSubmitted
-from abstream.schemas.events import Identifiers, parse_event
+from abstream.schemas.events import Identifiers
+from abstream.schemas.parsing import parse_event
 
 CANCER = ((4.0, -4.0), (0.0,) * 19 + (3.0,))
 NON_CANCER = ((-4.0, 4.0), (0.0,) * 20)

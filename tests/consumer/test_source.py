@@ -3,7 +3,7 @@
 import pytest
 from abstream.consumer.config import WorkerConfig
 from abstream.consumer.metrics import Metrics
-from abstream.consumer.source import FIRST_READ, READ_BYTES, Source
+from abstream.consumer.source import FIRST_READ, READ_BYTES, USUAL_READ, Source
 
 
 @pytest.fixture
@@ -22,10 +22,18 @@ async def reads(source: Source) -> list[int]:
     return [len(deliveries) async for deliveries in source.new("interactive")]
 
 
-async def test_reads_grow_up_to_their_limit(redis, streams, source):
-    await add(redis, streams.lane("interactive"), 200)
+@pytest.mark.parametrize(
+    ("quick_seconds", "expected"),
+    [(60, [FIRST_READ, 16, 32, 64, 128, 256, 16]), (-1, [FIRST_READ, 16, 32, *[USUAL_READ] * 7, 16])],
+    ids=["quick", "slow"],
+)
+async def test_reads_grow_as_long_as_there_is_soon_room_for_more(
+    quick_seconds, expected, redis, streams, source, monkeypatch
+):
+    monkeypatch.setattr("abstream.consumer.source.QUICK_SECONDS", quick_seconds)
+    await add(redis, streams.lane("interactive"), 520)
 
-    assert await reads(source) == [FIRST_READ, 16, 32, 64, 64, 16]
+    assert await reads(source) == expected
 
 
 async def test_large_entries_are_read_a_few_at_a_time(redis, streams, source):
