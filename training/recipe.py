@@ -25,10 +25,11 @@ from transformers import Phi3ForCausalLM
 from ..consumer.engine.forward import SlotClassifier, pack
 from ..consumer.engine.tokens import PromptEncoder
 from ..consumer.engine.weights import BaseFolder, read_base, untie
-from ..schemas import AbstreamError, Prompt, Task
+from ..schemas import Abstract, AbstreamError, Prompt, Task
 from .config import TrainConfig
 from .data import Labelled, class_weights, digest
 from .objective import NOT_ASKED, Example, answers_of, batches, example, slot_loss
+from .views import judged, shown
 
 CHECKPOINT = "checkpoint.pt"
 POOL = 256  # examples that are sorted by length together
@@ -62,21 +63,6 @@ class Splits:
     validation: Sequence[Labelled]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A training example with its title, and without where a text is left; one epoch shows the one or the other."""
-
-    id: str
-    whole: Example
-    untitled: Example | None
-
-    def draw(self, config: TrainConfig, epoch: int) -> Example:
-        """By seed, epoch and example alone, so that a run that goes on shows what it would have shown."""
-        if self.untitled and random.Random(f"{config.seed} {epoch} {self.id}").random() < config.drop_title:
-            return self.untitled
-        return self.whole
-
-
 class Run:
     """One fine-tuning run. ``train()`` leaves the best LoRA weights in ``model``."""
 
@@ -87,7 +73,7 @@ class Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.config, self.out, self.show = config, out, show
+        self.config, self.task, self.out, self.show = config, splits.task, out, show
         # Its own mixed precision could not differ between two runs of one process; ``_logits`` has its own instead.
         self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         self.device, self.dtype = self.accelerator.device, _dtype(config)
@@ -105,8 +91,12 @@ class Run:
         learning = [weight for weight in classifier.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.classifier, self.optimizer = self.accelerator.prepare(classifier, optimizer)
-        self.train_examples = [_shown(one, splits, encoder) for one in _asked(splits.train, splits)]
-        self.validation_examples = [_example(one, splits, encoder) for one in _asked(splits.validation, splits)]
+        self.train_records = _asked(splits.train, splits)
+        self.validation_examples = [
+            self._example(one, view)
+            for one in _asked(splits.validation, splits)
+            for view in judged(one.abstract, config)
+        ]
         self.weights = _label_weights(config, splits, self.device)
         self.progress = Progress()
         self.origin = {
@@ -149,9 +139,8 @@ class Run:
     def _steps(self, epoch: int) -> list[list[list[Example]]]:
         """The steps of an epoch; of each, this process's batches. The order depends on seed and epoch alone."""
         shuffled = random.Random(f"{self.config.seed} {epoch}")
-        examples = [
-            one.draw(self.config, epoch) for one in shuffled.sample(self.train_examples, len(self.train_examples))
-        ]
+        records = shuffled.sample(self.train_records, len(self.train_records))
+        examples = [self._shown(one, epoch) for one in records]
         pools = (examples[start : start + POOL] for start in range(0, len(examples), POOL))
         packed = [batch for pool in pools for batch in batches(pool, self.config.batch_tokens)]
         shuffled.shuffle(packed)
@@ -159,6 +148,14 @@ class Run:
         packed += islice(cycle(packed), -len(packed) % processes)  # every process needs as many: the first come twice
         size = processes * self.config.accumulate
         return [packed[start : start + size][rank::processes] for start in range(0, len(packed), size)]
+
+    def _shown(self, one: Labelled, epoch: int) -> Example:
+        """By seed, epoch and id alone, so that a run that goes on shows what it would have shown."""
+        draws = random.Random(f"{self.config.seed} {epoch} {one.id}")
+        return self._example(one, shown(one.abstract, self.config, draws))
+
+    def _example(self, one: Labelled, view: Abstract) -> Example:
+        return example(self.encoder, self.task, view, one.answers)
 
     def _step(self, step: list[list[Example]], done: float) -> float:
         """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes.
@@ -259,16 +256,6 @@ def _asked(records: Sequence[Labelled], splits: Splits) -> list[Labelled]:
     """The records that answer a question that is learned, with these answers alone."""
     learned = [{name: label for name, label in one.answers.items() if name in splits.questions} for one in records]
     return [replace(one, answers=answers) for one, answers in zip(records, learned, strict=True) if answers]
-
-
-def _example(one: Labelled, splits: Splits, encoder: PromptEncoder) -> Example:
-    return example(encoder, splits.task, one.abstract, one.answers)
-
-
-def _shown(one: Labelled, splits: Splits, encoder: PromptEncoder) -> Shown:
-    text_alone = replace(one, abstract=one.abstract.model_copy(update={"title": None}))
-    has_both = bool(one.abstract.title and one.abstract.abstract.strip())
-    return Shown(one.id, _example(one, splits, encoder), _example(text_alone, splits, encoder) if has_both else None)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

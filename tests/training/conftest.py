@@ -11,6 +11,7 @@ from abstream.consumer.engine.weights import BaseFolder, locate
 from abstream.schemas import Abstract, Condition, Question, Task
 from abstream.training.config import TrainConfig
 from abstream.training.data import Labelled
+from abstream.training.objective import Example
 from abstream.training.recipe import Run, Splits
 
 from ..tiny import tiny_phi3
@@ -91,3 +92,8 @@ def new_run(tiny: BaseFolder, tmp_path: Path) -> Callable[..., Run]:
         return Run(config, splits, tiny, folder, show)
 
     return new
+
+
+def whole_examples(run: Run) -> list[Example]:
+    """What it trains on, with every title and all of the text."""
+    return [run._example(one, one.abstract) for one in run.train_records]

@@ -9,7 +9,7 @@ from abstream.training.recipe import Run
 from peft import PeftModel
 from torch import nn
 
-from .conftest import TASK, records_of
+from .conftest import TASK, records_of, whole_examples
 
 LOGITS = [torch.tensor([[1.0, 2.0], [0.5, -1.0]]), torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]])]
 
@@ -50,13 +50,13 @@ def test_weights_are_those_of_the_labels():
 
 def test_an_example_names_the_right_label_of_each_question(new_run):
     run = new_run()
-    trial, arm = (one.answers for one in [run.train_examples[1].whole, run.train_examples[4].whole])
+    trial, arm = (whole_examples(run)[number].answers for number in (1, 4))
     assert trial == (1, NOT_ASKED)
     assert arm == (0, 1)
 
 
 def test_batches_hold_every_example_once_and_few_enough_tokens(new_run):
-    examples = [one.whole for one in new_run().train_examples]
+    examples = whole_examples(new_run())
     packed = list(batches(examples, 120))
 
     assert sorted(map(id, (one for batch in packed for one in batch))) == sorted(map(id, examples))
@@ -69,14 +69,14 @@ def run(new_run):
     run = new_run(dropout=0)
     torch.manual_seed(1)
     for name, weight in run.model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding_A" in name:
             nn.init.normal_(weight, std=0.1)
     return run
 
 
 def test_loss_and_gradients_are_those_of_a_plain_loop_over_transformers(run, tiny):
     """One prompt at a time, without cache, padding or our attention, from the logits of the whole vocabulary."""
-    batch = [one.whole for one in run.train_examples[:6]]
+    batch = whole_examples(run)[:6]
     ours = slot_loss(run._logits(run.classifier, batch), answers_of(batch, run.device))
     our_gradients = lora_gradients(run, ours)
 

@@ -22,7 +22,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import Phi3ForCausalLM
 
-from .conftest import ONE_CPU, TASK, records_of
+from .conftest import ONE_CPU, TASK, records_of, whole_examples
 
 
 def trained(run: Run) -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ def gradients(run: Run, batches: list[list[Example]]) -> dict[str, Tensor]:
 
 def test_two_accumulated_batches_of_equal_size_are_one_of_twice_the_size(new_run):
     """Of equal size and with as many answers; otherwise each batch counts alike, and so its examples do not."""
-    examples = [one.whole for one in new_run(dropout=0).train_examples if one.whole.answers[1] >= 0]
+    examples = [one for one in whole_examples(new_run(dropout=0)) if one.answers[1] >= 0]
     assert len(examples) == 4
 
     apart = gradients(new_run("apart", dropout=0), [examples[:2], examples[2:]])
@@ -208,7 +208,7 @@ def test_steps_hold_every_example_once_an_epoch(new_run):
 
     assert {len(step) for step in steps[:-1]} == {2}
     shown = [one for step in steps for batch in step for one in batch]
-    assert sorted(one.tokens.ids for one in shown) == sorted(one.whole.tokens.ids for one in run.train_examples)
+    assert sorted(one.tokens.ids for one in shown) == sorted(one.tokens.ids for one in whole_examples(run))
     assert steps != run._steps(1)
 
 
@@ -226,38 +226,17 @@ def test_every_process_has_as_many_batches_however_few_there_are(new_run, monkey
     assert all(one == taken[0] and all(one) for one in taken)
 
 
-def test_a_share_of_the_titles_is_dropped_each_epoch_others(new_run):
-    records = records_of(200)
-    run = new_run(records=records, drop_title=0.3)
-
-    untitled = [
-        {one.id for one in run.train_examples if one.draw(run.config, epoch) is one.untitled} for epoch in (0, 1)
-    ]
-
-    assert all(40 <= len(ids) <= 80 for ids in untitled)
-    assert untitled[0] != untitled[1]
+def test_what_is_shown_of_an_abstract_does_not_depend_on_the_others(new_run):
+    many, few = (new_run(name, records=records_of(n)) for name, n in (("many", 40), ("few", 10)))
+    tenth, same = many.train_records[9], few.train_records[9]
+    assert [many._shown(tenth, epoch) for epoch in range(8)] == [few._shown(same, epoch) for epoch in range(8)]
 
 
-def test_whether_a_title_is_dropped_does_not_depend_on_the_other_examples(new_run):
-    many, few = (new_run(records=records_of(n), drop_title=0.5).train_examples for n in (40, 10))
-    config = new_run(drop_title=0.5).config
-    assert [one.draw(config, 3) for one in many][:10] == [one.draw(config, 3) for one in few]
-
-
-def test_without_its_title_an_abstract_is_its_text_alone(new_run):
-    titled = Labelled("1", Abstract(title="A title", abstract="A text."), {"trial": "yes"})
-    title_alone = Labelled("2", Abstract(title="A title", abstract=" "), {"trial": "no"})
-    text_alone = Labelled("3", Abstract(title=None, abstract="A text."), {"trial": "no"})
-    first, second, third = new_run(records=[titled, title_alone, text_alone]).train_examples
-
-    assert first.untitled.tokens == third.whole.tokens
-    assert second.untitled is None, "nothing would be left"
-    assert third.untitled is None
-
-
-def test_titles_are_never_dropped_in_validation(new_run):
-    with_titles = [one.tokens for one in new_run(drop_title=0).validation_examples]
-    assert [one.tokens for one in new_run(drop_title=0.9).validation_examples] == with_titles
+def test_validation_sees_titled_abstracts_without_their_title_too(new_run):
+    """The same ones whatever the share of dropped titles, or the losses of two epochs could not be compared."""
+    seldom, mostly = (new_run(str(share), drop_title=share).validation_examples for share in (0.1, 0.9))
+    assert seldom == mostly
+    assert len(seldom) == 2 * len(new_run("never", drop_title=0).validation_examples)
 
 
 def test_an_answer_to_a_question_that_is_not_learned_is_left_out(new_run, tiny):
@@ -267,8 +246,8 @@ def test_an_answer_to_a_question_that_is_not_learned_is_left_out(new_run, tiny):
     splits = Splits(TASK, frozenset({"arm"}), cancers, cancers)
     found = Run(run.config, splits, tiny, run.out, print)
 
-    assert [one.id for one in found.train_examples] == ["0"]
-    assert found.train_examples[0].whole.answers == (NOT_ASKED, 0)
+    assert [one.id for one in found.train_records] == ["0"]
+    assert whole_examples(found)[0].answers == (NOT_ASKED, 0)
 
 
 def test_balanced_weights_make_a_rare_label_count_as_much(new_run):

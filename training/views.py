@@ -1,0 +1,36 @@
+"""What an epoch shows of an abstract: with its title or without, its text whole or a passage of it.
+
+Labels are often made from titles, and a model that saw only titled examples does not look at the text. A text that is
+the same in each epoch is soon known by heart; a passage is also half the work.
+"""
+
+import random
+
+from ..schemas import Abstract
+from .config import TrainConfig
+
+FROM_THE_BEGINNING = 0.3  # of the passages
+
+
+def shown(abstract: Abstract, config: TrainConfig, draws: random.Random) -> Abstract:
+    """One view of it; what is drawn from ``draws`` does not depend on the abstract."""
+    without_title, in_part, begins, place = (draws.random() for _ in range(4))
+    text = abstract.abstract
+    if in_part < config.passages:
+        text = _passage(text, config.passage_words, 0 if begins < FROM_THE_BEGINNING else place)
+    title = None if without_title < config.drop_title and text.strip() else abstract.title
+    return Abstract(title=title, abstract=text)
+
+
+def judged(abstract: Abstract, config: TrainConfig) -> list[Abstract]:
+    """The views that tell when to stop: the whole, and where titles are dropped its text alone."""
+    if not (config.drop_title and abstract.title and abstract.abstract.strip()):
+        return [abstract]
+    return [abstract, Abstract(title=None, abstract=abstract.abstract)]
+
+
+def _passage(text: str, words: int, place: float) -> str:
+    """So many words in a row; ``place`` in [0, 1) is how far from the beginning they stand."""
+    of_text = text.split()
+    start = int(place * (len(of_text) - words + 1))
+    return " ".join(of_text[start : start + words]) if len(of_text) > words else text
