@@ -74,6 +74,25 @@ def parsing(data: Path, records: int, rounds: int) -> None:
     _print(table(found), found)
 
 
+@bench.command()
+@option("beside", multiple=True, help="With whom the engine is compared; all that are installed by default.")
+@option("model", type=click.Choice(["nano", "small"]), multiple=True, help="phi3-nano, and one of random weights.")
+@option("rounds", type=click.IntRange(min=1), default=3, help="Turns of each.")
+@option(
+    "out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Of converted models."
+)
+def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Path) -> None:
+    """The engine on one thread, beside transformers, CTranslate2, ONNX Runtime and OpenVINO, on the same weights."""
+    from .bench.engine import OURS, measure, table
+    from .bench.peers import PEERS
+
+    if unknown := set(beside) - set(PEERS):
+        raise click.BadParameter(f"{', '.join(unknown)}: known are {', '.join(PEERS)}", param_hint="--beside")
+    names = dict.fromkeys((*OURS, *(beside or PEERS)))
+    found = measure(list(names), model or ("nano", "small"), rounds, out, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+
+
 def _print(lines: Iterable[str], found: dict[str, Any]) -> None:
     click.echo("\n".join(lines))
     click.echo(json.dumps(found))

@@ -54,8 +54,8 @@ def _block(start: int, positions: Sequence[int], window: int, device: torch.devi
     return Block(slice(start, start + len(positions)), slice(first, end), masked - first, hidden)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]) -> Tensor:
-    """Attention of one prompt's queries, already scaled.
+def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
+    """Attention of one prompt's queries, already scaled, block by block.
 
     Args:
         query: shape (heads, queries, size).
@@ -64,7 +64,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]) -
         blocks: of these queries.
 
     Returns:
-        Shape (queries, heads * size).
+        Of each block shape (queries, heads, size), not contiguous: the caller joins them all at once.
     """
     key, value = (per_head(each, len(query)) for each in (key, value))
     attended = []
@@ -72,9 +72,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]) -
         scores = torch.bmm(query[:, block.rows], key[:, :, block.keys])
         if block.hidden is not None:
             scores[:, :, block.masked :].masked_fill_(block.hidden, -torch.inf)
-        attended.append(torch.bmm(scores.softmax(-1), value[:, block.keys]))
-    whole = torch.cat(attended, 1) if len(attended) > 1 else attended[0]
-    return whole.transpose(0, 1).flatten(1)
+        attended.append(torch.bmm(scores.softmax(-1), value[:, block.keys]).transpose(0, 1))
+    return attended
 
 
 def per_head(each: Tensor, heads: int) -> Tensor:

@@ -103,7 +103,7 @@ class Forward:
             query, key, value = self._heads(layer.project(hidden), row.rotation)
             kept.append((key, value))
             if number < len(self._network.layers) - 1:  # nobody looks at what the last makes of it
-                hidden = layer.finish(hidden, attend(query, key, value, row.blocks[0]))
+                hidden = layer.finish(hidden, _joined(attend(query, key, value, row.blocks[0])))
         return kept
 
     def slot_logits(self, ids: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> list[Tensor]:
@@ -141,10 +141,11 @@ class Forward:
         for layer, (key, value) in zip(self._network.layers, past, strict=False):
             queries, keys, values = self._heads(layer.project(hidden), row.rotation)
             attended = [
-                attend(queries[:, span], *_behind(key, value, keys, values, span), blocks)
+                block
                 for span, blocks in zip(row.spans, row.blocks, strict=True)
+                for block in attend(queries[:, span], *_behind(key, value, keys, values, span), blocks)
             ]
-            hidden = layer.finish(hidden, torch.cat(attended))
+            hidden = layer.finish(hidden, _joined(attended))
         return row, hidden
 
     def _at_slots(self, slots: Tensor, hidden: Tensor, row: Row, past: tuple[Tensor, Tensor]) -> Tensor:
@@ -154,13 +155,13 @@ class Forward:
         cosines, sines = row.rotation
         queries = self._queries(query, (cosines[slots], sines[slots]))
         keys, values = self._keys_and_values(rest, row.rotation)
-        attended = []
+        attended: list[Tensor] = []
         for number, span in enumerate(row.spans):
             key, value = _behind(*past, keys, values, span)
             places = [key.shape[2] + offset for offset in self._offsets]
             seen = causal_blocks(places, self._shape.window, self._device)
-            attended.append(attend(queries[:, each * number : each * (number + 1)], key, value, seen))
-        return layer.finish(hidden[slots], torch.cat(attended))
+            attended += attend(queries[:, each * number : each * (number + 1)], key, value, seen)
+        return layer.finish(hidden[slots], _joined(attended))
 
     def _row(self, positions: Sequence[range]) -> Row:
         ends = accumulate(map(len, positions), initial=0)
@@ -210,3 +211,8 @@ def pack(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, list[in
 def _behind(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, span: slice) -> tuple[Tensor, Tensor]:
     """Keys and values of one prompt, the fixed beginning's in front."""
     return torch.cat([key, keys[:, :, span]], 2), torch.cat([value, values[:, span]], 1)
+
+
+def _joined(attended: Sequence[Tensor]) -> Tensor:
+    """One row a token, its heads side by side."""
+    return torch.cat(list(attended)).flatten(1)

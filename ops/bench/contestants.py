@@ -13,6 +13,8 @@ from importlib.resources import files
 from typing import Any
 from zlib import crc32
 
+from redis.asyncio import Redis
+
 from ... import __version__
 from ...consumer.answers import Letterhead
 from ...consumer.config import WorkerConfig
@@ -79,11 +81,11 @@ async def work(url: str, streams: Streams, engine: Engine, *, burst: bool, max_b
 
 
 async def floor(url: str, streams: Streams, _entries: int) -> None:
-    """The least a client can do with redis-py and hiredis: no parsing, prepared results.
+    """The least a client can do with redis-py and hiredis as they come: no parsing, prepared results.
 
     Commits by the worker's own script, and reads the next batch in the same round trip.
     """
-    redis, lane, results = connect(url), streams.lane("interactive"), example_results()
+    redis, lane, results = Redis.from_url(url, protocol=2), streams.lane("interactive"), example_results()
     keys = [lane, streams.lane("bulk"), streams.predictions, streams.refusals, *streams.seen(time.time())]
     new: dict[Any, Any] = {lane: ">"}
     sha = await redis.script_load(script(redis, "commit").script)
@@ -136,14 +138,14 @@ async def faststream(url: str, streams: Streams, entries: int, *, pipelined: boo
 
 def example_abstract(number: int) -> AbstractSubmitted:
     """An invented one, with its envelope about as long as PubMed's are: 1.7 kB."""
-    sample = _sample()
+    sample = sample_text()
     begin = number % (len(sample) - TEXT_CHARACTERS)
     data = Abstract(title=f"Abstract {number} of a bench", abstract=sample[begin : begin + TEXT_CHARACTERS])
     return AbstractSubmitted(id=f"bench-{number}", source="urn:abstream:bench", data=data)
 
 
 @cache
-def _sample() -> str:
+def sample_text() -> str:
     """All texts of the bundled sample, in one."""
     lines = files("abstream.ops.sample").joinpath("train.jsonl").read_text(encoding="utf-8").splitlines()
     return " ".join(json.loads(line)["text"] for line in lines)

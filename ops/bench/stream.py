@@ -278,14 +278,14 @@ def _compared(ours: Sequence[Throughput], others: Sequence[Throughput]) -> dict[
 def _about(redis: Redis) -> dict[str, Any]:
     installed = [name for name in PACKAGES if find_spec(name)]
     return {
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {len(os.sched_getaffinity(0))} used",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {len(os.sched_getaffinity(0))} used",
         "python": platform.python_version(),
         "redis_server": redis.info("server")["redis_version"],
         "versions": {name: version(name) for name in installed},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

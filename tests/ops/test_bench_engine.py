@@ -1,0 +1,64 @@
+"""The benchmark of the engine: what is compared is the same work, and who is not there is named."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+from abstream.consumer.engine.config import EngineConfig
+from abstream.consumer.engine.phi3 import Phi3Engine
+from abstream.ops.bench import engine as bench
+from abstream.ops.bench import peers
+from abstream.ops.bench.engine import Turn, _of_model, _ratio, example_abstracts, table
+from abstream.ops.bench.peers import PEERS, Peer, encoder_of
+from tokenizers import Tokenizer
+
+
+def test_the_answers_that_generate_writes_are_those_of_both_questions(phi3_nano):
+    encoder = encoder_of(phi3_nano)
+    tokens = encoder.encode(example_abstracts(1)[0])
+    asked, written = peers._asked(tokens, encoder), peers._answer_tokens(encoder)
+
+    text = Tokenizer.from_file(str(phi3_nano / "tokenizer.json"))
+    assert text.decode(asked, skip_special_tokens=False).endswith("<|assistant|>\n")
+    assert text.decode(tokens.ids[len(asked) :]).strip() == "cancer: A\ncancer_type:"
+    assert len(asked) + written == len(tokens.ids) + 1, "and the letter of the last answer"
+
+
+def test_the_abstracts_are_the_same_each_time_and_of_many_lengths():
+    lengths = [len(abstract.abstract.split()) for abstract in example_abstracts(200)]
+
+    assert example_abstracts(3) == example_abstracts(3)
+    assert sum(lengths) / 200 == pytest.approx(218, abs=20)
+    assert max(lengths) > 400 > 100 > min(lengths)
+
+
+def test_a_ratio_is_that_of_the_rounds():
+    ours, theirs = ([Turn(one, 0) for one in each] for each in ((1.0, 10.0, 2.0), (3.0, 20.0, 8.0)))
+    assert _ratio(ours, theirs) == 3
+
+
+def test_a_peer_that_does_not_work_is_told_of_and_the_others_go_on(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(bench, "TURN_SECONDS", 0)
+    names, threads = ["abstream float32", "nobody"], partial(ThreadPoolExecutor, 1)
+    found = _of_model("nano", names, 1, tmp_path, lambda _: None, threads)
+
+    assert found["failed"] == {"nobody": "KeyError: 'nobody'"}
+    assert found["contestants"]["abstream float32"]["median"]["cpu_milliseconds"] > 0
+    assert 0.1 < found["contestants"]["abstream float32"]["share_of_ceiling"] < 1
+    lines = "\n".join(table({"models": {"nano": found}, "lacking": {"Peer": ["package"]}}))
+    assert "Not measured: Peer, since package is not installed." in lines
+    assert "| abstream float32 |" in lines
+
+
+def test_what_is_not_installed_is_named():
+    assert Peer(PEERS["abstream float32"].start, ("json", "no_such_package")).lacks == ["no_such_package"]
+
+
+def test_ours_answers_the_last_question(phi3_nano, tmp_path):
+    abstracts = example_abstracts(2)
+    engine = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="float32"))
+
+    given = PEERS["abstream float32"].start(phi3_nano, tmp_path)(abstracts)
+
+    assert given == [list(engine.classify(list(map(engine.encode, abstracts))).logits[row][1]) for row in range(2)]
