@@ -4,10 +4,12 @@ An adapter is a PEFT directory that plain ``PeftModel.from_pretrained`` loads, p
 (``AdapterManifest``). Its identity is a digest over every file, never its name.
 """
 
+import base64
 import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,6 +28,8 @@ _READ_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]*(?<![. ])")
 # What an adapter consists of, and texts about it. All else is code, a pickle, or nothing that is read.
 _SUFFIXES = frozenset({".safetensors", ".json", ".md", ".txt", ""})
+
+_SIGNATURE = re.compile(r"ed25519:(?P<key>[0-9a-f]{64}):(?P<value>[A-Za-z0-9+/=]+)")
 
 ProbabilitiesByQuestion = dict[str, dict[str, Probability]]
 
@@ -97,6 +101,23 @@ def check_paths(files: Iterable[ArtifactFile]) -> None:
         raise AdapterRefused("two of the adapter's files have one name, on a disk that does not tell A from a")
     if unsafe := [path for path in paths if PurePosixPath(path).suffix.lower() not in _SUFFIXES]:
         raise AdapterRefused(f"only safetensors are loaded, never code or pickles: {', '.join(unsafe)}")
+
+
+def signature_text(key: str, value: bytes) -> str:
+    """A signature as an update carries it: ``ed25519:``, the ``key_id`` without its ``sha256:``, ``:`` and base64."""
+    return f"ed25519:{key.removeprefix('sha256:')}:{base64.b64encode(value).decode()}"
+
+
+def read_signature(text: str) -> tuple[str, bytes]:
+    """The ``key_id`` and the bytes of a signature that an update carries.
+
+    Raises:
+        AdapterRefused: it is of another kind.
+    """
+    if match := _SIGNATURE.fullmatch(text):
+        with suppress(ValueError):
+            return f"sha256:{match['key']}", base64.b64decode(match["value"], validate=True)
+    raise AdapterRefused(f"the signature {text[:40]!r} is not of the kind ed25519:KEY:BASE64")
 
 
 def signed_bytes(update: AdapterUpdate) -> bytes:

@@ -210,14 +210,6 @@ class Gate(Payload):
     rules: tuple[str, ...]
 
 
-class Signature(Payload):
-    """Who vouches for an adapter: ``key`` is the sha256 of a public key, ``value`` is of ``artifacts.signed_bytes``."""
-
-    algorithm: NonEmpty
-    key: Digest
-    value: NonEmpty
-
-
 class AdapterUpdate(Payload):
     """A new adapter, or an older one named again. Its identity is ``digest``, never ``name``."""
 
@@ -236,7 +228,7 @@ class AdapterUpdate(Payload):
     gate: Gate | None = None
     action: Literal["activate", "shadow", "rollback"]
     reason: str | None = None  # of a rollback
-    signature: Signature | None = None
+    signature: str | None = None  # see artifacts.signed_bytes
 
 
 class Probes(Payload):

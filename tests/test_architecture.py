@@ -35,7 +35,7 @@ OTHERS = {
         *{"pydantic", "pydantic_core", "redis", "structlog", "prometheus_client"},
         *{"fastapi", "fastapi_offline", "starlette", "uvicorn"},
     },
-    "consumer": {"orjson", "pydantic", "redis", "structlog", "prometheus_client"},
+    "consumer": {"cryptography", "fsspec", "orjson", "pydantic", "redis", "structlog", "prometheus_client"},
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
     "training": {
         *{"cryptography", "fsspec"},

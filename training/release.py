@@ -86,8 +86,7 @@ def _prepare(
     if not key:
         return update
     update = sign(update, key)
-    assert update.signature
-    put_signature(update.uri, update.signature.model_dump_json().encode())
+    put_signature(update.uri, f"{update.signature}\n".encode())
     return update
 
 

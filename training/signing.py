@@ -1,12 +1,11 @@
 """Vouching for an adapter: Ed25519 over ``artifacts.signed_bytes``. Needs the extra ``signing``."""
 
-import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schemas import AdapterRefused
-from ..schemas.artifacts import key_id, signed_bytes
-from ..schemas.events import AdapterUpdate, Signature
+from ..schemas.artifacts import key_id, signature_text, signed_bytes
+from ..schemas.events import AdapterUpdate
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
 
 def sign(update: AdapterUpdate, key: "Ed25519PrivateKey") -> AdapterUpdate:
     """The update with a signature."""
-    value = base64.b64encode(key.sign(signed_bytes(update))).decode()
-    signature = Signature(algorithm="ed25519", key=key_id(key.public_key().public_bytes_raw()), value=value)
+    signature = signature_text(key_id(key.public_key().public_bytes_raw()), key.sign(signed_bytes(update)))
     return update.model_copy(update={"signature": signature})
 
 

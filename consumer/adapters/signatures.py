@@ -1,13 +1,11 @@
 """Whether somebody who may vouch for adapters vouches for this one: Ed25519 over ``artifacts.signed_bytes``."""
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...schemas import AdapterRefused
-from ...schemas.artifacts import key_id, signed_bytes
+from ...schemas.artifacts import key_id, read_signature, signed_bytes
 from ...schemas.events import AdapterUpdate
 
 if TYPE_CHECKING:
@@ -34,17 +32,16 @@ def check_signature(update: AdapterUpdate, trusted: TrustedKeys) -> None:
     """
     if not trusted:
         return
-    signature = update.signature
-    if signature is None:
+    if update.signature is None:
         raise AdapterRefused("the adapter is not signed: this worker serves signed ones only (--adapter-public-key)")
-    if signature.algorithm != "ed25519" or signature.key not in trusted:
-        said = f"{signature.algorithm} {signature.key}"
-        raise AdapterRefused(f"the adapter is signed by nobody whom this worker trusts: {said}")
+    key, signature = read_signature(update.signature)
+    if key not in trusted:
+        raise AdapterRefused(f"the adapter is signed by nobody whom this worker trusts: its key is {key}")
     from cryptography.exceptions import InvalidSignature
 
     try:
-        trusted[signature.key].verify(base64.b64decode(signature.value, validate=True), signed_bytes(update))
-    except (InvalidSignature, binascii.Error):
+        trusted[key].verify(signature, signed_bytes(update))
+    except InvalidSignature:
         raise AdapterRefused("the signature is not of this adapter's digest, name, version and base") from None
 
 

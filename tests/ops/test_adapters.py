@@ -3,6 +3,7 @@
 import json
 
 from abstream.ops.adapters import live_adapter
+from abstream.schemas.streams import from_fields
 
 
 async def test_released_then_served_then_listed(abstream, make_adapter, publisher):
@@ -45,6 +46,22 @@ async def test_verify_says_what_it_is_or_what_is_wrong(abstream, make_adapter):
     assert sound.stdout.decode().split() == ["oncology", "1", adapter.digest]
     assert (sound.returncode, harmed.returncode) == (0, 1)
     assert b"changed after its release: adapter_model.safetensors" in harmed.stderr
+
+
+async def test_a_signed_release_is_verified_by_people_and_by_workers(abstream, make_adapter, tmp_path, streams, redis):
+    made = abstream("adapters", "keygen", "key")
+    again = abstream("adapters", "keygen", "key")
+    released = abstream("adapters", "release", make_adapter("1").path, "--sign-key", "key")
+    folder = json.loads(released.stdout)["uri"].removeprefix("file://")
+    signed = abstream("adapters", "verify", folder, "--public-key", "key.pub")
+    unsigned = abstream("adapters", "verify", make_adapter("2").path, "--public-key", "key.pub")
+    worked = abstream("work", "--engine", "fake", "--burst", "--name", "one", "--adapter-public-key", "key.pub")
+
+    assert (made.stdout, again.returncode) == (b"key.pub\n", 1)
+    assert (signed.returncode, unsigned.returncode, worked.returncode) == (0, 1, 0), worked.stderr
+    assert b"the adapter is not signed" in unsigned.stderr
+    [_, fields] = (await redis.xrange(streams.output("fleet")))[0]
+    assert from_fields(fields).type == "abstream.adapter.activated.v1"
 
 
 async def test_the_store_may_stand_in_a_config_file(abstream, make_adapter, tmp_path, monkeypatch):

@@ -1,13 +1,18 @@
 """Folders, S3 and the hub are read through one door, and S3 is written by a release."""
 
+import json
 import os
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from abstream.consumer.adapters import store
 from abstream.consumer.adapters.cache import Cache
 from abstream.consumer.adapters.store import open_store
 from abstream.schemas import AdapterRefused, Unavailable
-from abstream.schemas.artifacts import list_files
+from abstream.schemas.artifacts import digest_of, list_files
 from abstream.schemas.events import AdapterUpdate
 from abstream.training.release import describe, release
 from abstream.training.store import put
@@ -100,8 +105,6 @@ async def test_what_is_released_into_s3_is_served_from_there(redis, streams, wor
 def test_what_is_not_in_s3_is_refused(adapter, update, cache, s3):
     uri = put(adapter, s3)
     files = (*list_files(adapter.path)[:-1], update.files[-1].model_copy(update={"path": "gone.safetensors"}))
-    from abstream.schemas.artifacts import digest_of
-
     other = update.model_copy(update={"uri": uri, "files": files, "digest": digest_of(files)})
     with pytest.raises(AdapterRefused, match=r"the store lacks gone\.safetensors"):
         cache.fetch(other)
@@ -117,3 +120,60 @@ def test_s3_out_of_reach_is_asked_again_and_then_told(update, tmp_path, s3, monk
     cache = Cache(tmp_path / "cache", max_bytes=1_000_000, pauses_seconds=(0.001,))
     with pytest.raises(Unavailable, match="s3://adapters/x is out of reach"):
         cache.fetch(update.model_copy(update={"uri": "s3://adapters/x"}))
+
+
+class Hub(SimpleHTTPRequestHandler):
+    """As much of the Hugging Face hub as reading a model repository takes: revision, tree and resolve."""
+
+    folder: Path
+    revision = "0" * 40
+
+    def do_GET(self) -> None:
+        if self.path == f"/api/models/someone/adapter/revision/{self.revision}":
+            return self.say({"id": "someone/adapter", "sha": self.revision})
+        if self.path.startswith(f"/api/models/someone/adapter/tree/{self.revision}?"):
+            there = {path.name: path.stat().st_size for path in self.folder.iterdir()}
+            return self.say([{"type": "file", "path": name, "size": there[name], "oid": "1"} for name in there])
+        first, _, name = self.path.partition(f"/resolve/{self.revision}/")
+        if first != "/someone/adapter" or not (self.folder / name).is_file():
+            return self.send_error(404)
+        content = (self.folder / name).read_bytes()
+        start, _, end = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        return self.send(206, content[int(start) : int(end or len(content)) + 1])
+
+    def say(self, answer: object) -> None:
+        self.send(200, json.dumps(answer).encode())
+
+    def send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(adapter, monkeypatch) -> Iterator[str]:
+    """A stand-in that holds the adapter at its root; its address at the one revision it has."""
+    handler = type("HubOfOne", (Hub,), {"folder": adapter.path})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setitem(store._OPTIONS, "hf", {"endpoint": f"http://127.0.0.1:{server.server_port}", "token": False})
+    yield f"hf://someone/adapter@{Hub.revision}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_lies_on_the_hub_is_fetched(adapter, update, cache, hub):
+    fetched = cache.fetch(update.model_copy(update={"uri": hub}))
+    assert (fetched.digest, list_files(fetched.path)) == (adapter.digest, update.files)
+
+
+def test_what_is_not_on_the_hub_is_refused(adapter, update, cache, hub):
+    (adapter.path / "adapter_config.json").unlink()
+    with pytest.raises(AdapterRefused, match=r"the store lacks adapter_config\.json"):
+        cache.fetch(update.model_copy(update={"uri": hub}))
