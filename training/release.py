@@ -103,7 +103,7 @@ def describe(adapter: VerifiedAdapter, gate: Gate | None, action: str) -> Adapte
                 "name": manifest.name,
                 "version": manifest.version,
                 "digest": adapter.digest,
-                "uri": adapter.path.as_uri(),
+                "uri": adapter.path.absolute().as_uri(),
                 "files": list_files(adapter.path),
                 "base_model": manifest.base_model,
                 "task": manifest.task,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from abstream.producer.connection import connect
@@ -72,6 +73,12 @@ async def test_releasing_twice_copies_once_and_announces_twice(redis, streams, a
 
     assert kept.stat().st_mtime_ns == written
     assert await redis.xlen(streams.output("adapters")) == 2
+
+
+async def test_a_folder_may_be_named_from_where_one_is(redis, streams, adapter, store, monkeypatch):
+    monkeypatch.chdir(adapter.path.parent)
+    released = await release(redis, streams, Path(adapter.path.name), store)
+    assert released.event.data.uri == (store / "oncology" / adapter.digest[7:]).as_uri()
 
 
 async def test_hidden_files_stay_behind(redis, streams, adapter, store):
