@@ -29,19 +29,23 @@ end
 local REFUSED = 'refused'
 local any_refused = is_known(REFUSED) -- hardly ever; only then each entry is looked up
 
+local function refused(lane, id)
+  return REFUSED .. lane .. ' ' .. id
+end
+
 local outcomes = {}
 for at = 3, #ARGV, 5 do
   local lane, id, output, identity, event = KEYS[tonumber(ARGV[at])], ARGV[at + 1], KEYS[tonumber(ARGV[at + 2])], ARGV[at + 3], ARGV[at + 4]
-  local outcome, entry = 1, REFUSED .. ARGV[at] .. ' ' .. id
+  local outcome = 1
   if redis.call('XACK', lane, ARGV[1], id) == 0 then
     outcome = 0
-  elseif any_refused and is_known(entry) then
+  elseif any_refused and is_known(refused(ARGV[at], id)) then
     outcome = 2
   elseif output == KEYS[4] then
     if identity ~= '' and is_known(identity) then
       outcome = 2
     else
-      redis.call('SADD', KEYS[5], REFUSED, entry)
+      redis.call('SADD', KEYS[5], REFUSED, refused(ARGV[at], id))
     end
   elseif identity ~= '' then
     if redis.call('SISMEMBER', KEYS[6], identity) == 1 or redis.call('SADD', KEYS[5], identity) == 0 then
