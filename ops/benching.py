@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,21 @@ def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Pa
         raise click.BadParameter(f"{', '.join(unknown)}: known are {', '.join(PEERS)}", param_hint="--beside")
     names = dict.fromkeys((*OURS, *(beside or PEERS)))
     found = measure(list(names), model or ("nano", "small"), rounds, out, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+
+
+@bench.command()
+@option("switches", type=click.IntRange(min=1), default=100)
+@option("workers", type=click.IntRange(min=1), default=4)
+@option("rate", type=click.FloatRange(min=1), default=20.0, help="Abstracts a second.")
+@option("pause", metavar="SECONDS", type=click.FloatRange(min=0), default=1.0, help="After each switch, without one.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/switch"), help="The workers' logs.")
+def switch(switches: int, workers: int, rate: float, pause: float, out: Path) -> None:
+    """Two adapters by turns while abstracts flow: what a switch costs, and that each answer is its receipt's."""
+    from .bench.switching import Load, measure, table
+
+    sample = Path(str(files("abstream.ops.sample") / "train.jsonl"))
+    found = measure(Load(switches, workers, rate, pause), sample, out, say=lambda said: click.echo(said, err=True))
     _print(table(found), found)
 
 

@@ -12,6 +12,7 @@ from ...schemas.events import AdapterAnswer, AdapterUpdate, Probes
 from ..engine import Engine
 from ..tasks import end
 from ..worker import PROBE, Worker
+from .aside import aside, in_turn
 from .cache import Cache
 from .fleet import Fleet
 from .guard import Guard
@@ -50,6 +51,7 @@ class Registry:
         self.guard = Guard(worker.config, worker.engine.model)
         self.shadow = Shadow(worker, fleet)
         worker.observers += [self.guard.observe, self.shadow.observe]
+        self._aside = aside("admit")
         self._order = Order()
         self._later = Later()
         self._served: list[Announced] = []  # what is live, last, and what it may be rolled back to
@@ -127,7 +129,7 @@ class Registry:
         """The announced adapter, fit to serve; None where it is not, which was said."""
         begun = time.perf_counter()
         try:
-            return await asyncio.to_thread(self.admit, announced.update)
+            return await asyncio.get_running_loop().run_in_executor(self._aside, self.admit, announced.update)
         except Unavailable as error:
             reason = str(error)
             if not self._later.postpone(announced):
@@ -149,6 +151,10 @@ class Registry:
         """
         with self.worker.metrics.switching("fetch"):
             adapter = self.cache.fetch(update)
+        with in_turn():
+            return self._load(adapter)
+
+    def _load(self, adapter: VerifiedAdapter) -> Admitted:
         with self.worker.metrics.switching("load"):
             engine = self.load_engine(adapter)
         with self.worker.metrics.switching("probe"):

@@ -94,7 +94,7 @@ class Workers:
         exits: the exit codes of those that ended, negative for a signal.
     """
 
-    def __init__(self, url: str, count: int, flags: Mapping[str, float], folder: Path, random: Random) -> None:
+    def __init__(self, url: str, count: int, flags: Mapping[str, object], folder: Path, random: Random) -> None:
         self._common = ["--redis-url", url, "--log-format", "json"]
         given: dict[str, object] = {"engine": "chaos", "metrics-port": 0, **flags}
         self._flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]

@@ -35,7 +35,8 @@ CLIENT_RIGHTS = {
 }  # fmt: skip
 SCRIPT_RIGHTS = {
     "+exists", "+expire", "+sadd", "+sismember", "+time", "+type", "+xack", "+xadd", "+xclaim", "+xgroup|delconsumer",
-    "+xgroup|setid", "+xinfo|consumers", "+xinfo|groups", "+xinfo|stream", "+xlen", "+xpending", "+xrange", "+xtrim",
+    "+xgroup|setid", "+xinfo|consumers", "+xinfo|groups", "+xinfo|stream", "+xlen", "+xpending", "+xrange",
+    "+xrevrange", "+xtrim",
 }  # fmt: skip
 WORKER_RIGHTS = CLIENT_RIGHTS | SCRIPT_RIGHTS
 
