@@ -50,7 +50,7 @@ class TrainConfig(BaseModel):
     drop_title: Share = Field(0.5, description="Share of the examples shown without their title, each epoch others.")
     passages: Share = Field(0.75, description="Share of the texts of which a passage is shown, each epoch another.")
     passage_words: PositiveInt = Field(110, description="Of a passage; a shorter text is shown whole.")
-    patience: PositiveInt = Field(2, description="Epochs without a better validation loss, then it ends.")
+    patience: PositiveInt = Field(3, description="Epochs without a better validation loss, then it ends.")
     max_prompt_tokens: PositiveInt = Field(2_046, description="Longer abstracts are cut.")
     seed: int = Field(7, description="On a CPU the same seed gives the same bits.")
     checkpoint_steps: PositiveInt = Field(50, description="Steps between two checkpoints.")

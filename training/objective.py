@@ -13,6 +13,7 @@ from ..consumer.engine.tokens import PromptEncoder
 from ..schemas import Abstract, Task
 
 NOT_ASKED = -1
+TEMPERATURES = torch.logspace(-1, 1, 81)
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,13 @@ def slot_loss(logits: Sequence[Tensor], answers: Tensor, weights: Sequence[Tenso
             weight = weights[question] if weights else None
             total = total + functional.cross_entropy(rows, answers[:, question], weight, ignore_index=NOT_ASKED)
     return total
+
+
+def calibrated_loss(logits: Tensor, answers: Tensor) -> float:
+    """The mean cross-entropy at the temperature that makes it least: what is left of it after calibration.
+
+    Args:
+        logits: of one question, shape (examples, labels).
+        answers: label indices, shape (examples,).
+    """
+    return min(float(functional.cross_entropy(logits / heat, answers)) for heat in TEMPERATURES)

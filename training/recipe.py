@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import Phi3ForCausalLM
 
 from ..consumer.engine.forward import SlotClassifier, pack
@@ -28,7 +27,7 @@ from ..consumer.engine.weights import BaseFolder, read_base, untie
 from ..schemas import Abstract, AbstreamError, Prompt, Task
 from .config import TrainConfig
 from .data import Labelled, class_weights, digest
-from .objective import NOT_ASKED, Example, answers_of, batches, example, slot_loss
+from .objective import NOT_ASKED, Example, answers_of, batches, calibrated_loss, example, slot_loss
 from .views import judged, shown
 
 CHECKPOINT = "checkpoint.pt"
@@ -195,15 +194,22 @@ class Run:
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        """The mean loss of an answer, as the main process finds it: all must agree on when to stop."""
+        """The mean loss of a calibrated answer, as the main process finds it: all must agree on when to stop.
+
+        Uncalibrated it rises with the model's confidence, also while more answers become right.
+        """
         classifier = self.accelerator.unwrap_model(self.classifier).eval()
+        found: list[tuple[list[Tensor], Tensor]] = [
+            (self._logits(classifier, batch), answers_of(batch, self.device))
+            for batch in batches(self.validation_examples, self.config.batch_tokens)
+        ]
         total, asked = 0.0, 0
-        for batch in batches(self.validation_examples, self.config.batch_tokens):
-            answers = answers_of(batch, self.device)
-            for question, rows in enumerate(self._logits(classifier, batch)):
-                wanted = answers[:, question]
-                total += float(functional.cross_entropy(rows, wanted, ignore_index=NOT_ASKED, reduction="sum"))
-                asked += int((wanted != NOT_ASKED).sum())
+        for question in range(len(self.task.questions)):
+            logits = torch.cat([rows[question] for rows, _ in found])
+            wanted = torch.cat([answers[:, question] for _, answers in found])
+            if known := int((wanted != NOT_ASKED).sum()):
+                total += known * calibrated_loss(logits[wanted != NOT_ASKED], wanted[wanted != NOT_ASKED])
+                asked += known
         return float(broadcast(torch.tensor(total / max(asked, 1), dtype=torch.float64, device=self.device)))
 
     def _must_be_finite(self, loss: float) -> None:

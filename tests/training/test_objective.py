@@ -4,7 +4,7 @@ import pytest
 import torch
 from abstream.consumer.engine.tokens import PromptEncoder
 from abstream.schemas import Prompt
-from abstream.training.objective import NOT_ASKED, Example, answers_of, batches, example, slot_loss
+from abstream.training.objective import NOT_ASKED, Example, answers_of, batches, calibrated_loss, example, slot_loss
 from abstream.training.recipe import Run
 from peft import PeftModel
 from torch import nn
@@ -108,3 +108,12 @@ def lora_gradients(run: Run, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_an_example_without_any_answer_is_all_not_asked(run, tiny):
     encoder = PromptEncoder(tiny.path, Prompt(TASK), 512)
     assert example(encoder, TASK, records_of(1)[0].abstract, {}).answers == (NOT_ASKED, NOT_ASKED)
+
+
+def test_calibrated_the_loss_does_not_depend_on_how_sure_the_answers_are():
+    logits, answers = torch.tensor([[2.0, 0], [0, 2], [2, 0], [0.5, 0]]), torch.tensor([0, 1, 1, 0])
+
+    measured = [calibrated_loss(sure * logits, answers) for sure in (0.5, 1, 5)]
+
+    assert measured == pytest.approx([measured[0]] * 3, abs=5e-3)
+    assert measured[0] <= nn.functional.cross_entropy(logits, answers).item()

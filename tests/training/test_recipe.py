@@ -96,7 +96,7 @@ def with_tied_embeddings(base: BaseFolder, folder: Path) -> BaseFolder:
 
 def test_it_learns_what_the_texts_give_away(new_run):
     """Even of a base of random weights: the validation loss falls well below where it began."""
-    run = new_run(records=records_of(60), epochs=8, learning_rate=0.02, rank=8, dropout=0)
+    run = new_run(records=records_of(60), epochs=8, learning_rate=0.003, rank=8, dropout=0)
     untrained = run._validation_loss()
     assert run.train().best_loss < 0.7 * untrained
 
@@ -158,7 +158,7 @@ def test_no_checkpoint_asks_the_hub_for_the_base(new_run, monkeypatch):
 def test_it_ends_when_validation_gets_no_better_and_keeps_the_best(new_run, monkeypatch):
     """Patience of two: the second epoch is the best of four, and of ten no more are run."""
     losses, seen = iter([3.0, 1.0, 2.0, 1.5, 0.1]), []
-    run = new_run(epochs=10)
+    run = new_run(epochs=10, patience=2)
 
     def validation_loss() -> float:
         seen.append({name: weight.clone() for name, weight in run._lora_state().items()})
