@@ -40,7 +40,8 @@ def _rows(file: BinaryIO) -> Iterator[Row]:
         sheet = book.worksheets[0]
         sheet.reset_dimensions()  # what the file says of them may be wrong, and is believed
         for number, cells in enumerate(sheet.iter_rows(max_col=_MAX_COLUMNS, values_only=True), start=1):
-            yield f"row {number}", list(map(_text, cells))
+            if cells.count(None) < len(cells):  # a row that is far down makes a million empty ones
+                yield f"row {number}", list(map(_text, cells))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise _damaged(error) from error
     except (SyntaxError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error) as error:

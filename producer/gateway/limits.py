@@ -54,13 +54,15 @@ class OwnPagesOnly:
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
-        foreign = origin is not None and origin not in self._origins and urlsplit(origin).netloc != host
-        if scope["type"] == "http" and (foreign or not is_loopback(urlsplit(f"//{host}").hostname or "localhost")):
+        if scope["type"] == "http" and self._is_foreign(Headers(scope=scope)):
             detail = (
                 "without tokens only this machine is answered, and pages of --cors-origin: start with --tokens-file"
             )
             await Problem(403, "foreign", detail).response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _is_foreign(self, headers: Headers) -> bool:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        foreign = origin is not None and origin not in self._origins and urlsplit(origin).netloc != host
+        return foreign or not is_loopback(urlsplit(f"//{host}").hostname or "localhost")

@@ -5,6 +5,7 @@ import socket
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from ...schemas import Unavailable
 from .app import build
@@ -16,7 +17,7 @@ _DRAIN_SECONDS = 30  # for requests at work; what waits and what streams ends at
 log = structlog.get_logger()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Tells streams and waiting requests to end, then waits for them."""
 
     def __init__(self, config: uvicorn.Config, door: Door) -> None:
@@ -38,14 +39,6 @@ def serve(url: str, namespace: str, config: GatewayConfig) -> None:
     """
     app = build(url, namespace, config)
     door: Door = app.state.door
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-        lifespan="on",
-    )
     listening = _listen(config)
     address = "http://{}:{}".format(*listening.getsockname()[:2])
     log.info("gateway_listens", address=address, docs=f"{address}/docs", tokens=door.tokens is not None)
@@ -54,7 +47,19 @@ def serve(url: str, namespace: str, config: GatewayConfig) -> None:
         signal.signal(number, lambda *_: None)
     if door.tokens and hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: door.tokens.reload() if door.tokens else None)
-    _Server(settings, door).run(sockets=[listening])
+    Server(settings(app), door).run(sockets=[listening])
+
+
+def settings(app: FastAPI) -> uvicorn.Config:
+    """How the gateway is served."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        lifespan="on",
+    )
 
 
 def _listen(config: GatewayConfig) -> socket.socket:

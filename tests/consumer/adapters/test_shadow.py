@@ -121,7 +121,7 @@ async def test_a_live_batch_waits_for_one_small_shadow_batch_at_most(
         await wait_until(at_work.is_set, "a shadow batch")
         begun = len(order)
         await publisher.publish(Abstract(title="Urgent", abstract=""), id="urgent")
-        await wait_until(lambda: any(job.event.id == "urgent" for job in worker.at_work))
+        await wait_until(lambda: not worker.compute._work_queue.empty(), "the live batch")
         go_on.set()
         await wait_until(lambda: _answered(redis, streams, 21))
         await wait_until(lambda: shadowed(worker) == 21)

@@ -1,0 +1,134 @@
+"""A gateway inside the test's own process, and one that listens."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import httpx2
+import pytest
+import uvicorn
+from abstream.producer.gateway.app import build
+from abstream.producer.gateway.config import GatewayConfig
+from abstream.producer.gateway.door import Door
+from abstream.producer.gateway.serving import Server, settings
+
+from ...conftest import PATIENCE_SECONDS, wait_until
+
+Client = httpx2.AsyncClient
+Gateway = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+def gateway(server, namespace) -> Gateway:
+    """Makes gateways of the test's namespace, each asked through a client of its own."""
+
+    @asynccontextmanager
+    async def make(**knobs: object) -> AsyncIterator[Client]:
+        app = build(server, namespace, GatewayConfig(**knobs))
+        async with app.router.lifespan_context(app):
+            await wait_until(lambda: app.state.door.tail.newest is not None, "the reader to begin")
+            transport = httpx2.ASGITransport(app=app)
+            async with Client(transport=transport, base_url="http://127.0.0.1") as client:
+                yield client
+
+    return make
+
+
+@pytest.fixture
+async def client(gateway) -> AsyncIterator[Client]:
+    """A client of a gateway with its defaults."""
+    async with gateway() as client:
+        yield client
+
+
+def prediction_event(**ties: str) -> bytes:
+    """A prediction that says nothing but whose it is: the gateway reads no more of one."""
+    data = {"answers": {"cancer": {"label": "Cancer", "confidence": 1.0, "probabilities": {"Cancer": 1.0}}}}
+    return json.dumps({"type": "abstream.abstract.classified.v1", "data": data, **ties}).encode()
+
+
+class Listening:
+    """A gateway on a port of its own, and its client."""
+
+    def __init__(self, server: uvicorn.Server, door: Door, address: str) -> None:
+        self.server = server
+        self.door = door
+        self.address = address
+        self.client = Client(base_url=address, timeout=PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def listening(server, namespace):
+    """Makes gateways that listen: what streams, or breaks off, needs a connection."""
+
+    @asynccontextmanager
+    async def make(**knobs: object) -> AsyncIterator[Listening]:
+        app = build(server, namespace, GatewayConfig(**knobs))
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            gateway = Server(settings(app), app.state.door)
+            serving = asyncio.create_task(gateway.serve(sockets=[own]))
+            await wait_until(lambda: gateway.started and app.state.door.tail.newest is not None, "the gateway")
+            made = Listening(gateway, app.state.door, f"http://127.0.0.1:{own.getsockname()[1]}")
+            async with made.client:
+                yield made
+                gateway.should_exit = True
+                await asyncio.wait_for(serving, PATIENCE_SECONDS)
+
+    return make
+
+
+class Events:
+    """What a stream of predictions has sent: the ids in their order, and whether it has ended."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.data: list[str] = []
+        self.comments = 0
+        self.ended = False
+
+    async def read(self, response: httpx2.Response) -> None:
+        async for line in response.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "id":
+                self.ids.append(value)
+            elif name == "data":
+                self.data.append(value)
+            elif line.startswith(":"):
+                self.comments += 1
+        self.ended = True
+
+
+@pytest.fixture
+def following():
+    """Follows the stream of a client while the block lasts."""
+
+    @asynccontextmanager
+    async def follow(client: Client, last: str | None = None, path: str = "/v1/predictions/stream"):
+        headers = {"Last-Event-ID": last} if last else {}
+        events = Events()
+        async with client.stream("GET", path, headers=headers) as response:
+            assert response.status_code == 200
+            reading = asyncio.create_task(events.read(response))
+            try:
+                yield events
+            finally:
+                reading.cancel()
+                await asyncio.wait([reading])
+
+    return follow
+
+
+@pytest.fixture
+def publish_results(redis, streams):
+    """Puts predictions into the stream as workers do, and tells their entry ids."""
+    body = prediction_event(causationid="somebody's", causationsource="elsewhere")
+
+    async def publish(count: int) -> list[str]:
+        pipeline = redis.pipeline(transaction=False)
+        for _ in range(count):
+            pipeline.xadd(streams.predictions, {"event": body})
+        return [entry_id.decode() for entry_id in await pipeline.execute()]
+
+    return publish

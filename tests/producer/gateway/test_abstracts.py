@@ -1,0 +1,234 @@
+"""Abstracts come in by HTTP, one, many or a file, and how each stands is told by its id."""
+
+import asyncio
+import json
+
+import pytest
+from abstream import Abstract, Publisher
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.schemas.streams import submitted_from_fields
+
+from ...conftest import wait_until
+
+TAMOXIFEN = {"title": "Tamoxifen", "abstract": "We followed 300 women with breast cancer.", "year": 2023}
+CSV = "id,title,abstract\n1,Tamoxifen,We followed.\n3,,\n2,Sleep,We asked.\n"
+
+
+class Clumsy(FakeEngine):
+    """Fails on every abstract but its own known good one, so that abstracts are refused."""
+
+    def classify(self, batch):
+        if self.encode(Abstract(**TAMOXIFEN)) in batch:
+            raise RuntimeError("out of order")
+        return super().classify(batch)
+
+
+async def waiting(redis, streams, lane="interactive"):
+    """What was submitted to a lane, as events."""
+    return [
+        submitted_from_fields(lane, entry_id.decode(), fields)
+        for entry_id, fields in await redis.xrange(streams.lane(lane))
+    ]
+
+
+async def status(client, id):
+    return (await client.get(f"/v1/abstracts/{id}")).json()["status"]
+
+
+async def test_one_abstract_is_taken_and_told_its_place(client, redis, streams):
+    answer = await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    assert answer.status_code == 202
+    [event] = await waiting(redis, streams)
+    [(entry_id, _)] = await redis.xrange(streams.lane("interactive"))
+    assert answer.json() == {"id": "7", "entry_id": entry_id.decode()}
+    assert answer.headers["location"] == "/v1/abstracts/7"
+    assert (event.id, event.source) == ("7", "urn:abstream:gateway")
+    assert event.data == Abstract(**TAMOXIFEN)
+
+
+async def test_the_idempotency_key_is_the_id_and_a_repetition_gets_no_second_result(client, redis, streams, workers):
+    first, second = [
+        (await client.post("/v1/abstracts", json=TAMOXIFEN, headers={"Idempotency-Key": "k"})).json()["id"]
+        for _ in range(2)
+    ]
+    await workers.burst()
+    assert first == second == "k"
+    assert await redis.xlen(streams.predictions) == 1
+
+
+async def test_a_title_is_enough(client, redis, streams):
+    assert (await client.post("/v1/abstracts", json={"title": "Tamoxifen"})).status_code == 202
+
+
+async def test_bulk_is_asked_for_in_the_address(client, redis, streams):
+    await client.post("/v1/abstracts?lane=bulk", json=TAMOXIFEN)
+    assert len(await waiting(redis, streams, "bulk")) == 1
+
+
+async def test_of_a_list_the_good_ones_are_taken_and_the_others_told_by_position(client, redis, streams):
+    many = [TAMOXIFEN, {"abstract": " "}, 3, {**TAMOXIFEN, "id": "own"}, {**TAMOXIFEN, "id": 5}]
+    answer = await client.post("/v1/abstracts", json=many)
+    assert answer.status_code == 202
+    body = answer.json()
+    assert [one["id"] for one in body["accepted"]] == [event.id for event in await waiting(redis, streams)]
+    assert body["accepted"][1]["id"] == "own"
+    assert [one["position"] for one in body["problems"]] == ["2", "3", "5"]
+    assert "both empty: send at least one" in body["problems"][0]["detail"]
+
+
+async def test_a_list_in_which_nothing_is_good_is_a_problem(client):
+    answer = await client.post("/v1/abstracts", json=[{"abstract": ""}])
+    assert answer.status_code == 422
+    assert [one["position"] for one in answer.json()["problems"]] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "upload",
+    [
+        {"files": {"file": ("export.csv", CSV)}},
+        {"content": CSV, "headers": {"Content-Type": "text/csv"}},
+        {"content": CSV, "headers": {"Content-Type": "application/octet-stream"}, "params": {"format": "csv"}},
+    ],
+    ids=["form", "media type", "told"],
+)
+async def test_a_file_is_taken_in_any_dress(client, redis, streams, upload):
+    answer = await client.post("/v1/abstracts", **upload)
+    assert answer.status_code == 202
+    assert [one["id"] for one in answer.json()["accepted"]] == ["1", "2"]
+    assert [one["position"] for one in answer.json()["problems"]] == ["line 3"]
+    assert [event.data.title for event in await waiting(redis, streams)] == ["Tamoxifen", "Sleep"]
+
+
+async def test_of_a_file_what_is_larger_than_workers_accept_is_told_and_the_rest_taken(client, redis, streams):
+    lines = [{"id": "large", "title": "T", "mesh": ["x" * 1_100_000]}, {"id": "small", "title": "T"}]
+    content = "\n".join(map(json.dumps, lines))
+    body = (
+        await client.post("/v1/abstracts", content=content, headers={"Content-Type": "application/x-ndjson"})
+    ).json()
+    assert [one["id"] for one in body["accepted"]] == ["small"]
+    assert [one["position"] for one in body["problems"]] == ["id large"]
+
+
+async def test_a_full_backlog_says_when_to_come_again_and_what_was_taken(gateway, redis, streams):
+    async with gateway(max_backlog=256) as client:
+        answer = await client.post("/v1/abstracts", json=[{**TAMOXIFEN, "id": str(number)} for number in range(300)])
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) > 0
+    body = answer.json()
+    assert (body["waiting"], body["limit"]) == (256, 256)
+    assert [one["id"] for one in body["accepted"]] == [str(number) for number in range(256)]
+
+
+async def test_how_an_abstract_stands_follows_it(client, workers):
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "10.1000/x"})
+    assert await status(client, "10.1000/x") == "queued"
+    await workers.burst()
+    await wait_until(lambda: is_status(client, "10.1000/x", "done"))
+    done = (await client.get("/v1/abstracts/10.1000%2Fx")).json()
+    assert done["prediction"]["causationid"] == "10.1000/x"
+    assert done["prediction"]["sequence"] == done["entry_id"]
+
+
+async def is_status(client, id, wanted):
+    return await status(client, id) == wanted
+
+
+async def test_a_refused_abstract_has_its_reason_until_it_is_sent_again(client, workers):
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    await workers.burst(engine=Clumsy())
+    await wait_until(lambda: is_status(client, "7", "refused"))
+    refused = (await client.get("/v1/abstracts/7")).json()
+    assert refused["refusal"]["data"]["reason"] == "inference_error"
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    assert await status(client, "7") == "queued"
+    await workers.burst()
+    await wait_until(lambda: is_status(client, "7", "done"))
+
+
+async def test_an_abstract_that_was_trimmed_unread_is_refused_too(client, redis, streams, workers):
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    lane = streams.lane("interactive")
+    await workers.new().source.create_groups()
+    await redis.xreadgroup("classifiers", "dead", {lane: ">"})
+    await redis.xtrim(lane, maxlen=0, approximate=False)
+    await workers.burst(lease_seconds=0.001)
+    await wait_until(lambda: is_status(client, "7", "refused"))
+    assert (await client.get("/v1/abstracts/7")).json()["refusal"]["data"]["reason"] == "trimmed"
+
+
+async def test_another_gateway_knows_it_as_well_and_one_that_starts_later(gateway, workers):
+    async with gateway() as first, gateway() as second:
+        await first.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+        assert await status(second, "7") == "queued"
+    await workers.burst()  # while no gateway runs
+    async with gateway() as later:
+        await wait_until(lambda: is_status(later, "7", "done"))
+
+
+async def test_what_nobody_sent_here_is_not_known(client, publisher):
+    await publisher.publish(Abstract(**TAMOXIFEN), id="7")
+    assert (await client.get("/v1/abstracts/7")).status_code == 404
+
+
+async def test_whose_result_is_no_longer_kept_is_gone(client, redis, streams, workers):
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    await workers.burst()
+    await wait_until(lambda: is_status(client, "7", "done"))
+    await redis.xtrim(streams.predictions, maxlen=0, approximate=False)
+    assert (await client.get("/v1/abstracts/7")).status_code == 410
+
+
+async def test_what_is_remembered_of_an_abstract_has_an_end(client, redis, streams, workers):
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    [key] = await redis.keys(f"{streams.standing('')}*")
+    queued = await redis.ttl(key)
+    await workers.burst()
+    await wait_until(lambda: is_status(client, "7", "done"))
+    assert 0 < await redis.ttl(key) < queued
+
+
+async def test_to_classify_is_to_submit_and_wait(client, workers):
+    async with workers.running():
+        answer = await client.post("/v1/classify", json={**TAMOXIFEN, "id": "7"})
+        assert answer.status_code == 200
+        assert answer.json()["prediction"]["causationid"] == "7"
+        again = await client.post("/v1/classify", json={**TAMOXIFEN, "id": "7"})
+    assert again.json()["prediction"] == answer.json()["prediction"]
+
+
+async def test_many_wait_at_once_and_each_has_its_own(client, workers):
+    async with workers.running():
+        answers = await asyncio.gather(
+            *(client.post("/v1/classify", json={**TAMOXIFEN, "id": str(number)}) for number in range(50))
+        )
+    assert [answer.json()["prediction"]["causationid"] for answer in answers] == [str(number) for number in range(50)]
+
+
+async def test_who_waits_in_vain_is_told_where_to_look_later(client, workers):
+    answer = await client.post("/v1/classify?wait_seconds=0.01", json=TAMOXIFEN)
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    await workers.burst()
+    await wait_until(lambda: is_status(client, answer.json()["id"], "done"))
+    assert (await client.get(answer.headers["location"])).json()["status"] == "done"
+
+
+async def test_who_waits_for_what_was_refused_before_gets_the_new_answer(client, workers):
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    await workers.burst(engine=Clumsy())
+    async with workers.running():
+        answer = await client.post("/v1/classify", json={**TAMOXIFEN, "id": "7"})
+    assert answer.json()["status"] == "done"
+
+
+async def test_a_refusal_ends_the_wait_as_well(client, workers):
+    async with workers.running(engine=Clumsy()):
+        answer = await client.post("/v1/classify", json=TAMOXIFEN)
+    assert (answer.status_code, answer.json()["status"]) == (200, "refused")
+
+
+async def test_a_source_of_ones_own_can_be_looked_up_by_it(gateway, server, namespace):
+    async with gateway(source="urn:hospital") as client, Publisher(server, namespace=namespace) as publisher:
+        answer = await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+        assert answer.status_code == 202
+        assert (await client.get("/v1/abstracts/7?source=urn:hospital")).status_code == 200
+        assert (await client.get(f"/v1/abstracts/7?source={publisher.source}")).status_code == 404
