@@ -17,8 +17,8 @@ _WAITING_SECONDS = 0.2  # until a worker that found nothing waits for more
 # All that a worker needs, on the keys of its namespace.
 _RIGHTS = (
     "~{abstream}:* -@all +ping +client +evalsha +script|load +xreadgroup +xread +xack +xadd +xclaim +xpending +xrange "
-    "+xrevrange +xinfo +xtrim +xlen +xgroup|create +xgroup|delconsumer +type +exists +sismember +sadd +expire +time +info "
-    "+set"
+    "+xrevrange +xinfo +xtrim +xlen +xgroup|create +xgroup|delconsumer +type +exists +sismember +sadd +expire +time "
+    "+info +set"
 )
 _WORDS, _ROOM_BYTES = 400, 2_400  # of an abstract, which takes 3.4 kB, and for it: more than its result
 
