@@ -6,6 +6,7 @@ import pytest
 from abstream import Abstract
 from abstream.consumer.engine import Classified
 from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.tasks import end
 from abstream.schemas import AdapterUpdated
 from abstream.schemas.streams import from_fields
 from abstream.training.release import release
@@ -44,7 +45,7 @@ async def flow(publisher):
 
     flow = asyncio.create_task(publish())
     yield
-    flow.cancel()
+    await end([flow])
 
 
 async def announced(redis, streams) -> list[AdapterUpdated]:
