@@ -3,7 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -29,10 +29,11 @@ for _command in COMMANDS:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @option("store", required=True, help=STORE_HELP)
 @sign_key_option
+@option("shadow", is_flag=True, help="Only score beside the live adapter, in idle time, and publish no answer.")
 @click.pass_obj
-def release(common: "Common", folder: Path, store: str, sign_key: Path | None) -> None:
+def release(common: "Common", folder: Path, store: str, sign_key: Path | None, shadow: bool) -> None:
     """Copy the adapter in FOLDER into the store and announce it: running workers switch to it."""
-    asyncio.run(announce(common.url, common.namespace, folder, store, None, sign_key))
+    asyncio.run(announce(common.url, common.namespace, folder, store, None, sign_key, shadow=shadow))
 
 
 @adapters.command()
@@ -69,7 +70,14 @@ def keygen(file: Path) -> None:
 
 
 async def announce(
-    url: str, namespace: str, folder: Path, store: str, gate: "Gate | None", sign_key: Path | None = None
+    url: str,
+    namespace: str,
+    folder: Path,
+    store: str,
+    gate: "Gate | None",
+    sign_key: Path | None = None,
+    *,
+    shadow: bool = False,
 ) -> None:
     """Release the adapter in ``folder`` and print, as JSON, what was announced; raises as ``training.release``."""
     from ..producer.connection import connect
@@ -80,7 +88,8 @@ async def announce(
     key = read_private_key(sign_key) if sign_key else None
     redis = connect(url)
     try:
-        released = await release_adapter(redis, Streams(namespace), folder, store, gate, key=key)
+        action: Literal["activate", "shadow"] = "shadow" if shadow else "activate"
+        released = await release_adapter(redis, Streams(namespace), folder, store, gate, action, key)
     finally:
         await redis.aclose()
     update = released.event.data

@@ -23,6 +23,18 @@ async def test_released_then_served_then_listed(abstream, make_adapter, publishe
     assert (listed["action"], listed["uri"]) == ("activate", announced["uri"])
 
 
+async def test_a_candidate_in_the_shadow_answers_nobody(abstream, make_adapter):
+    live, candidate = make_adapter("1"), make_adapter("2")
+    abstream("adapters", "release", live.path)
+    released = abstream("adapters", "release", candidate.path, "--shadow")
+    assert json.loads(released.stdout)["action"] == "shadow", released.stderr
+    abstream("publish", "-", stdin=b'{"id": "1", "text": "Text."}\n')
+    assert abstream("work", "--engine", "fake", "--burst").returncode == 0
+
+    result = json.loads(abstream("follow", "--since", "0", "--until-idle", "0.05").stdout)
+    assert result["data"]["model"]["adapter_digest"] == live.digest
+
+
 async def test_a_worker_that_was_given_an_adapter_keeps_it(abstream, make_adapter):
     given, newer = make_adapter("1"), make_adapter("2")
     abstream("adapters", "release", newer.path)

@@ -42,6 +42,23 @@ def test_the_command_of_every_worker_is_one_that_abstream_takes(compose, service
     assert context.params["drain_seconds"] < int(compose["services"][service]["stop_grace_period"].rstrip("s"))
 
 
+def test_the_command_of_the_gateway_opens_the_port_that_is_published_and_that_prometheus_asks(compose):
+    name, *flags = compose["services"]["gateway"]["command"]
+    with click.Context(cli, info_name="abstream") as parent:
+        port = cli.commands[name].make_context(name, flags, parent=parent).params["port"]
+    assert compose["services"]["gateway"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    jobs = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    asked = {target["port"] for job in jobs for target in job["dns_sd_configs"] if target["names"] == ["gateway"]}
+    assert asked == {port}
+
+
+def test_what_is_mounted_is_there_and_nothing_is_open_to_the_network(compose):
+    for service in compose["services"].values():
+        folders = [volume.split(":")[0] for volume in service.get("volumes", ()) if volume.startswith("./")]
+        assert all((ROOT / folder).is_dir() for folder in folders)
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+
+
 def test_redis_starts_with_the_command_of_compose_and_keeps_what_it_is_given(compose):
     """The very same options, on the server at hand."""
     program, *options = compose["services"]["redis"]["command"]
@@ -57,8 +74,11 @@ def test_each_profile_has_one_worker_and_all_wait_for_redis(compose):
         "redis": None,
         "worker-cpu": ["cpu"],
         "worker-gpu": ["gpu"],
+        "gateway": ["http"],
+        "prometheus": ["watch"],
+        "grafana": ["watch"],
     }
-    for name in ("worker-cpu", "worker-gpu"):
+    for name in ("worker-cpu", "worker-gpu", "gateway"):
         assert services[name]["depends_on"]["redis"]["condition"] == "service_healthy"
 
 
