@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 
 from ...schemas import AdapterRefused, AdapterUpdated
 from ...schemas.events import AdapterUpdate
@@ -19,6 +19,12 @@ class Announced:
     def update(self) -> AdapterUpdate:
         return self.event.data
 
+    @property
+    def made(self) -> datetime | None:
+        """When the event says it was made; by a clock that is ahead, when it was added, or all later ones were late."""
+        added = datetime.fromtimestamp(int(self.entry_id.partition("-")[0]) / 1000, timezone.utc)
+        return min(self.event.time, added) if self.event.time else None
+
 
 class Order:
     """Remembers what was announced, so that an old event is known as such though it stands in a new entry."""
@@ -33,12 +39,13 @@ class Order:
         if (event.source, event.id) in self._seen:
             return f"the event {event.id} was announced before, and is not followed twice: release the adapter again"
         self._seen.add((event.source, event.id))
-        if event.time and self._newest and event.time < self._newest:
+        made = announced.made
+        if made and self._newest and made < self._newest:
             return (
-                f"the event is of {event.time.isoformat()}, older than one that was announced before it, of "
+                f"the event is of {made.isoformat()}, older than one that was announced before it, of "
                 f"{self._newest.isoformat()}: release the adapter again, by a clock that is right"
             )
-        self._newest = event.time or self._newest
+        self._newest = made or self._newest
         return None
 
 

@@ -9,6 +9,7 @@ from abstream.schemas import AdapterRefused, AdapterUpdated
 from abstream.training.release import describe
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
+ENTERED = int((NOON + timedelta(hours=1)).timestamp() * 1000)
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def announce(make_adapter):
         action = {"<": "rollback", "?": "shadow"}.get(said[0], "activate")
         data = updates[version].model_copy(update={"action": action})
         event = AdapterUpdated(id=str(number), source="test", time=NOON + timedelta(seconds=number), data=data)
-        return Announced(f"{number}-0", event)
+        return Announced(f"{ENTERED}-{number}", event)
 
     return lambda *said: [announced(number, one) for number, one in enumerate(said, 1)]
 
@@ -99,6 +100,16 @@ def test_an_event_that_is_older_than_the_last_is_known(announce):
     first, second = announce("a", "b")
     assert order.objection(second) is None
     assert "older than one that was announced before it" in order.objection(first)
+
+
+def test_a_clock_that_is_ahead_holds_up_no_later_release(announce):
+    ahead, right = announce("a", "b")
+    ahead = Announced(ahead.entry_id, ahead.event.model_copy(update={"time": NOON + timedelta(days=365)}))
+    later = Announced(
+        f"{ENTERED + 1_000}-0", right.event.model_copy(update={"time": NOON + timedelta(hours=1, seconds=1)})
+    )
+    order = Order()
+    assert [order.objection(ahead), order.objection(later)] == [None, None]
 
 
 def test_a_rollback_is_never_older_than_what_it_rolls_back(announce):
