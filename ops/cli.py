@@ -318,7 +318,7 @@ def schema() -> None:
     "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/exported"), show_default=True
 )
 def schema_export(out: Path) -> None:
-    """JSON Schemas (2020-12) of every event."""
+    """JSON Schemas (2020-12) of every event, AsyncAPI of the streams, OpenAPI of the gateway."""
     from .exporting import export
 
     for path in export(out):

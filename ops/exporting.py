@@ -3,19 +3,26 @@
 import json
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..schemas import EVENTS, Event
+from ..schemas import EVENTS, Event, Streams
 from .asyncapi import document as asyncapi_document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def documents() -> dict[str, str]:
-    """File name -> content: the JSON Schema of every event, and the AsyncAPI document of the streams."""
-    schemas = {f"{name}.json": _json(_schema(name, event)) for name, event in EVENTS.items()}
-    return schemas | {"asyncapi.json": _json(asyncapi_document(version("abstream")))}
+    """File name -> content: the JSON Schema of every event, AsyncAPI of the streams, OpenAPI of the gateway.
+
+    The last is left out where what the gateway needs is not installed.
+    """
+    made = {f"{name}.json": _json(_schema(name, event)) for name, event in EVENTS.items()}
+    made["asyncapi.json"] = _json(asyncapi_document(version("abstream")))
+    if find_spec("fastapi"):
+        made["openapi.json"] = _json(_openapi())
+    return made
 
 
 def export(folder: Path) -> Iterator[Path]:
@@ -25,6 +32,14 @@ def export(folder: Path) -> Iterator[Path]:
         path = folder / name
         path.write_text(content, encoding="utf-8")
         yield path
+
+
+def _openapi() -> dict[str, Any]:
+    from ..producer.connection import DEFAULT_URL
+    from ..producer.gateway.app import build
+    from ..producer.gateway.config import GatewayConfig
+
+    return build(DEFAULT_URL, Streams().namespace, GatewayConfig.model_validate({})).openapi()
 
 
 def _schema(name: str, event: type[Event]) -> dict[str, Any]:
