@@ -278,6 +278,34 @@ def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bo
 
 
 @cli.command()
+@click.argument("event_id")
+@option("data", multiple=True, metavar="FILE", help="Holds the abstract, where its entry was trimmed; repeatable.")
+@option("json", is_flag=True, help="For programs.")
+@engine_options
+@click.pass_obj
+def reproduce(common: Common, /, event_id: str, data: tuple[str, ...], json: bool, **flags: Any) -> None:
+    """Rerun a past prediction, by its id or that of its abstract, from its receipt, and compare; exit 1: it differs.
+
+    The adapter is found by its digest, or is in the folder that --adapter names.
+    """
+    from .reproducing import reproduce as rerun
+    from .reproducing import shown
+    from .working import load_engine
+
+    folder = flags["adapter"] if flags["adapter"] not in ("auto", "none") else None
+    found = rerun(
+        common.url,
+        common.namespace,
+        event_id,
+        data,
+        folder,
+        lambda receipt, adapter: load_engine(flags | {"adapter": "none", "dtype": receipt.dtype}, adapter=adapter),
+    )
+    click.echo(shown(found, as_json=json))
+    sys.exit(DONE if found.same else ERROR)
+
+
+@cli.command()
 @option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
 @option("adapter", default="auto", metavar="FOLDER|auto|none", help="auto: the one that comes with the model.")
 @option("json", is_flag=True, help="For programs.")
