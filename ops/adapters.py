@@ -3,12 +3,12 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from .live import COMMANDS
-from .settings import STORE_HELP, adapter_cache, option, sign_key_option
+from .settings import STORE_HELP, adapter_cache, model_options, option, sign_key_option
 
 if TYPE_CHECKING:
     from ..schemas import VerifiedAdapter
@@ -67,6 +67,26 @@ def keygen(file: Path) -> None:
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from error
     click.echo(public)
+
+
+@adapters.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@option("data", multiple=True, metavar="FILE", help="Abstracts to ask both about; repeatable.")
+@option("since", help="Ask about what A answered since an entry id or a time (ISO 8601).")
+@option("publish", is_flag=True, help="With --since: publish B's answers in the place of those that change, once.")
+@option("json", is_flag=True, help="For programs.")
+@model_options
+@click.pass_obj
+def diff(
+    common: "Common", /, first: str, second: str, data: tuple[str, ...], since: str | None, publish: bool, **flags: Any
+) -> None:
+    """Which answers would change, were B live and not A: folders, digests, versions, live, or none: the bare base."""
+    if bool(data) == bool(since) or (publish and not since):
+        raise click.UsageError("give --data or --since; --publish goes with --since, whose results it replaces")
+    from .diffing import run
+
+    click.echo(run(common.url, common.namespace, (first, second), data, since, flags, publishing=publish))
 
 
 async def announce(

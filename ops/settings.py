@@ -152,7 +152,7 @@ sign_key_option = option(
     help="Private key that signs the adapter; adapters keygen makes one.",
 )
 
-engine_options = options(
+model_options = options(
     option(
         "engine",
         type=click.Choice(["torch", "fake", "chaos"]),
@@ -164,13 +164,6 @@ engine_options = options(
     ),
     option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id."),
     option("model-revision", help="Revision of the Hugging Face id."),
-    option(
-        "adapter",
-        default="auto",
-        metavar="FOLDER|auto|none",
-        help="auto: the one that comes with the model, until another is announced; none: the bare base, likewise. "
-        "A worker keeps a FOLDER's, and ignores what is announced.",
-    ),
     option(
         "task",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -185,6 +178,17 @@ engine_options = options(
         type=click.IntRange(min=64),
         default=8192,
         help="Tokens of one forward pass, padding included.",
+    ),
+)
+
+engine_options = options(
+    model_options,
+    option(
+        "adapter",
+        default="auto",
+        metavar="FOLDER|auto|none",
+        help="auto: the one that comes with the model, until another is announced; none: the bare base, likewise. "
+        "A worker keeps a FOLDER's, and ignores what is announced.",
     ),
 )
 

@@ -84,6 +84,11 @@ class Streams:
         """Up to which entries gateways have taken note of results."""
         return self._key("noted")
 
+    @property
+    def superseding(self) -> str:
+        """The results that were published in the place of earlier ones, by their event ids."""
+        return self._key("superseding")
+
     def scratch(self, name: str) -> str:
         """A key that no part of abstream ever makes."""
         return self._key(f"scratch:{name}")

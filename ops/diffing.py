@@ -1,0 +1,183 @@
+"""``abstream adapters diff A B``: which answers would change."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.resources import files
+from itertools import islice
+from typing import Any
+
+from redis import Redis
+
+from ..consumer.adapters.comparison import Answers, Comparison, labels
+from ..consumer.engine import Engine
+from ..consumer.engine.packing import pack_by
+from ..consumer.engine.scoring import score
+from ..schemas import Abstract, AbstractClassified, Answer, Streams
+from ..schemas.events import ModelReceipt, Review
+from .choosing import choose
+from .files import Tally, usable
+from .fleet import table
+from .following import moment
+from .live import SOURCE
+from .past import Past
+from .working import load_engine
+
+_CHUNK = 256  # abstracts in hand at a time
+
+_REMEMBERED_SECONDS = 30 * 86_400
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An abstract, under its id, and the prediction that it got, if it is a past one."""
+
+    name: str
+    abstract: Abstract
+    prediction: AbstractClassified | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """An abstract that the second model answers otherwise: the labels of both, and all that the second says."""
+
+    asked: Asked
+    first: dict[str, str]
+    second: dict[str, str]
+    answers: Answers
+    review: Review
+
+
+@dataclass
+class Difference:
+    """What two models answer to the same abstracts."""
+
+    seen: Comparison = field(default_factory=Comparison)
+    changes: list[Change] = field(default_factory=list)
+
+
+def run(
+    url: str,
+    namespace: str,
+    wanted: tuple[str, str],
+    data: tuple[str, ...],
+    since: str | None,
+    flags: dict[str, Any],
+    *,
+    publishing: bool,
+) -> str:
+    """Compare two adapters, as people call them, on files or on what was answered, and say what was found."""
+    chosen = [choose(url, namespace, one) for one in wanted]
+    first, second = (load_engine(flags | {"adapter": "none"}, adapter=adapter) for adapter in chosen)
+    streams, receipt = Streams(namespace), second.model.receipt
+    with Redis.from_url(url, protocol=2) as redis:
+        answered = Answered(redis, streams, _entry(since), first.model.receipt.adapter_digest) if since else None
+        asked = answered or (Asked(record.id, record.abstract) for record in usable(data, "auto", Tally()))
+        found = compare(first, second, asked, flags["max_batch_tokens"])
+        published = publish(redis, streams, found.changes, receipt, SOURCE) if publishing else None
+    return shown(found, answered.gone if answered else 0, published, as_json=flags["json"])
+
+
+def _entry(since: str) -> str:
+    at = moment(since)
+    return at if isinstance(at, str) else str(int(at.timestamp() * 1000))
+
+
+def compare(first: Engine, second: Engine, asked: Iterable[Asked], max_batch_tokens: int) -> Difference:
+    """Ask both models about every abstract."""
+    found, asked = Difference(), iter(asked)
+    while chunk := list(islice(asked, _CHUNK)):
+        abstracts = [one.abstract for one in chunk]
+        both = zip(*(_answers(one, abstracts, max_batch_tokens) for one in (first, second)), strict=True)
+        for one, ((before, _), (after, review)) in zip(chunk, both, strict=True):
+            if found.seen.add(before, after):
+                found.changes.append(Change(one, labels(before), labels(after), after, review))
+    return found
+
+
+class Answered:
+    """What was answered since an entry, by one adapter or the bare base, as far as Redis still has the texts."""
+
+    def __init__(self, redis: Redis, streams: Streams, since: str, digest: str | None) -> None:
+        self._past = Past(redis, streams)
+        self._since = since
+        self._digest = digest
+        self.gone = 0
+
+    def __iter__(self) -> Iterator[Asked]:
+        for prediction in self._past.predictions(self._since):
+            if prediction.data.model.adapter_digest != self._digest:
+                continue
+            if abstract := self._past.abstract(prediction):
+                yield Asked(prediction.causationid or prediction.id, abstract, prediction)
+            else:
+                self.gone += 1
+
+
+def publish(redis: Redis, streams: Streams, changes: Iterable[Change], receipt: ModelReceipt, source: str) -> int:
+    """Publish the second model's answer in the place of each changed prediction, once, and return how many are new.
+
+    The attribute ``supersedes`` is the id of the event whose place it takes.
+    """
+    script = redis.register_script((files("abstream.ops") / "supersede.lua").read_text(encoding="utf-8"))
+    published = 0
+    for change in changes:
+        if change.asked.prediction:
+            event = _in_place_of(change.asked.prediction, change, receipt, source)
+            keys = [streams.predictions, streams.superseding]
+            published += bool(script(keys, [event.id, event.to_json(), _REMEMBERED_SECONDS]))
+    return published
+
+
+def _in_place_of(old: AbstractClassified, change: Change, receipt: ModelReceipt, source: str) -> AbstractClassified:
+    answers = {name: Answer(**one) for name, one in change.answers.items()}
+    data = old.data.model_copy(update={"answers": answers, "review": change.review, "model": receipt})
+    digest = (receipt.adapter_digest or "none").removeprefix("sha256:")[:12]
+    said = {name: getattr(old, name) for name in ("causationid", "causationsource", "sequence", "subject")}
+    return AbstractClassified(
+        id=f"{old.id}-{digest}",
+        source=source,
+        time=datetime.now(timezone.utc),
+        data=data,
+        supersedes=old.id,
+        **said,
+    )
+
+
+def shown(found: Difference, gone: int, published: int | None, *, as_json: bool) -> str:
+    """For people, or for programs.
+
+    Args:
+        found: the difference.
+        gone: how many more were answered, whose texts are gone.
+        published: how many answers took an earlier one's place; None where none should.
+    """
+    summary = {name: one.model_dump() for name, one in found.seen.summary().items()}
+    if as_json:
+        said = {"abstracts": found.seen.abstracts, "changed": found.seen.changed, "gone": gone, "published": published}
+        changes = [{"id": one.asked.name, "first": one.first, "second": one.second} for one in found.changes]
+        return json.dumps(said | {"questions": summary, "changes": changes})
+    flips = [
+        {"question": name, "first": first, "second": second, "abstracts": count}
+        for name, one in summary.items()
+        for first, row in one["flips"].items()
+        for second, count in sorted(row.items(), key=lambda each: -each[1])
+    ]
+    lines = [table(flips, "question", "first", "second", "abstracts")] if flips else []
+    lines.append(f"{found.seen.changed} of {found.seen.abstracts} abstracts would be answered otherwise")
+    if gone:
+        lines.append(f"{gone} more were answered, but their texts are no longer in the stream: give --data")
+    if published is not None:
+        lines.append(f"{published} answers were published in the place of earlier ones")
+    return "\n".join(lines)
+
+
+def _answers(engine: Engine, abstracts: list[Abstract], max_batch_tokens: int) -> list[tuple[Answers, Review]]:
+    tokens = [engine.encode(abstract) for abstract in abstracts]
+    answered: dict[int, tuple[Answers, Review]] = {}
+    for rows in pack_by(range(len(tokens)), lambda row: len(tokens[row].ids), max_batch_tokens):
+        classified = engine.classify([tokens[row] for row in rows])
+        for row, logits in zip(rows, classified.logits, strict=True):
+            answered[row] = score(engine.model, logits)
+    return [answered[row] for row in range(len(tokens))]

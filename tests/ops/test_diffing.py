@@ -1,0 +1,91 @@
+"""``abstream adapters diff``: which answers would change, and how they take the place of those that do."""
+
+import json
+
+import pytest
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.engine.scoring import score
+from abstream.ops.files import Tally, usable
+from abstream.schemas.streams import from_fields
+
+RECORDS = "".join(json.dumps({"id": str(n), "title": f"Title {n}", "text": f"Text {n}."}) + "\n" for n in range(20))
+
+
+@pytest.fixture
+def adapters(make_adapter):
+    return make_adapter("1"), make_adapter("2")
+
+
+@pytest.fixture
+def diff(abstream, adapters, tmp_path):
+    """Run the command on both adapters; what it says as JSON."""
+    (tmp_path / "records.jsonl").write_text(RECORDS)
+
+    def run(*arguments: str) -> dict:
+        first, second = (one.path for one in adapters)
+        done = abstream("adapters", "diff", first, second, *arguments, "--engine", "fake", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def answers_of(adapter, folder) -> dict[str, dict[str, str]]:
+    """Id -> question -> label, as the engine itself says."""
+    engine, found = FakeEngine(adapter=adapter), {}
+    for record in usable([str(folder / "records.jsonl")], "jsonl", Tally()):
+        logits = engine.classify([engine.encode(record.abstract)]).logits[0]
+        found[record.id] = {name: one["label"] for name, one in score(engine.model, logits)[0].items()}
+    return found
+
+
+def test_on_files_every_abstract_that_would_be_answered_otherwise_is_named(diff, adapters, tmp_path):
+    found = diff("--data", "records.jsonl")
+    first, second = (answers_of(one, tmp_path) for one in adapters)
+    expected = [{"id": id, "first": first[id], "second": second[id]} for id in first if first[id] != second[id]]  # noqa: A001
+    assert expected
+    assert found["changes"] == expected
+    assert (found["abstracts"], found["changed"]) == (20, len(expected))
+    flips = sum(sum(row.values()) for row in found["questions"]["cancer"]["flips"].values())
+    assert flips == sum(one["first"]["cancer"] != one["second"]["cancer"] for one in expected)
+
+
+@pytest.fixture
+def answered(abstream, adapters):
+    """Let a worker answer all records with the first adapter."""
+    assert abstream("adapters", "release", adapters[0].path).returncode == 0
+    assert abstream("publish", "-", "--format", "jsonl", stdin=RECORDS.encode()).returncode == 0
+    assert abstream("work", "--engine", "fake", "--burst").returncode == 0
+
+
+@pytest.mark.usefixtures("answered")
+async def test_what_was_answered_is_published_anew_where_it_changes_and_once(diff, adapters, redis, streams):
+    old = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
+    found = diff("--since", "0", "--publish")
+    again = diff("--since", "0", "--publish")
+
+    events = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
+    new = events[len(old) :]
+    assert (found["published"], again["published"]) == (found["changed"], 0)
+    assert len(new) == found["changed"] > 0
+    by_id = {event.id: event for event in old}
+    for event, change in zip(new, found["changes"], strict=True):
+        replaced = by_id[event.supersedes]
+        assert event.causationid == replaced.causationid == change["id"]
+        assert {name: one.label for name, one in event.data.answers.items()} == change["second"]
+        assert event.data.model.adapter_digest == adapters[1].digest
+        assert event.data.input == replaced.data.input
+
+
+@pytest.mark.usefixtures("answered")
+async def test_what_is_no_longer_in_the_stream_is_counted(diff, redis, streams):
+    await redis.xtrim(streams.lane("interactive"), maxlen=5, approximate=False)
+    found = diff("--since", "0")
+    assert (found["abstracts"], found["gone"]) == (5, 15)
+
+
+def test_it_wants_either_files_or_a_time(abstream, adapters):
+    for arguments in ((), ("--data", "x", "--since", "0"), ("--data", "x", "--publish")):
+        done = abstream("adapters", "diff", *(one.path for one in adapters), *arguments, "--engine", "fake")
+        assert done.returncode == 2
+        assert b"--since" in done.stderr
