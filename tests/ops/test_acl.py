@@ -1,0 +1,139 @@
+"""The Redis users in ``ops/redis/users.acl``: each can do its job and nothing else."""
+
+from pathlib import Path
+
+import abstream as package
+import httpx2
+import pytest
+from abstream import Abstract, Publisher, Subscriber
+from abstream.ops.embedded import embedded_redis
+from abstream.producer.connection import connect
+from abstream.producer.gateway.app import build
+from abstream.producer.gateway.config import GatewayConfig
+from abstream.schemas import Streams
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from ..conftest import wait_until
+
+USERS = Path(package.__file__).parent / "ops" / "redis" / "users.acl"
+NAMES = [line.split()[1] for line in USERS.read_text().splitlines() if not line.startswith("user default")]
+SYSTEM = Streams()
+
+NOBODYS_JOB = """
+    FLUSHALL
+    KEYS *
+    CONFIG SET maxmemory 1
+    DEBUG SLEEP 0
+    SHUTDOWN
+    ACL LIST
+    MODULE LIST
+    REPLICAOF NO ONE
+    GET somebody-elses
+    EVAL return 0
+"""
+OTHERS_JOB = {
+    "publisher": """
+        XADD {abstream}:predictions * event x
+        XADD {abstream}:adapters * event x
+        XRANGE {abstream}:predictions - +
+        XRANGE {abstream}:abstracts - +
+    """,
+    "subscriber": """
+        XADD {abstream}:abstracts * event x
+        XADD {abstream}:predictions * event x
+        XTRIM {abstream}:predictions MAXLEN 0
+        DEL {abstream}:predictions
+    """,
+    "worker": """
+        DEL {abstream}:predictions
+        CONFIG GET *
+    """,
+    "gateway": """
+        DEL {abstream}:predictions
+        XTRIM {abstream}:predictions MAXLEN 0
+        XACK {abstream}:abstracts classifiers 0-1
+    """,
+    "operator": """
+        CONFIG SET appendonly no
+    """,
+}
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server that knows these users, and lets the default one do everything, for the test to look."""
+    (tmp_path / "users.acl").write_text(
+        USERS.read_text().replace("user default off", "user default on nopass ~* &* +@all")
+    )
+    with embedded_redis("--aclfile", str(tmp_path / "users.acl")) as url:
+        yield url
+
+
+@pytest.fixture
+def namespace() -> str:
+    return SYSTEM.namespace
+
+
+@pytest.fixture
+def url(server):
+    return lambda name: server.replace("unix://", f"unix://{name}:change-me-{name}@")
+
+
+async def denied(redis: Redis) -> list[str]:
+    """What any user was not let do, but for telling the name of its client, which Redis 6.2 has no right for."""
+    log = await redis.acl_log()
+    return [f"{entry['username']}: {entry['object']}" for entry in log if not entry["object"].startswith("client")]
+
+
+async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream, server):
+    async with Publisher(url("publisher")) as publisher:
+        await publisher.publish(Abstract(title="T", abstract="A."), id="1")
+        await publisher.publish(Abstract(title="", abstract="B."), id="2", lane="bulk")
+    await redis.xadd(SYSTEM.lane("interactive"), {"event": "broken"})
+
+    operator = {"REDIS_URL": url("operator"), "ABSTREAM_NAMESPACE": SYSTEM.namespace}
+    for command in (("streams", "init"), ("streams", "info"), ("adapters", "release", make_adapter().path)):
+        done = abstream(*command, **operator)
+        assert done.returncode == 0, done.stderr
+    worked = abstream("work", "--engine", "fake", "--burst", "--metrics-port", "0", REDIS_URL=url("worker"))
+    assert worked.returncode == 0, worked.stderr
+
+    async with Subscriber(url("subscriber")) as subscriber:
+        results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
+        refusals = [refusal async for _, refusal in subscriber.refusals(since="0", until_idle=0.1)]
+    assert {result.causationid for result in results} == {"1", "2"}
+    assert len(refusals) == 1
+    reader = connect(url("subscriber"))
+    await reader.xgroup_create(SYSTEM.predictions, "registry", "0")
+    [(_, entries)] = await reader.xreadgroup("registry", "one", {SYSTEM.predictions: ">"})
+    assert await reader.xack(SYSTEM.predictions, "registry", *[entry_id for entry_id, _ in entries]) == 2
+    await reader.aclose()
+
+    for command in ("refusals list", "refusals replay --reason undecodable", "streams trim", "adapters status"):
+        done = abstream(*command.split(), **operator)
+        assert done.returncode == 0, done.stderr
+    assert await denied(redis) == []
+
+
+async def test_a_gateway_can_do_its_job(redis, url, workers):
+    app = build(url("gateway"), SYSTEM.namespace, GatewayConfig())
+    async with app.router.lifespan_context(app), workers.running():
+        await wait_until(lambda: app.state.door.tail.newest is not None, "the reader to begin")
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            answer = await client.post("/v1/classify", json={"id": "1", "title": "T", "abstract": "A."})
+            assert answer.status_code == 200, answer.text
+            for path in ("/v1/abstracts/1", "/v1/predictions", "/v1/refusals", "/v1/adapters", "/readyz", "/metrics"):
+                assert (await client.get(path)).status_code == 200, path
+    assert await denied(redis) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_none_can_do_what_is_not_its_job(name, redis, url):
+    client = connect(url(name))
+    assert await client.ping()
+    for command in map(str.split, filter(str.strip, (NOBODYS_JOB + OTHERS_JOB[name]).splitlines())):
+        with pytest.raises(ResponseError, match=r"no permissions|can't run|can't access|NOPERM"):
+            await client.execute_command(*command)
+    await client.aclose()
