@@ -48,7 +48,7 @@ class TrainConfig(BaseModel):
     accumulate: PositiveInt = Field(1, description="Batches in a step.")
     class_weights: Literal["none", "balanced"] = Field("none", description="balanced: every label counts alike.")
     drop_title: Share = Field(0.5, description="Share of the examples shown without their title, each epoch others.")
-    passages: Share = Field(0.75, description="Share of the texts of which a passage is shown, each epoch another.")
+    passages: Share = Field(0.0, description="Share of the texts of which only a passage is shown, each epoch another.")
     passage_words: PositiveInt = Field(110, description="Of a passage; a shorter text is shown whole.")
     patience: PositiveInt = Field(3, description="Epochs without a better validation loss, then it ends.")
     max_prompt_tokens: PositiveInt = Field(2_046, description="Longer abstracts are cut.")
