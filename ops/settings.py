@@ -118,8 +118,17 @@ def build(config: type[Config], values: dict[str, Any]) -> Config:
 
 def adapter_cache() -> Path:
     """Where local copies of adapters are kept: ``ABSTREAM_ADAPTER_CACHE``, or with the caches of other programs."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("ABSTREAM_ADAPTER_CACHE") or f"{caches}/abstream/adapters").expanduser()
+    given = os.environ.get("ABSTREAM_ADAPTER_CACHE")
+    return Path(given).expanduser() if given else _cache() / "adapters"
+
+
+def budgets_file() -> Path:
+    """Where it is remembered how many tokens a forward pass takes on which device."""
+    return _cache() / "budgets.json"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "abstream"
 
 
 intake_options = options(

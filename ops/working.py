@@ -21,7 +21,7 @@ from ..consumer.worker import Stuck
 from ..producer.connection import connect
 from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
-from .settings import adapter_folder, shipped_model
+from .settings import adapter_folder, budgets_file, shipped_model
 
 if TYPE_CHECKING:
     from ..consumer.engine.merging import Base
@@ -48,6 +48,7 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
     config = EngineConfig(
         model=shipped_model(model),
         revision=flags["model_revision"],
+        budgets=budgets_file(),
         **{name: flags[name] for name in ("device", "dtype", "max_prompt_tokens", "threads")},
     )
     return Phi3Engine(config, task=task, adapter=adapter, base=_base(config))

@@ -1,5 +1,6 @@
 """Which model answers, and where it runs: every knob, its unit, and where its default comes from."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -20,3 +21,4 @@ class EngineConfig(BaseModel):
     # From 2 047 tokens on, Phi-3-mini's sliding window begins to hide the start of the prompt.
     max_prompt_tokens: Annotated[int, Field(ge=64, le=131_072)] = 2_046
     threads: PositiveInt | None = None  # of the CPU; torch's own choice where None
+    budgets: Path | None = None  # a file that remembers how many tokens a pass takes here; not probed where None

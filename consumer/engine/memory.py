@@ -1,4 +1,6 @@
-"""What the GPU of this process holds in memory."""
+"""Which device this is, and what the GPU of this process holds in memory."""
+
+import platform
 
 import torch
 
@@ -17,3 +19,11 @@ def gpu_memory_bytes() -> dict[str, int]:
         "free": free,
         "total": total,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Alike for devices that are alike: the GPU's, or the kind of CPU and how many threads work on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{kind}, {torch.get_num_threads()} threads"

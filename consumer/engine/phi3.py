@@ -6,10 +6,14 @@ import torch
 
 from ...schemas import ONCOLOGY, Abstract, Prompt, Task, VerifiedAdapter
 from ...schemas.events import ModelReceipt
-from . import Classified, ServedModel, Tokens
+from . import Classified, LabelLogits, ServedModel, Tokens
+from .budget import Budget
 from .config import EngineConfig
 from .forward import Forward, pack, served
+from .memory import device_name
 from .merging import Base
+
+_PROBE_TOKENS = 512  # of a prompt, about as many as an abstract has
 
 
 class Phi3Engine:
@@ -43,17 +47,34 @@ class Phi3Engine:
         with torch.inference_mode():
             self._forward = Forward(served(self.base.weights(adapter), self.base.shape), self.encoder)
             self._prefix = self._forward.run_prefix()
+        revision, kind = self.base.folder.ref.revision, device_name(self.base.device)
+        self._budget = Budget(self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}")
+        self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
 
     def encode(self, abstract: Abstract) -> Tokens:
         """Token ids of the whole prompt, cut to the limit. Safe on any thread."""
         return self.encoder.encode(abstract)
 
-    @torch.inference_mode()
     def classify(self, batch: Sequence[Tokens]) -> Classified:
-        """The label logits of every question for every prompt, in order."""
+        """The label logits of every question for every prompt, in order; what shares a batch changes no answer.
+
+        Raises:
+            RuntimeError: there is not memory enough for one of them.
+        """
+        return Classified(self.model, self._budget.run(batch, self._pass))
+
+    @torch.inference_mode()
+    def _pass(self, batch: Sequence[Tokens]) -> list[LabelLogits]:
         logits = self._forward.slot_logits(*pack(batch, self.base.device), self._prefix)
         by_abstract = zip(*(rows.tolist() for rows in logits), strict=True)
-        return Classified(self.model, [tuple(map(tuple, rows)) for rows in by_abstract])
+        return [tuple(map(tuple, rows)) for rows in by_abstract]
+
+    def _of_length(self, tokens: int) -> list[Tokens]:
+        """Prompts of about real length, with so many tokens beyond the fixed beginning in all."""
+        ids = (*self.encoder.prefix, *[0] * (_PROBE_TOKENS - len(self.encoder.suffix)), *self.encoder.suffix)
+        begin = len(self.encoder.prefix)
+        one = Tokens(ids, slice(begin, len(ids) - len(self.encoder.suffix)), truncated=False)
+        return [one] * max(1, tokens // _PROBE_TOKENS)
 
 
 def _served(base: Base, task: Task, adapter: VerifiedAdapter | None) -> ServedModel:

@@ -1,0 +1,134 @@
+"""How many tokens one forward pass takes: found by a short probe, remembered for this device, halved where memory ends.
+
+More tokens keep a GPU busy; on a CPU what a pass writes should stay in its caches, so that few are fastest.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from . import Tokens
+
+T = TypeVar("T")
+
+_SMALLEST, _PROBE_SECONDS = 512, 0.5
+_GAIN = 1.03  # a budget twice as large must be faster by so much, or it only costs memory and makes others wait
+_UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # where nothing may be probed
+
+
+class Budget:
+    """The tokens of one pass beyond the prompt's fixed beginning. Belongs to the compute thread."""
+
+    def __init__(self, device: torch.device, memory: Path | None = None, key: str = "") -> None:
+        """
+        Args:
+            device: where the passes run.
+            memory: the file that remembers budgets by key; None to remember nothing.
+            key: of device, model and dtype.
+        """
+        self._memory, self._key = memory, key
+        self._known = _read(memory).get(key) if memory else None
+        self.tokens = self._known or _UNKNOWN.get(device.type, _UNKNOWN["cpu"])
+
+    def probe(self, run: Callable[[int], object], longest: int) -> None:
+        """Find the budget, unless it is known or nothing could be remembered.
+
+        Args:
+            run: a forward pass over so many tokens.
+            longest: no budget is larger.
+        """
+        if not self._memory or self._known:
+            return
+        best, begun = 0.0, time.perf_counter()
+        tokens = _SMALLEST
+        while tokens <= longest and (tokens == _SMALLEST or time.perf_counter() - begun < _PROBE_SECONDS):
+            try:
+                rate = _rate(run, tokens)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            if rate < best * _GAIN:
+                break
+            best, self.tokens, tokens = rate, tokens, tokens * 2
+        self._remember()
+
+    def run(self, batch: Sequence[Tokens], compute: Callable[[Sequence[Tokens]], list[T]]) -> list[T]:
+        """What ``compute`` gives for all of ``batch``, in as many passes as the budget asks for.
+
+        Where memory ends, the budget is halved and the pass tried again.
+
+        Raises:
+            RuntimeError: there is not memory enough for one abstract alone.
+        """
+        done: list[T] = []
+        while len(done) < len(batch):
+            some = next(passes(batch[len(done) :], self.tokens))
+            try:
+                done += compute(some)
+            except Exception as error:
+                if len(some) == 1 or not is_out_of_memory(error):
+                    raise
+                self._halve(sum(one.tail_length for one in some))
+        return done
+
+    def _halve(self, tried: int) -> None:
+        self.tokens = max(1, min(self.tokens, tried) // 2)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        self._remember()
+
+    def _remember(self) -> None:
+        if self._memory:
+            _write(self._memory, self._key, self.tokens)
+
+
+def passes(batch: Sequence[Tokens], tokens: int) -> Iterator[Sequence[Tokens]]:
+    """In order, none of more than ``tokens`` unless it is one abstract alone."""
+    start, held = 0, 0
+    for number, one in enumerate(batch):
+        if number > start and held + one.tail_length > tokens:
+            yield batch[start:number]
+            start, held = number, 0
+        held += one.tail_length
+    if start < len(batch):
+        yield batch[start:]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU, or of the machine: torch has no class of its own for the latter."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _rate(run: Callable[[int], object], tokens: int) -> float:
+    """Tokens a second; the first pass of a size is not counted."""
+    run(tokens)
+    begun = time.perf_counter()
+    run(tokens)
+    return tokens / (time.perf_counter() - begun)
+
+
+def _read(memory: Path) -> dict[str, int]:
+    try:
+        found = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, int) and value > 0}
+
+
+def _write(memory: Path, key: str, tokens: int) -> None:
+    """Whole or not at all, since workers share it; a disk that cannot be written costs the next start a probe."""
+    aside = memory.with_name(f"{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(_read(memory) | {key: tokens}, indent=1), encoding="utf-8")
+        aside.replace(memory)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()

@@ -1,0 +1,113 @@
+"""A pass takes what the budget allows; where memory ends it is halved, and that is remembered."""
+
+import pytest
+import torch
+from abstream.consumer.engine import Tokens, budget
+from abstream.consumer.engine.budget import Budget, is_out_of_memory, passes
+from abstream.consumer.engine.config import EngineConfig
+from abstream.consumer.engine.phi3 import Phi3Engine
+from abstream.schemas import Abstract
+
+CPU = torch.device("cpu")
+
+
+def of(*lengths: int) -> list[Tokens]:
+    return [Tokens(tuple(range(length)), slice(0, length), truncated=False) for length in lengths]
+
+
+def lengths(batch) -> list[int]:
+    return [len(one.ids) for one in batch]
+
+
+def limited(most: int, ran: list[list[int]]):
+    """A device that has memory for so many tokens."""
+
+    def compute(batch):
+        ran.append(lengths(batch))
+        if sum(ran[-1]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return ran[-1]
+
+    return compute
+
+
+@pytest.mark.parametrize("tokens", [1, 10, 100, 10_000])
+def test_every_abstract_is_in_one_pass_in_order_and_none_is_over_the_budget_but_alone(tokens):
+    batch = of(17, 3, 450, 88, 88, 1, 240)
+    given = list(passes(batch, tokens))
+    assert [one for some in given for one in some] == batch
+    assert all(sum(lengths(some)) <= tokens or len(some) == 1 for some in given)
+
+
+def test_where_memory_ends_the_budget_is_halved_and_all_are_answered(tmp_path):
+    ran: list[list[int]] = []
+    file = tmp_path / "budgets.json"
+    limit = Budget(CPU, file, "a")
+
+    answers = limit.run(of(*[100] * 12), limited(450, ran))
+
+    assert answers == [100] * 12
+    assert limit.tokens <= 450
+    assert len([some for some in ran if sum(some) > 450]) == 2, "1 200, then 600 tokens, and never again"
+    assert Budget(CPU, file, "a").tokens == limit.tokens, "it is remembered"
+    assert Budget(CPU, file, "b").tokens == Budget(CPU).tokens, "for this device, model and dtype"
+
+
+def test_an_abstract_that_does_not_fit_alone_is_refused_and_the_budget_stays():
+    limit = Budget(CPU)
+    before = limit.tokens
+    with pytest.raises(torch.OutOfMemoryError):
+        limit.run(of(500), limited(450, []))
+    assert limit.tokens == before
+
+
+def test_another_error_is_no_lack_of_memory():
+    def broken(_):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Budget(CPU).run(of(5, 5), broken)
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+
+
+@pytest.mark.parametrize(
+    ("rates", "found"),
+    [({512: 10, 1024: 15, 2048: 15.1}, 1024), ({512: 10, 1024: 9}, 512), ({512: 10, 1024: 20}, 1024)],
+)
+def test_the_probe_grows_while_it_pays_and_memory_lasts(monkeypatch, tmp_path, rates, found):
+    def rate(_, tokens: int) -> float:
+        if tokens not in rates:
+            raise torch.OutOfMemoryError
+        return rates[tokens]
+
+    monkeypatch.setattr(budget, "_rate", rate)
+    limit = Budget(CPU, tmp_path / "budgets.json", "a")
+    limit.probe(lambda _: None, 16_384)
+    assert limit.tokens == found
+
+    monkeypatch.setattr(budget, "_rate", None)
+    known = Budget(CPU, tmp_path / "budgets.json", "a")
+    known.probe(lambda _: None, 16_384)
+    assert known.tokens == found, "known, so nothing was probed"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": "many"}', b'{"a": -1}', b"\xff"])
+def test_a_broken_memory_is_no_memory(tmp_path, content):
+    (tmp_path / "budgets.json").write_bytes(content)
+    assert Budget(CPU, tmp_path / "budgets.json", "a").tokens == Budget(CPU).tokens
+
+
+def test_a_disk_that_cannot_be_written_costs_no_answer(tmp_path):
+    (tmp_path / "file").write_text("")
+    limit = Budget(CPU, tmp_path / "file/budgets.json", "a")
+    assert limit.run(of(*[100] * 12), limited(450, [])) == [100] * 12
+
+
+def test_the_engine_probes_once_and_answers_the_same(tmp_path, engine, phi3_nano):
+    file = tmp_path / "cache/budgets.json"
+    probing = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="float32", budgets=file))
+    batch = [probing.encode(Abstract(abstract="word " * words)) for words in (1, 700, 300, 2)]
+
+    assert file.exists()
+    for one, other in zip(probing.classify(batch).logits, engine.classify(batch).logits, strict=True):
+        assert one[0] == pytest.approx(other[0], abs=1e-4)
