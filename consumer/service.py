@@ -15,7 +15,9 @@ from .adapters.fleet import Fleet
 from .adapters.registry import Registry
 from .adapters.watch import Watch
 from .config import WorkerConfig
+from .drift import Drift
 from .engine import Engine
+from .mesh import MeshAgreement
 from .metrics import Metrics
 from .sink import Sink
 from .source import Source
@@ -69,12 +71,20 @@ async def serve(
     registry = Registry(worker, Watch(redis, streams, metrics), Fleet(redis, streams, metrics), load_engine)
     if follow:
         await registry.catch_up()
+    _compare_answers(worker)
     gc.collect()
     gc.freeze()  # what was loaded lives as long as the process: no collection looks at it again
     gc.set_threshold(20_000)  # by default it looks every thirty abstracts, which is 4 µs each, and finds nothing
     beside = [Upkeep(redis, streams, config, metrics).run(), *([registry.follow()] if follow else [])]
     await _until_drained(worker, [asyncio.create_task(one) for one in beside], config.drain_seconds)
     log.info("worker_left", worker=config.name)
+
+
+def _compare_answers(worker: Worker) -> None:
+    """With what was expected of them, and with the headings that came along."""
+    drift, headings = Drift(lambda: worker.engine.model), MeshAgreement(worker.metrics.registry)
+    worker.metrics.registry.register(drift)
+    worker.observers += [drift.observe, headings.observe]
 
 
 async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain_seconds: float) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import AdapterRefused
 from .events import AdapterUpdate, ArtifactFile, BaseModelRef, Digest, Metrics, Payload, Probability
+from .expected import Expected
 from .prompt import Prompt
 from .task import Task
 
@@ -60,6 +61,7 @@ class AdapterManifest(BaseModel):
     thresholds: dict[str, Probability] = {}
     metrics: Metrics | None = None
     probes: tuple[Probe, ...] = ()
+    expected: Expected | None = None  # None in adapters of before this was written down, and where little was known
     data_digest: Digest | None = None
     files: tuple[ArtifactFile, ...] = ()
 
@@ -172,6 +174,8 @@ def verify(folder: Path) -> VerifiedAdapter:
     asked = {question.name for question in manifest.task.questions}
     if unasked := sorted({*manifest.calibration, *manifest.thresholds} - asked):
         raise AdapterRefused(f"the adapter calibrates questions that its task does not ask: {', '.join(unasked)}")
+    if (known := manifest.expected) and (unasked := sorted({*known.labels, *known.confidence} - asked)):
+        raise AdapterRefused(f"the adapter expects answers that its task does not ask for: {', '.join(unasked)}")
     return VerifiedAdapter(path=folder, digest=digest_of(present), manifest=manifest)
 
 

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
-from ..consumer.engine import Engine, LabelLogits
+from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
 from ..consumer.engine.phi3 import Phi3Engine
 from ..consumer.engine.weights import BaseFolder, locate
@@ -17,6 +17,7 @@ from .calibrate import review_threshold, temperature
 from .config import TrainConfig
 from .data import DataInvalid, Labelled, digest, learnable, load, split, unseen
 from .evaluate import Comparison, answers, logits_of
+from .expected import expected
 from .package import Calibrated, package
 from .recipe import CHECKPOINT, Progress, Run, Splits
 
@@ -91,15 +92,16 @@ def _finish(
     )
     draft = package(folder, config, task, base, data_digest, Calibrated({}, {}), None, None, {})
     adapted = Phi3Engine(engine_config, adapter=draft)
-    calibrated = _calibrate(config, splits, logits_of(adapted, splits.validation))
+    calibrated = _calibrate(config, splits, adapted)
     bare = Phi3Engine(engine_config, task=task)
     comparisons = compare(splits.train, test, bare, adapted, calibrated.temperatures)
     adapter = package(folder, config, task, base, data_digest, calibrated, adapted, bare, comparisons)
     return Outcome(config, adapter, comparisons, test, progress)
 
 
-def _calibrate(config: TrainConfig, splits: Splits, logits: Sequence[LabelLogits]) -> Calibrated:
+def _calibrate(config: TrainConfig, splits: Splits, adapted: Engine) -> Calibrated:
     """Of the questions that were learned, where the validation data has two labels: one alone would be certain."""
+    logits = logits_of(adapted, splits.validation)
     temperatures: dict[str, float] = {}
     thresholds: dict[str, float] = {}
     for position, question in enumerate(splits.task.questions):
@@ -110,7 +112,9 @@ def _calibrate(config: TrainConfig, splits: Splits, logits: Sequence[LabelLogits
     if first.name in temperatures:
         given = answers(first, 0, splits.validation, logits, temperatures[first.name])
         thresholds[first.name] = review_threshold(given, config.review_recall)
-    return Calibrated(temperatures, thresholds)
+    model = replace(adapted.model, calibration=temperatures)
+    lengths = [len(adapted.encode(one.abstract).ids) for one in splits.validation]
+    return Calibrated(temperatures, thresholds, expected(model, logits, lengths))
 
 
 def compare(

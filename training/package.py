@@ -11,6 +11,7 @@ from ..consumer.engine.weights import BaseFolder
 from ..schemas import Abstract, AdapterManifest, Prompt, Task, VerifiedAdapter
 from ..schemas.artifacts import ADAPTER_FILES, MANIFEST, ProbabilitiesByQuestion, Probe, seal
 from ..schemas.events import Metrics
+from ..schemas.expected import Expected
 from .card import card, measured_on
 from .config import TrainConfig
 from .evaluate import Comparison, flat
@@ -34,10 +35,17 @@ PROBES = (
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Question -> temperature, and question -> the confidence under which its answer goes to review."""
+    """What the validation data decided.
+
+    Attributes:
+        temperatures: by question.
+        thresholds: by question, the confidence under which its answer goes to review.
+        expected: what was answered, for workers to hold live answers against.
+    """
 
     temperatures: dict[str, float]
     thresholds: dict[str, float]
+    expected: Expected | None = None
 
 
 def package(
@@ -63,6 +71,7 @@ def package(
         prompt_digest=Prompt(task).digest,
         calibration=calibrated.temperatures,
         thresholds=calibrated.thresholds,
+        expected=calibrated.expected,
         metrics=_metrics(config, comparisons),
         probes=_probes(engine, bare) if engine and bare else (),
         data_digest=data_digest,

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from ...schemas import Abstract, Task
 from ...schemas.events import ModelReceipt
+from ...schemas.expected import Expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class ServedModel:
     task: Task
     calibration: dict[str, float] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    expected: Expected | None = None
 
     @cached_property
     def ladder(self) -> tuple[Rung, ...]:

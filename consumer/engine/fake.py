@@ -44,6 +44,7 @@ class FakeEngine:
             task=task,
             calibration=manifest.calibration if manifest else {},
             thresholds=manifest.thresholds if manifest else {},
+            expected=manifest.expected if manifest else None,
         )
 
     def encode(self, abstract: Abstract) -> Tokens:

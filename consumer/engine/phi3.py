@@ -93,4 +93,5 @@ def _served(base: Base, task: Task, adapter: VerifiedAdapter | None) -> ServedMo
         task=task,
         calibration=manifest.calibration if manifest else {},
         thresholds=manifest.thresholds if manifest else {},
+        expected=manifest.expected if manifest else None,
     )

@@ -181,6 +181,23 @@ ANSWERS = Row(
             {"last hour": "abstream:review:share1h", "last week": "abstream:review:share7d"},
         ),
         Panel("Confidence", "percentunit", _quantiles("confidence", "question")),
+        Panel(
+            "Drift",
+            "none",
+            {
+                "{{question}} {{what}}": "abstream:drift:psi",
+                "{{question}} {{what}}, by chance": "abstream:drift:psi_by_chance",
+            },
+            "Population stability index of the last 2 000 answers of each worker against the adapter's validation. "
+            "Over 0.25 is large; under what chance makes is nothing. Validation data chosen by hand has other shares "
+            "of labels from the first day on.",
+        ),
+        Panel(
+            "Agreement with MeSH",
+            "percentunit",
+            {"last day": "abstream:mesh_agreement:share1d"},
+            "Of abstracts that came with headings: Cancer where one is of the Neoplasms tree. A silver standard.",
+        ),
     ),
 )
 

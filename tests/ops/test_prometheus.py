@@ -21,9 +21,11 @@ import abstream
 import pytest
 import yaml
 from abstream import Abstract, Publisher
+from abstream.consumer.drift import FEWEST
 from abstream.ops.embedded import embedded_redis
 from abstream.producer.connection import connect
 from abstream.schemas import Streams
+from abstream.schemas.expected import Bins, Expected
 from abstream.training.release import release
 
 from ..conftest import wait_until
@@ -133,6 +135,13 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
+EXPECTED = Expected(
+    labels={"cancer": {"Cancer": 50, "Non-Cancer": 50}},
+    confidence={"cancer": Bins(bounds=(0.8, 0.95), counts=(30, 40, 30))},
+    tokens=Bins(bounds=(2,), counts=(100, 0)),
+)
+
+
 async def use(url: str, adapter: Path, store: Path) -> None:
     """Let everything happen once that a metric counts: answers, a refusal, a switch, a group of subscribers."""
     streams, redis = Streams(), connect(url)
@@ -145,8 +154,8 @@ async def use(url: str, adapter: Path, store: Path) -> None:
         await redis.xgroup_create(streams.predictions, "registry", "0")
         await release(redis, streams, adapter, store)
         await wait_until(lambda: redis.xlen(streams.output("fleet")), "the switch")
-        for number in range(20, 40):
-            await publisher.publish(Abstract(abstract=f"Text {number}."), id=str(number))
+        for number in range(20, 20 + FEWEST):
+            await publisher.publish(Abstract(abstract=f"Text {number}.", mesh=["Humans"]), id=str(number))
     await redis.aclose()
 
 
@@ -168,7 +177,7 @@ async def test_no_rule_and_no_query_of_the_dashboard_comes_back_empty(make_adapt
         expressions |= selectors(rule["expr"])
     with embedded_redis() as url, worker(url) as port, prometheus(tmp_path, port) as query:
         await wait_until(lambda: query("abstream_alive"), "the first scrape")
-        await use(url, make_adapter().path, tmp_path / "store")
+        await use(url, make_adapter(expected=EXPECTED).path, tmp_path / "store")
         wanting = expressions - ONLY_WITH_A_GPU
         deadline = time.monotonic() + 20
         while wanting and time.monotonic() < deadline:

@@ -61,6 +61,18 @@ def train_on_another_prompt(folder):
     (folder / "abstream.json").write_text(json.dumps(manifest | {"prompt_digest": "sha256:" + "0" * 64}))
 
 
+def expect_what_is_not_asked(folder):
+    change = {"labels": {"smoking": {"yes": 1}}, "confidence": {}, "tokens": {"bounds": [], "counts": [1]}}
+    manifest = json.loads((folder / "abstream.json").read_text())
+    (folder / "abstream.json").write_text(json.dumps(manifest | {"expected": change}))
+
+
+def expect_in_too_few_bins(folder):
+    change = {"labels": {}, "confidence": {}, "tokens": {"bounds": [5], "counts": [1]}}
+    manifest = json.loads((folder / "abstream.json").read_text())
+    (folder / "abstream.json").write_text(json.dumps(manifest | {"expected": change}))
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -70,6 +82,8 @@ def train_on_another_prompt(folder):
         (lose_the_manifest, r"has no abstream\.json"),
         (break_the_manifest, r"abstream\.json: version: Field required"),
         (train_on_another_prompt, "another prompt"),
+        (expect_what_is_not_asked, "does not ask for: smoking"),
+        (expect_in_too_few_bins, r"expected\.tokens: .*one count more"),
     ],
 )
 def test_a_harmed_adapter_is_refused_with_the_reason(folder, harm, said):

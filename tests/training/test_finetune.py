@@ -1,6 +1,7 @@
 """From labelled files to an adapter that is measured, calibrated, sealed, and served."""
 
 import json
+from collections import Counter
 from importlib.resources import files
 
 import pytest
@@ -71,6 +72,18 @@ def test_the_figures_after_are_those_of_the_adapter_in_service(sample_run, phi3_
 
     assert served["cancer"].confusion == sample_run.comparisons["cancer"].metrics["after"].confusion
     assert served["cancer_type"].accuracy == sample_run.comparisons["cancer_type"].metrics["after"].accuracy
+
+
+def test_the_manifest_says_how_the_validation_abstracts_are_answered_in_service(sample_run, phi3_nano):
+    engine = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=sample_run.adapter)
+    tokens = [engine.encode(one.abstract) for one in load(sample_run.config.validation, ONCOLOGY)]
+    answered = [scoring.score(engine.model, row)[0]["cancer"] for row in engine.classify(tokens).logits]
+    known = sample_run.adapter.manifest.expected
+
+    assert known.labels == {"cancer": Counter(one["label"] for one in answered)}  # few are asked for their type
+    assert sum(known.confidence["cancer"].counts) == sum(known.tokens.counts) == len(tokens)
+    below = known.confidence["cancer"].bounds[0]
+    assert known.confidence["cancer"].counts[0] == sum(one["confidence"] <= below + 1e-6 for one in answered)
 
 
 def test_the_history_tells_the_loss_of_every_step_and_epoch(sample_run):

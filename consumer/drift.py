@@ -1,0 +1,134 @@
+"""Whether live abstracts and their answers are still like those that the adapter was validated on.
+
+Held against each other are the shares of its last answers and of those to its validation abstracts, by the population
+stability index: the sum of (live - expected) * ln(live / expected). What is over 0.1 is commonly called a moderate
+shift, and what is over 0.25 a large one. Of few values chance alone makes as much, so its part is told too.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import NormalDist
+from typing import Any
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from .engine import ServedModel
+from .stages import Answered, Inferred, Predicted
+
+WINDOW = 2_000  # answers that are looked back on: of a busy stream a minute, of a quiet one some days
+FEWEST = 100  # of fewer, nothing is told
+_RARELY = NormalDist().inv_cdf(0.999)
+_UNSEEN = 0.5  # a bin is counted as if half an answer more were in it: none in a thousand is not never
+
+_LABELS = ("task", "question", "what")
+
+
+class Recent:
+    """Into which bins the last values fell, beside what was expected. One thread adds; any may ask."""
+
+    def __init__(self, expected: Sequence[int], bin_of: Callable[[Any], int], window: int = WINDOW) -> None:
+        self._expected = expected
+        self._bin_of = bin_of
+        self._window = window
+        self._counts = [0] * len(expected)
+        self._bins: deque[int] = deque()
+
+    def add(self, value: str | float) -> None:
+        """Count one more, and no longer the oldest where they are too many."""
+        number = self._bin_of(value)
+        self._bins.append(number)
+        self._counts[number] += 1
+        if len(self._bins) > self._window:
+            self._counts[self._bins.popleft()] -= 1
+
+    def drift(self) -> tuple[float, float] | None:
+        """The index, and which one chance reaches once in a thousand times; None while little was seen."""
+        counts = list(self._counts)
+        return (stability(self._expected, counts), by_chance(self._expected, counts)) if sum(counts) >= FEWEST else None
+
+
+class Drift(Collector):
+    """Owns the last answers of the live adapter; they are compared at every scrape.
+
+    Told nothing by adapters of before their manifest had ``expected``.
+    """
+
+    def __init__(self, live: Callable[[], ServedModel]) -> None:
+        self._live = live
+        self._begin(live())
+
+    def _begin(self, model: ServedModel) -> None:
+        self._model = model
+        self._recent: dict[tuple[str, str], Recent] = {}
+        if not (expected := model.expected):
+            return
+        self._recent["", "input_tokens"] = Recent(expected.tokens.counts, expected.tokens.bin)
+        for question in model.task.questions:
+            if labels := expected.labels.get(question.name):
+                counts = [labels.get(label, 0) for label in question.labels]
+                self._recent[question.name, "label"] = Recent(counts, question.labels.index)
+            if bins := expected.confidence.get(question.name):
+                self._recent[question.name, "confidence"] = Recent(bins.counts, bins.bin)
+
+    def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
+        """Count a batch; those that the adapter before had in hand at the switch are not the new one's."""
+        if self._live() is not self._model:
+            self._begin(self._live())
+        if self._recent and inferred.batch[0].engine.model is self._model:
+            for job, one in zip(inferred.batch, answered, strict=True):
+                if isinstance(one, Predicted):
+                    self._count(len(job.tokens.ids), one)
+
+    def _count(self, tokens: int, predicted: Predicted) -> None:
+        self._recent["", "input_tokens"].add(tokens)
+        for question, answer in predicted.answers.items():
+            for what in ("label", "confidence"):
+                if recent := self._recent.get((question, what)):
+                    recent.add(answer[what])
+
+    def describe(self) -> Iterable[Metric]:
+        """The names alone."""
+        return _families()
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape reads."""
+        index, chance = _families()
+        for (question, what), recent in self._recent.copy().items():
+            if drift := recent.drift():
+                labels = [self._model.task.name, question, what]
+                index.add_metric(labels, drift[0])
+                chance.add_metric(labels, drift[1])
+        if index.samples:
+            yield from (index, chance)
+
+
+def stability(expected: Sequence[int], live: Sequence[int]) -> float:
+    """The population stability index of two rows of counts; bins where both have nothing do not count."""
+    bins = [(one + _UNSEEN, other + _UNSEEN) for one, other in zip(expected, live, strict=True) if one or other]
+    all_expected, all_live = map(sum, zip(*bins, strict=True))
+    shares = ((one / all_expected, other / all_live) for one, other in bins)
+    return sum((other - one) * math.log(other / one) for one, other in shares)
+
+
+def by_chance(expected: Sequence[int], live: Sequence[int]) -> float:
+    """Which index two samples of one distribution reach once in a thousand times.
+
+    It is (1 / expected + 1 / live) times a chi-squared number (Yurdakul 2018, "Statistical properties of population
+    stability index"), whose quantile is Wilson and Hilferty's.
+    """
+    freedom = sum(1 for one, other in zip(expected, live, strict=True) if one or other) - 1
+    if not freedom:
+        return 0.0
+    spread = 2 / (9 * freedom)
+    quantile = freedom * (1 - spread + _RARELY * math.sqrt(spread)) ** 3
+    return quantile * (1 / sum(expected) + 1 / sum(live))
+
+
+def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily("abstream_drift_psi", "Of the last answers, against validation's", labels=_LABELS),
+        GaugeMetricFamily("abstream_drift_psi_by_chance", "What chance reaches once in a thousand", labels=_LABELS),
+    )

@@ -1,0 +1,56 @@
+"""What an adapter answered to its validation abstracts, kept with it, so that live answers can be held against it."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from statistics import quantiles
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from .events import Payload
+
+BINS = 10
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Bins(Payload):
+    """How often a value fell into each bin: up to the first of ``bounds``, up to the next, …, above the last."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Bins":
+        if len(self.counts) != len(self.bounds) + 1:
+            raise ValueError("there must be one count more than bounds")
+        if list(self.bounds) != sorted(set(self.bounds)):
+            raise ValueError("bounds must rise")
+        return self
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Bins":
+        """Bins into which equally many of ``values`` fall, as far as equal values allow; at least two values."""
+        bounds = tuple(sorted({bound for bound in quantiles(values, n=BINS) if bound < max(values)}))
+        counts = [0] * (len(bounds) + 1)
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        return cls(bounds=bounds, counts=tuple(counts))
+
+    def bin(self, value: float) -> int:
+        """The number of the bin that ``value`` falls into."""
+        return bisect_left(self.bounds, value)
+
+
+class Expected(Payload):
+    """Of validation abstracts, answered as they are in service.
+
+    Attributes:
+        labels: question to label to how often it was answered.
+        confidence: question to the confidences of its answers.
+        tokens: of the prompts.
+    """
+
+    labels: dict[str, dict[str, Count]]
+    confidence: dict[str, Bins]
+    tokens: Bins
