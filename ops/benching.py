@@ -95,6 +95,17 @@ def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Pa
 
 
 @bench.command()
+@option("rounds", type=click.IntRange(min=1), default=5, help="Starts of each.")
+@click.pass_obj
+def start(common: "Common", rounds: int) -> None:
+    """How soon the client, the command line and a worker's first result are there."""
+    from .bench.start import measure, table
+
+    found = measure(common.redis_url, rounds, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+
+
+@bench.command()
 @option("switches", type=click.IntRange(min=1), default=100)
 @option("workers", type=click.IntRange(min=1), default=4)
 @option("rate", type=click.FloatRange(min=1), default=20.0, help="Abstracts a second.")

@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ..producer.connection import DEFAULT_URL
+from ..producer.defaults import DEFAULT_URL, MAX_BACKLOG
 from ..producer.formats import FORMATS
-from ..producer.publisher import MAX_BACKLOG
 from ..schemas import AbstreamError, Streams, Unavailable
 from ..schemas.streams import LANES, OUTPUTS
 from ..training.config import TrainConfig
@@ -368,14 +364,22 @@ def main() -> None:
     """Run the command line; what goes wrong is said in one line, with the exit code of the contract."""
     try:
         cli(prog_name="abstream")
-    except (Unavailable, RedisConnectionError, RedisTimeoutError) as error:
-        _say(error)
-        sys.exit(OUT_OF_REACH)
-    except (AbstreamError, RedisError) as error:
-        _say(error)
-        sys.exit(ERROR)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if (code := _exit_code(error)) is None:
+            raise
+        _say(error)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """None for what nobody foresaw, and a traceback should tell of."""
+    from redis import exceptions as of_redis  # only now: its import takes a while
+
+    if isinstance(error, Unavailable | of_redis.ConnectionError | of_redis.TimeoutError):
+        return OUT_OF_REACH
+    return ERROR if isinstance(error, AbstreamError | of_redis.RedisError) else None
 
 
 def _say(error: object) -> None:

@@ -35,7 +35,7 @@ def export(folder: Path) -> Iterator[Path]:
 
 
 def _openapi() -> dict[str, Any]:
-    from ..producer.connection import DEFAULT_URL
+    from ..producer.defaults import DEFAULT_URL
     from ..producer.gateway.app import build
     from ..producer.gateway.config import GatewayConfig
 

@@ -11,9 +11,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..schemas import Streams
+from .defaults import DEFAULT_URL
 
 AWAY = (RedisConnectionError, RedisTimeoutError)
-DEFAULT_URL = "redis://localhost:6379/0"
 
 
 def connect(url: str = DEFAULT_URL) -> Redis:

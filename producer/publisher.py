@@ -19,10 +19,9 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from ..schemas import Abstract, AbstractSubmitted, BacklogFull, Lane, Malformed, Unavailable
 from ..schemas.streams import EVENT_FIELD, GROUP, MAX_EVENT_BYTES, to_fields
-from .connection import AWAY, DEFAULT_URL, Client
+from .connection import AWAY, Client
+from .defaults import DEFAULT_URL, MAX_BACKLOG
 
-# Entries of one lane that may wait for an answer: with abstracts of usual size about 2 GB, two hours' work at 150/s.
-MAX_BACKLOG = 1_000_000
 RETRY_AFTER_SECONDS = 5.0
 
 _ENTRIES, _BYTES = 256, 4 << 20  # of one call: while Redis runs it, nobody else is served

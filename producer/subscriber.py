@@ -11,7 +11,8 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Unavailable
 from ..schemas.streams import Output, from_fields
-from .connection import AWAY, DEFAULT_URL, Client
+from .connection import AWAY, Client
+from .defaults import DEFAULT_URL
 
 BEGINNING, NOW = "0", "$"
 _BLOCK_MILLISECONDS = 1_000
