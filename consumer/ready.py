@@ -20,6 +20,7 @@ class Ready:
         self._jobs: dict[Lane, list[Job]] = {lane: [] for lane in LANES}
         self._changed = asyncio.Event()
         self._engine_waits = False
+        self._at_work = False
         self._closed = False
         self._left = False
 
@@ -31,6 +32,7 @@ class Ready:
 
     async def next(self) -> Batch | None:
         """The next batch, interactive first; None when closed and empty, or left."""
+        self._at_work = False
         if not any(self._jobs.values()):
             self._engine_waits = True
             self._changed.set()
@@ -41,6 +43,7 @@ class Ready:
         interactive, bulk = self._jobs["interactive"], self._jobs["bulk"]
         first, others = (interactive, bulk) if interactive else (bulk, [])
         batch = next_batch(first, others, self._max_batch_tokens)
+        self._at_work = True
         taken = set(map(id, batch))
         self._jobs = {lane: [job for job in jobs if id(job) not in taken] for lane, jobs in self._jobs.items()}
         self._changed.set()
@@ -49,6 +52,10 @@ class Ready:
     async def idle(self) -> None:
         """Return when the engine waits for jobs, and none stands here."""
         await self._until(lambda: self._engine_waits and not any(self._jobs.values()))
+
+    def busy(self) -> bool:
+        """Whether a batch is at work, or will be at once. Any thread may ask."""
+        return self._at_work or any(self._jobs.values())
 
     def stands(self, lane: Lane) -> int:
         """How many jobs of a lane stand here."""

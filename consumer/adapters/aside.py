@@ -1,11 +1,11 @@
-"""Loading stands aside: where cores are few, threads that answer go first, and workers of a machine load by turns."""
+"""Loading stands aside: threads that answer go first, and workers of a machine load by turns."""
 
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +16,23 @@ from typing import IO
 NICENESS = 5
 PATIENCE_SECONDS = 5.0  # for the others' turns: one that is frozen in its own must not hold up all
 _LOOK_SECONDS = 0.005
+COURTESY_SECONDS = 0.25  # of one adapter, in all: a worker that always computes must come to its switch too
+_BREATH_SECONDS = 0.001
+
+
+class Courtesy:
+    """Gives way, as often as is asked, while others are busy; but only so long in all."""
+
+    def __init__(self, busy: Callable[[], bool], seconds: float = COURTESY_SECONDS) -> None:
+        self._busy = busy
+        self._left = seconds
+
+    def give_way(self) -> None:
+        """Return when nobody is busy, or the courtesy is used up."""
+        begun = time.monotonic()
+        while self._busy() and time.monotonic() < begun + self._left:
+            time.sleep(_BREATH_SECONDS)
+        self._left -= time.monotonic() - begun
 
 
 def aside(name: str) -> ThreadPoolExecutor:

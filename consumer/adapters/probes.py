@@ -6,6 +6,7 @@ from ...schemas import Abstract, AdapterRefused, Task
 from ...schemas.artifacts import ProbabilitiesByQuestion, Probe
 from ...schemas.events import Probes
 from ..engine import Engine, LabelLogits
+from ..engine.breaks import take_a_break
 from ..engine.scoring import softmax
 
 TOLERANCE = 1e-3  # of a probability: machines differ in the order of additions
@@ -54,6 +55,7 @@ def _differ_from_bare(given: Sequence[Answers], expected: Sequence[Answers], pro
 
 def _answers(engine: Engine, probe: Probe) -> Answers:
     """What ``engine`` gives now: raw probabilities of all labels of all questions, asked or not."""
+    take_a_break()
     abstract = Abstract.parse({"title": probe.title, "abstract": probe.abstract})
     return _probabilities(engine.model.task, engine.classify([engine.encode(abstract)]).logits[0])
 

@@ -10,9 +10,10 @@ import structlog
 from ...schemas import AbstreamError, Unavailable, VerifiedAdapter
 from ...schemas.events import AdapterAnswer, AdapterUpdate, Probes
 from ..engine import Engine
+from ..engine.breaks import with_breaks
 from ..tasks import end
 from ..worker import PROBE, Worker
-from .aside import aside, in_turn
+from .aside import Courtesy, aside, in_turn
 from .cache import Cache
 from .fleet import Fleet
 from .guard import Guard
@@ -151,7 +152,7 @@ class Registry:
         """
         with self.worker.metrics.switching("fetch"):
             adapter = self.cache.fetch(update)
-        with in_turn():
+        with in_turn(), with_breaks(Courtesy(self.worker.ready.busy).give_way):
             return self._load(adapter)
 
     def _load(self, adapter: VerifiedAdapter) -> Admitted:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .breaks import take_a_break
 from .products import product
 from .shape import Shape
 
@@ -57,6 +58,7 @@ class ServedLayer:
     """Over the tensors of one layer. The MLP's activation, and every addition, is done by the product before it."""
 
     def __init__(self, tensors: Mapping[str, Tensor], number: int, shape: Shape, *, last: bool) -> None:
+        take_a_break()  # to pack the weights of a layer takes milliseconds
         of = f"model.layers.{number}."
         queries, inner = shape.heads * shape.head, len(tensors[of + "mlp.gate_up_proj.weight"]) // 2
         joint = tensors[of + "self_attn.qkv_proj.weight"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...schemas import AdapterRefused, ModelUnusable, Prompt, Task, VerifiedAdapter
 from ...schemas.artifacts import ADAPTER_FILES
 from ...schemas.lora import LoraConfig, read_lora
+from .breaks import take_a_break
 from .config import Device, Dtype, EngineConfig
 from .fit import check_fit
 from .shape import Shape, read_shape
@@ -83,6 +84,7 @@ class Base:
         lora = read_lora(adapter.path / ADAPTER_FILES[0])
         changes = False
         for layer, delta in self._deltas(adapter.path / ADAPTER_FILES[1], lora):
+            take_a_break()
             merged = self._stored[f"{layer}.weight"].to(self.device, torch.float32) + delta
             if not merged.sum().isfinite():  # a number that is none makes the sum so
                 raise AdapterRefused(f"the adapter's weights are not finite numbers, such as those of {layer}")

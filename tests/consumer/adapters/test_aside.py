@@ -1,11 +1,12 @@
-"""Workers of one machine load by turns, and nobody waits for one that is frozen in its own."""
+"""Who loads lets those go first that answer; workers of one machine load by turns; nobody waits for ever."""
 
 import os
 import sys
 import threading
 
 import pytest
-from abstream.consumer.adapters.aside import NICENESS, aside, in_turn
+from abstream.consumer.adapters.aside import NICENESS, Courtesy, aside, in_turn
+from abstream.consumer.engine.breaks import take_a_break, with_breaks
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +50,35 @@ def test_the_thread_stands_back_and_the_process_does_not():
     with aside("test") as thread:
         assert thread.submit(os.getpriority, os.PRIO_PROCESS, 0).result() >= NICENESS
     assert os.getpriority(os.PRIO_PROCESS, 0) < NICENESS
+
+
+def test_a_break_ends_when_nobody_is_busy_any_more():
+    looks = iter([True, True, False])
+    Courtesy(lambda: next(looks), seconds=60).give_way()
+    assert list(looks) == []
+
+
+def test_courtesy_is_used_up_in_all_not_each_time():
+    """Otherwise a worker that always computes would never come to its switch."""
+    courtesy, looks = Courtesy(lambda: True, seconds=0.01), 0
+    courtesy.give_way()
+
+    def busy() -> bool:
+        nonlocal looks
+        looks += 1
+        return True
+
+    courtesy._busy = busy
+    courtesy.give_way()
+    assert looks <= 1
+
+
+def test_breaks_are_of_the_thread_that_asked_for_them():
+    taken: list[str] = []
+    with with_breaks(lambda: taken.append("here")):
+        take_a_break()
+        other = threading.Thread(target=take_a_break)
+        other.start()
+        other.join()
+    take_a_break()
+    assert taken == ["here"]

@@ -5,6 +5,9 @@ import subprocess
 import threading
 
 import pytest
+from abstream.consumer.adapters import registry as registry_module
+from abstream.consumer.adapters.aside import Courtesy
+from abstream.consumer.engine.breaks import take_a_break
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.worker import PROBE
 from abstream.ops.embedded import find_server
@@ -136,6 +139,45 @@ async def test_an_engine_that_cannot_answer_is_rejected(redis, streams, workers,
     await workers.registry(workers.new(), lambda adapter: Broken(adapter=adapter)).catch_up()
 
     assert isinstance((await said(redis, streams))[0], AdapterRejected)
+
+
+async def test_loading_stands_still_while_a_batch_is_computed(
+    redis, streams, publisher, workers, make_adapter, store, monkeypatch
+):
+    """An abstract that comes in the midst of it waits for a step of the loading, not for all of it."""
+    loading, computing, may_compute, asked = (threading.Event() for _ in range(4))
+
+    def patient(busy):
+        def ask() -> bool:
+            asked.set()
+            return busy()
+
+        return Courtesy(ask, seconds=60)
+
+    monkeypatch.setattr(registry_module, "Courtesy", patient)
+
+    class Slow(FakeEngine):
+        def classify(self, batch):
+            computing.set()
+            may_compute.wait(30)
+            return super().classify(batch)
+
+    def load_engine(adapter):
+        loading.set()
+        computing.wait(30)
+        take_a_break()
+        assert may_compute.is_set()
+        return FakeEngine(adapter=adapter)
+
+    async with workers.following(load_engine=load_engine) as worker:
+        worker.switch(Slow())
+        await release(redis, streams, make_adapter(probes=()).path, store)
+        await wait_until(loading.is_set)
+        await publisher.publish_many([("1", PROBE)])
+        await wait_until(asked.is_set, "the loading to ask whether it is in the way")
+        may_compute.set()
+        await wait_until(lambda: redis.xlen(streams.output("fleet")))
+    assert isinstance((await said(redis, streams))[0], AdapterActivated)
 
 
 async def test_the_old_engine_serves_while_the_new_one_is_loaded(
