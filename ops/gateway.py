@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..producer.gateway.config import GatewayConfig
+from ..schemas import Streams
 from .settings import build, config_options
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from .cli import Common
 
 
@@ -24,4 +27,11 @@ def gateway(common: "Common", /, **flags: Any) -> None:
     from .logs import configure
 
     configure(common.log_format)
-    serve(common.url, common.namespace, config)
+    serve(common.url, common.namespace, config, [backlog_gauges(common.url, common.namespace)])
+
+
+def backlog_gauges(url: str, namespace: str) -> "Collector":
+    """What is not answered, as workers tell it too: workers are started by it, and where none runs a gateway does."""
+    from ..consumer.backlog import BacklogGauges, Broker
+
+    return BacklogGauges(Broker(url, Streams(namespace)))

@@ -1,12 +1,13 @@
 """The application: its routes, and what surrounds them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from prometheus_client.registry import Collector
 
 from . import abstracts, adapters, operations, predictions, refusals
 from .config import GatewayConfig
@@ -25,13 +26,21 @@ _TAGS = [
 ]
 
 
-def build(url: str, namespace: str, config: GatewayConfig) -> FastAPI:
+def build(url: str, namespace: str, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> FastAPI:
     """The gateway of a namespace, as an ASGI application; ``app.state.door`` ends its streams.
+
+    Args:
+        url: of Redis.
+        namespace: of the streams.
+        config: the gateway's knobs.
+        gauges: what its metrics tell beside its own.
 
     Raises:
         TokensUnusable: the file of tokens cannot be used.
     """
     door = Door(url, namespace, config, version("abstream"))
+    for gauge in gauges:
+        door.measurements.registry.register(gauge)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

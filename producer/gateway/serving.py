@@ -2,10 +2,12 @@
 
 import signal
 import socket
+from collections.abc import Sequence
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.registry import Collector
 
 from ...schemas import Unavailable
 from .app import build
@@ -30,14 +32,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(url: str, namespace: str, config: GatewayConfig) -> None:
-    """Answer requests until SIGTERM or SIGINT; SIGHUP reads the tokens again.
+def serve(url: str, namespace: str, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> None:
+    """Answer requests until SIGTERM or SIGINT; SIGHUP reads the tokens again. Arguments are those of ``build``.
 
     Raises:
         TokensUnusable: the file of tokens cannot be used.
         Unavailable: the address cannot be listened on.
     """
-    app = build(url, namespace, config)
+    app = build(url, namespace, config, gauges)
     door: Door = app.state.door
     listening = _listen(config)
     address = "http://{}:{}".format(*listening.getsockname()[:2])

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from abstream import Abstract, Publisher, Subscriber
 from abstream.ops.embedded import embedded_redis
+from abstream.ops.gateway import backlog_gauges
 from abstream.producer.connection import connect
 from abstream.producer.gateway.app import build
 from abstream.producer.gateway.config import GatewayConfig
@@ -117,7 +118,8 @@ async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream,
 
 
 async def test_a_gateway_can_do_its_job(redis, url, workers):
-    app = build(url("gateway"), SYSTEM.namespace, GatewayConfig())
+    gauges = [backlog_gauges(url("gateway"), SYSTEM.namespace)]
+    app = build(url("gateway"), SYSTEM.namespace, GatewayConfig(), gauges)
     async with app.router.lifespan_context(app), workers.running():
         await wait_until(lambda: app.state.door.tail.newest is not None, "the reader to begin")
         transport = httpx2.ASGITransport(app=app)
