@@ -81,7 +81,19 @@ def document(app: FastAPI) -> None:
             _, schemas = models_json_schema(models, ref_template=f"{_REF}{{model}}")  # type: ignore[arg-type]
             components = found["components"]["schemas"]
             components |= {name: schema for name, schema in schemas["$defs"].items() if name not in components}
+            _never_null(found)
             app.openapi_schema = found
         return app.openapi_schema
 
     app.openapi = whole  # type: ignore[method-assign]
+
+
+def _never_null(whole: dict[str, Any]) -> None:
+    """A parameter may be left out, but nobody can send one that is null."""
+    operations = [operation for path in whole["paths"].values() for operation in path.values()]
+    for parameter in (one for operation in operations for one in operation.get("parameters", ())):
+        kinds = [kind for kind in parameter["schema"].pop("anyOf", ()) if kind != {"type": "null"}]
+        if len(kinds) == 1:
+            parameter["schema"] |= kinds[0]
+        elif kinds:
+            parameter["schema"]["anyOf"] = kinds

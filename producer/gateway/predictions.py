@@ -22,6 +22,20 @@ _PAGE_BYTES = 8 << 20
 _CATCH_UP = 128  # predictions in a read
 _READS_AT_A_TIME = 8  # of all subscribers that are behind
 _RETRY = b"retry: 2000\n\n"  # milliseconds until a browser that was cut off comes again
+# Before OpenAPI 3.2, the schema of a stream is that of each event.
+_SENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "The entry id."},
+        "event": {"const": "prediction"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/AbstractClassified"},
+        },
+        "retry": {"type": "integer"},
+    },
+}
 
 After = Annotated[EntryId, Query(description="An entry id; `0` is the beginning.")]
 
@@ -61,7 +75,7 @@ async def page(
             "description": "Events named `prediction`: `id` is the entry id, `data` the event as JSON.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
+                    "schema": _SENT,
                     "example": 'id: 1700000000000-0\nevent: prediction\ndata: {"specversion":"1.0", …}\n\n',
                 }
             },
