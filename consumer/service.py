@@ -24,7 +24,7 @@ from .source import Source
 from .stages import Delivery
 from .tasks import end
 from .upkeep import Upkeep
-from .worker import PROBE, Stuck, Worker
+from .worker import PROBE, Observer, Stuck, Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HAND_BACK_SECONDS = 1.0  # of the drain, for what is not finished; of a short one half
@@ -40,6 +40,7 @@ async def serve(
     metrics: Metrics,
     *,
     follow: bool = True,
+    observers: Sequence[Observer] = (),
 ) -> None:
     """Run one worker until SIGTERM or SIGINT, or with ``burst`` until nothing is left to read.
 
@@ -55,6 +56,7 @@ async def serve(
         load_engine: makes the engine that serves an adapter; for None the one to begin with.
         metrics: of this worker.
         follow: switch to the adapters that are announced, before anything is read to the newest.
+        observers: are told of each batch that was answered.
 
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach at the start. Later, the worker waits for it.
@@ -72,6 +74,7 @@ async def serve(
     if follow:
         await registry.catch_up()
     _compare_answers(worker)
+    worker.observers += observers
     gc.collect()
     gc.freeze()  # what was loaded lives as long as the process: no collection looks at it again
     gc.set_threshold(20_000)  # by default it looks every thirty abstracts, which is 4 µs each, and finds nothing

@@ -61,11 +61,15 @@ Batch = list[Job]
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """A batch after its forward pass; ``classified`` is None where the engine, otherwise sound, fails on it."""
+    """A batch after its forward pass, which ended at a Unix time in milliseconds.
+
+    ``classified`` is None where the engine, otherwise sound, fails on it.
+    """
 
     batch: Batch
     classified: Classified | None
     seconds: float
+    ended_ms: float
 
 
 class Predicted(NamedTuple):

@@ -30,6 +30,7 @@ PROBE = Abstract(title="A sound abstract", abstract="If the engine fails on this
 PART_BYTES = 1 << 20  # of a read, admitted and refused together: each copy of a large refusal costs its size
 
 T = TypeVar("T")
+Observer = Callable[[Inferred, list[Answered]], None]
 
 log = structlog.get_logger()
 
@@ -55,7 +56,7 @@ class Worker:
         self.sink = sink
         self.metrics = metrics
         self.ready = Ready(config.max_batch_tokens)
-        self.observers: list[Callable[[Inferred, list[Answered]], None]] = []  # told of what was answered
+        self.observers: list[Observer] = []  # told of what was answered
         # One thread runs every forward pass of the live engine and of those before it.
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
@@ -171,7 +172,7 @@ class Worker:
             classified = None
         seconds = time.perf_counter() - begun
         self.metrics.inferred([len(job.tokens.ids) for job in batch], seconds)
-        return [Inferred(batch, classified, seconds)]
+        return [Inferred(batch, classified, seconds, time.time() * 1000)]
 
     async def commit(self, answered: list[Answered]) -> None:
         with self.metrics.commit_seconds.time():

@@ -8,6 +8,7 @@ _EXTRAS = {
     **dict.fromkeys(("fastapi", "fastapi_offline", "uvicorn"), "gateway"),
     "cryptography": "signing",
     "datasets": "training",
+    "opentelemetry": "otel",
 }
 
 

@@ -50,6 +50,7 @@ class Common:
     redis_url: str | None
     namespace: str
     log_format: LogFormat
+    tracing: bool
 
     @property
     def url(self) -> str:
@@ -65,6 +66,7 @@ class Common:
 )
 @option("namespace", default="abstream", help="Prefix of every key.")
 @option("log-format", type=click.Choice(["console", "json"]), default="console")
+@option("tracing", is_flag=True, help="Send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT (abstream[otel]).")
 @option("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML or YAML file of defaults.")
 @click.version_option(package_name="abstream")
 @click.pass_context
@@ -74,6 +76,7 @@ def cli(
     redis_url_file: Path | None,
     namespace: str,
     log_format: Any,
+    tracing: bool,
     config: Path | None,
 ) -> None:
     """Reads abstracts from a Redis stream, publishes what cancer, if any, each is about."""
@@ -87,7 +90,11 @@ def cli(
     if redis_url and redis_url_file:
         raise click.UsageError("--redis-url and --redis-url-file are both set, perhaps in the environment: give one")
     url = redis_url_file.read_text(encoding="utf-8").strip() if redis_url_file else redis_url
-    context.obj = Common(url, namespace, log_format)
+    context.obj = Common(url, namespace, log_format, tracing)
+    if tracing:
+        from .tracing import start
+
+        start(str(context.invoked_subcommand))
 
 
 @cli.command()
@@ -146,7 +153,7 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
         sys.exit(supervise(replicas, flags["metrics_port"], *this_command(replicas, flags["device"], flags["threads"])))
     from .working import run_worker
 
-    _run(lambda: run_worker(common.url, common.namespace, flags))
+    _run(lambda: run_worker(common.url, common.namespace, flags, tracing=common.tracing))
 
 
 @cli.command()

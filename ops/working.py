@@ -17,7 +17,7 @@ from ..consumer.health import Health
 from ..consumer.memory import return_large_blocks
 from ..consumer.metrics import GpuMemory, Metrics
 from ..consumer.service import serve
-from ..consumer.worker import Stuck
+from ..consumer.worker import Observer, Stuck
 from ..producer.connection import connect
 from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
@@ -62,7 +62,7 @@ def _base(config: EngineConfig) -> "Base":
     return Base(config)
 
 
-async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
+async def run_worker(url: str, namespace: str, flags: dict[str, Any], *, tracing: bool = False) -> None:
     """Connect, load, work, drain, and end the process. A worker that was given an adapter keeps it; any other follows
     the adapter stream.
     """
@@ -85,18 +85,29 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any]) -> None:
             lambda adapter: load_engine(flags, adapter=adapter),
             metrics,
             follow=follow,
+            observers=_spans(Streams(namespace)) if tracing else (),
         )
     except Stuck as stuck:
         structlog.get_logger().error("worker_stuck", reason=str(stuck))
-        _leave(1)
+        _leave(1, tracing)
     else:
-        _leave(0)
+        _leave(0, tracing)
     finally:
         await redis.aclose()
 
 
-def _leave(code: int) -> NoReturn:
+def _spans(streams: Streams) -> list[Observer]:
+    from ..consumer.tracing import Spans
+
+    return [Spans(streams).observe]
+
+
+def _leave(code: int, tracing: bool) -> NoReturn:
     """At once: an ordinary end would wait for a batch that was handed back, or for an adapter that is being loaded."""
+    if tracing:
+        from .tracing import flush
+
+        flush()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

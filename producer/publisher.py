@@ -21,6 +21,7 @@ from ..schemas import Abstract, AbstractSubmitted, BacklogFull, Lane, Malformed,
 from ..schemas.streams import EVENT_FIELD, GROUP, MAX_EVENT_BYTES, to_fields
 from .connection import AWAY, Client
 from .defaults import DEFAULT_URL, MAX_BACKLOG
+from .tracing import sending
 
 RETRY_AFTER_SECONDS = 5.0
 
@@ -99,11 +100,13 @@ class Publisher(Client):
             run: the name of a publishing that may be interrupted. The same ids again in a run of this name, within
                 seven days, are not sent again, and are answered with the entries that they became.
         """
-        now = datetime.now(timezone.utc)
-        events = [
-            (id_, self._encode(AbstractSubmitted(id=id_, source=self.source, time=now, data=abstract)))
-            for id_, abstract in abstracts
-        ]
+        with sending(self._streams.lane(lane)) as trace:
+            now = datetime.now(timezone.utc)
+            known = {"source": self.source, "time": now, **trace._asdict()}
+            events = [(id_, self._encode(AbstractSubmitted(id=id_, data=one, **known))) for id_, one in abstracts]
+            return await self._send_all(events, lane, run)
+
+    async def _send_all(self, events: list[tuple[str, bytes]], lane: Lane, run: str | None) -> list[Published]:
         published: list[Published] = []
         for call in _calls(events):
             entry_ids = await self._send([body for _, body in call], lane, _Call.of(run, [id_ for id_, _ in call]))

@@ -30,12 +30,14 @@ ARROWS = {
 TORCH = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"}
 OTHERS = {
     "schemas": {"pydantic"},
-    "producer": {"redis", "openpyxl", "rispy"},
+    "producer": {"openpyxl", "opentelemetry", "redis", "rispy"},
     "producer.gateway": {
         *{"pydantic", "pydantic_core", "redis", "structlog", "prometheus_client"},
         *{"fastapi", "fastapi_offline", "starlette", "uvicorn"},
     },
-    "consumer": {"cryptography", "fsspec", "orjson", "pydantic", "redis", "structlog", "prometheus_client"},
+    "consumer": {
+        *{"cryptography", "fsspec", "opentelemetry", "orjson", "prometheus_client", "pydantic", "redis", "structlog"}
+    },
     "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
     "training": {
         *{"cryptography", "fsspec"},

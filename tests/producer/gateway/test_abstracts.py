@@ -6,7 +6,9 @@ import json
 import pytest
 from abstream import Abstract, Publisher
 from abstream.consumer.engine.fake import FakeEngine
-from abstream.schemas.streams import submitted_from_fields
+from abstream.schemas.streams import from_fields, submitted_from_fields
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
 from ...conftest import wait_until
 
@@ -232,3 +234,15 @@ async def test_a_source_of_ones_own_can_be_looked_up_by_it(gateway, server, name
         assert answer.status_code == 202
         assert (await client.get("/v1/abstracts/7?source=urn:hospital")).status_code == 200
         assert (await client.get(f"/v1/abstracts/7?source={publisher.source}")).status_code == 404
+
+
+async def test_a_request_that_is_part_of_a_trace_makes_its_abstract_part_of_it(gateway, redis, streams, monkeypatch):
+    """FastAPI makes the span of the request, and the publisher's is within it."""
+    provider = TracerProvider()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with gateway() as client:
+        headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+        await client.post("/v1/abstracts", json={"abstract": "x"}, headers=headers)
+    [(_, fields)] = await redis.xrange(streams.lane("interactive"))
+    assert from_fields(fields).traceparent.split("-")[1] == trace_id

@@ -1,0 +1,100 @@
+"""What became of abstracts that came as part of a trace, as OpenTelemetry spans.
+
+They are made when the answers are published, with the times at which it happened: to trace costs nothing before that,
+and a span that would have no end is never begun. Importing this module imports OpenTelemetry.
+"""
+
+from collections.abc import Sequence
+from itertools import compress
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    TracerProvider,
+    get_current_span,
+    get_tracer,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from ..schemas import AbstractSubmitted, Streams
+from .stages import Answered, Inferred, Job, Predicted, Refused
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class Spans:
+    """A span for each abstract, from its read to its answer, and one for the forward pass that it shared."""
+
+    def __init__(self, streams: Streams, provider: TracerProvider | None = None) -> None:
+        """``provider`` is the program's own where None."""
+        self._streams = streams
+        self._tracer = get_tracer("abstream", tracer_provider=provider)
+
+    def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
+        """Tell of a batch that was published; of what is in no trace, or in one that is not sampled, nothing."""
+        parents = [_parent(job.event) for job in inferred.batch]
+        if any(parents):
+            forward_pass = self._forward_pass(inferred)
+            link = Link(forward_pass.get_span_context())
+            traced = compress(zip(inferred.batch, answered, parents, strict=True), parents)
+            for job, one, parent in traced:
+                span = self._answered(job, one, parent, link)
+                forward_pass.add_link(span.get_span_context())
+                span.end()
+            forward_pass.end(_nanoseconds(inferred.ended_ms))
+
+    def _forward_pass(self, inferred: Inferred) -> Span:
+        return self._tracer.start_span(
+            "forward pass",
+            Context(),
+            attributes={
+                "abstream.batch.abstracts": len(inferred.batch),
+                "abstream.batch.tokens": sum(len(job.tokens.ids) for job in inferred.batch),
+            },
+            start_time=_nanoseconds(inferred.ended_ms - 1000 * inferred.seconds),
+        )
+
+    def _answered(self, job: Job, answered: Answered, parent: Context | None, link: Link) -> Span:
+        delivery = job.delivery
+        stream = self._streams.lane(delivery.lane)
+        attributes: dict[str, AttributeValue] = {
+            "messaging.system": "redis",
+            "messaging.destination.name": stream,
+            "messaging.operation.type": "process",
+            "messaging.message.id": delivery.entry_id,
+            "abstream.attempt": delivery.attempt,
+            "abstream.tokens": len(job.tokens.ids),
+            "abstream.adapter_digest": job.engine.model.receipt.adapter_digest or "",
+        }
+        span = self._tracer.start_span(
+            f"process {stream}", parent, SpanKind.CONSUMER, attributes, [link], _nanoseconds(delivery.read_ms)
+        )
+        span.set_attributes(_said(answered))
+        if isinstance(answered, Refused):
+            span.set_status(Status(StatusCode.ERROR, answered.reason))
+        return span
+
+
+def _parent(event: AbstractSubmitted) -> Context | None:
+    """Where the abstract's trace stood when it was published; None where there is none, or nobody looks at it."""
+    if not event.traceparent:
+        return None
+    carried = {"traceparent": event.traceparent, "tracestate": event.tracestate or ""}
+    parent = _PROPAGATOR.extract(carried, Context())
+    return parent if get_current_span(parent).get_span_context().trace_flags.sampled else None
+
+
+def _said(answered: Answered) -> dict[str, AttributeValue]:
+    if not isinstance(answered, Predicted):
+        return {}
+    labels: dict[str, AttributeValue] = {f"abstream.{name}": one["label"] for name, one in answered.answers.items()}
+    return labels | {"abstream.review": answered.review.required}
+
+
+def _nanoseconds(milliseconds: float) -> int:
+    return int(milliseconds * 1_000_000)

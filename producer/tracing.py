@@ -1,0 +1,35 @@
+"""The trace that a publishing is part of, for its events to carry it on, where the program uses OpenTelemetry.
+
+Where it does not, nothing of it is imported, and where it did not set it up, nothing is done.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class Trace(NamedTuple):
+    """As W3C writes where a trace stands; None in no trace."""
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@contextmanager
+def sending(stream: str) -> Iterator[Trace]:
+    """A span around a publishing to ``stream``, and what its events carry on."""
+    if "opentelemetry.trace" not in sys.modules:
+        yield Trace()
+        return
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    if isinstance(provider := trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        yield Trace()
+        return
+    attributes = {"messaging.system": "redis", "messaging.destination.name": stream, "messaging.operation.type": "send"}
+    tracer, carried = provider.get_tracer("abstream"), dict[str, str]()
+    with tracer.start_as_current_span(f"send {stream}", kind=trace.SpanKind.PRODUCER, attributes=attributes):
+        TraceContextTextMapPropagator().inject(carried)
+        yield Trace(carried.get("traceparent"), carried.get("tracestate"))
