@@ -25,9 +25,11 @@ from .settings import (
     DEFAULT_MODEL,
     STORE_HELP,
     LogFormat,
+    adapter_cache,
     adapter_folder,
     adapter_options,
     build,
+    check_redis_url,
     config_options,
     engine_options,
     intake_options,
@@ -90,6 +92,8 @@ def cli(
     if redis_url and redis_url_file:
         raise click.UsageError("--redis-url and --redis-url-file are both set, perhaps in the environment: give one")
     url = redis_url_file.read_text(encoding="utf-8").strip() if redis_url_file else redis_url
+    if url:
+        check_redis_url(url)
     context.obj = Common(url, namespace, log_format, tracing)
     if tracing:
         from .tracing import start
@@ -318,7 +322,8 @@ def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
     from .doctor import examine
 
     folder = adapter_folder(adapter, model, own_task=False)
-    sys.exit(examine(common.url, Streams(common.namespace), shipped_model(model), folder, as_json=json))
+    model = shipped_model(model)
+    sys.exit(examine(common.url, Streams(common.namespace), model, folder, adapter_cache(), as_json=json))
 
 
 @cli.command()

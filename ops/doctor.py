@@ -1,7 +1,9 @@
 """What is wrong with this installation, and how to mend it."""
 
 import json
+import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import metadata
@@ -15,7 +17,7 @@ from .redis_doctor import examine_redis
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  ", "out of reach": "ERROR  "}
 
 
-def examine(url: str, streams: Streams, model: str, adapter: Path | None, *, as_json: bool) -> int:
+def examine(url: str, streams: Streams, model: str, adapter: Path | None, cache: Path, *, as_json: bool) -> int:
     """Look at everything and print what was found; the exit code: 0 all can work, 1 not, 5 Redis is out of reach."""
     looks: list[Callable[[], Iterator[Finding]]] = [
         _python,
@@ -23,6 +25,7 @@ def examine(url: str, streams: Streams, model: str, adapter: Path | None, *, as_
         _gpu,
         lambda: examine_redis(url, streams),
         lambda: _model(model, adapter),
+        lambda: _cache(cache),
     ]
     findings = [finding for look in looks for finding in look()]
     if as_json:
@@ -81,3 +84,15 @@ def _model(model: str, adapter: Path | None) -> Iterator[Finding]:
     yield Finding("model", "ok", f"{receipt.base} {receipt.base_revision[:19]}, {receipt.dtype}, answers")
     if adapter:
         yield Finding("adapter", "ok", f"{receipt.adapter} {receipt.adapter_version} {receipt.adapter_digest}")
+
+
+def _cache(folder: Path) -> Iterator[Finding]:
+    """Where announced adapters are copied to, or will be."""
+    what, there = "adapter cache", folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        yield Finding(what, "ok", f"{folder}, {shutil.disk_usage(there).free >> 20} MiB free")
+    else:
+        found = f"{there} is no folder" if there.exists() and not there.is_dir() else f"{there} is not writable"
+        yield Finding(what, "error", found, "set ABSTREAM_ADAPTER_CACHE to a folder that this user may write to")

@@ -36,9 +36,11 @@ def examine_redis(url: str, streams: Streams) -> Iterator[Finding]:
     except (AuthenticationError, AuthorizationError) as error:
         remedy = "put the user and password into the URL: redis://USER:PASSWORD@HOST"
         yield Finding("Redis", "error", str(error), remedy)
-    except (RedisError, ValueError) as error:
+    except RedisError as error:
         remedy = "start Redis, or say where it is: --redis-url or REDIS_URL"
         yield Finding("Redis", "out of reach", f"{_without_password(url)}: {error}", remedy)
+    except ValueError:  # whose text holds what was taken for a port, and may be the end of a password
+        yield Finding("Redis", "error", "its URL cannot be read", "redis://USER:PASSWORD@HOST:6379, / in them as %2F")
 
 
 def _info(redis: Any) -> dict[str, Any]:
@@ -138,5 +140,6 @@ def _keys(redis: Any, streams: Streams) -> Finding:
 
 
 def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
+    """Which may also stand behind a question mark."""
+    scheme, _, rest = url.partition("?")[0].partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"

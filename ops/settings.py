@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 import click
 from pydantic import BaseModel, ValidationError
@@ -22,6 +23,24 @@ Config = TypeVar("Config", bound=BaseModel)
 
 DEFAULT_MODEL = "phi3-nano"
 SHIPPED_ADAPTERS = {"phi3-nano": "phi3-nano-oncology"}  # of each shipped model
+
+
+def check_redis_url(url: str) -> None:
+    """Before it is used, since an error from a library may show a part of the password.
+
+    Raises:
+        click.UsageError: it is none, or a sign in it must be written otherwise.
+    """
+    try:
+        parts = urlsplit(url)
+        readable = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable:
+        raise click.UsageError(
+            "the URL of Redis cannot be read: redis://USER:PASSWORD@HOST:6379, rediss://… or unix:///PATH; in user and "
+            "password / is written %2F, @ %40, : %3A"
+        )
 
 
 def option(name: str, *, env: tuple[str, ...] = (), **attributes: Any) -> Callable[[Command], Command]:

@@ -169,3 +169,11 @@ def test_no_command_tells_the_password(abstream, server, good, command):
         done = abstream("--redis-url", url, *command)
         assert done.returncode not in (0, 2)
         assert b"s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [("publish", "good.jsonl"), ("streams", "info"), ("doctor",)])
+def test_a_redis_url_that_cannot_be_read_is_a_usage_error_that_shows_nothing_of_it(abstream, good, command):
+    done = abstream("--redis-url", "redis://somebody:s3cret/2@127.0.0.1", *command)
+    assert done.returncode == 2
+    assert b"%2F" in done.stderr
+    assert b"s3cret" not in done.stdout + done.stderr
