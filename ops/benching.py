@@ -106,6 +106,22 @@ def start(common: "Common", rounds: int) -> None:
 
 
 @bench.command()
+@option("beside", multiple=True, help="With whom our training is compared; Trainer in both precisions by default.")
+@option("model", type=click.Choice(["nano", "small"]), default="nano", help="phi3-nano, or one of random weights.")
+@option("rounds", type=click.IntRange(min=1), default=3, help="Turns of each.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Of a random model.")
+def train(beside: tuple[str, ...], model: str, rounds: int, out: Path) -> None:
+    """LoRA training on one thread, beside Hugging Face's Trainer: the same weights, LoRA, examples and batches."""
+    from .bench.train import CONTESTANTS, OURS, measure, table
+
+    if unknown := set(beside) - set(CONTESTANTS):
+        raise click.BadParameter(f"{', '.join(unknown)}: known are {', '.join(CONTESTANTS)}", param_hint="--beside")
+    names = dict.fromkeys((*OURS, *(beside or CONTESTANTS)))
+    found = measure(list(names), model, rounds, out / model, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+
+
+@bench.command()
 @option("switches", type=click.IntRange(min=1), default=100)
 @option("workers", type=click.IntRange(min=1), default=4)
 @option("rate", type=click.FloatRange(min=1), default=20.0, help="Abstracts a second.")

@@ -88,7 +88,7 @@ class Run:
         _prepare_embeddings(phi3, encoder)
         classifier = SlotClassifier(phi3, encoder)  # PEFT has put its layers into phi3 itself
         learning = [weight for weight in classifier.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.classifier, self.optimizer = self.accelerator.prepare(classifier, optimizer)
         self.train_records = _asked(splits.train, splits)
         self.validation_examples = [
@@ -121,12 +121,32 @@ class Run:
         """Write the LoRA weights as PEFT does."""
         self.model.save_pretrained(str(folder), save_embedding_layers=False)  # see ``_lora_state``
 
+    def step(self, step: list[list[Example]], done: float) -> float:
+        """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes.
+
+        Every batch counts alike, however many examples it holds.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * _schedule(done, self.config.warmup)
+        total = torch.zeros((), device=self.device)
+        for position, batch in enumerate(step):
+            is_last = position == len(step) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.classifier):
+                logits = self._logits(self.classifier, batch)
+                loss = slot_loss(logits, answers_of(batch, self.device), self.weights) / len(step)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.accelerator.clip_grad_norm_(self.classifier.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(self.accelerator.reduce(total, "mean"))
+
     def _train_epoch(self) -> None:
         steps = self._steps(self.progress.epoch)
         self.classifier.train()
         for number in range(self.progress.step, len(steps)):
             epochs_done = self.progress.epoch + number / len(steps)
-            loss = self._step(steps[number], epochs_done / self.config.epochs)
+            loss = self.step(steps[number], epochs_done / self.config.epochs)
             self._must_be_finite(loss)
             self.progress.step = number + 1
             self.progress.history.append({"epoch": epochs_done, "loss": loss})
@@ -155,26 +175,6 @@ class Run:
 
     def _example(self, one: Labelled, view: Abstract) -> Example:
         return example(self.encoder, self.task, view, one.answers)
-
-    def _step(self, step: list[list[Example]], done: float) -> float:
-        """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes.
-
-        Every batch counts alike, however many examples it holds.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * _schedule(done, self.config.warmup)
-        total = torch.zeros((), device=self.device)
-        for position, batch in enumerate(step):
-            is_last = position == len(step) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.classifier):
-                logits = self._logits(self.classifier, batch)
-                loss = slot_loss(logits, answers_of(batch, self.device), self.weights) / len(step)
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        self.accelerator.clip_grad_norm_(self.classifier.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return float(self.accelerator.reduce(total, "mean"))
 
     def _logits(self, classifier: nn.Module, batch: list[Example]) -> list[Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Past = tuple[Tensor, Tensor]
+"""Keys and values of the prompt's fixed beginning in one layer, laid out for the attention that they are for."""
+
 _BLOCK_ROWS = 128  # fewer would save more of the masked half, and cost more calls
 
 
@@ -68,12 +71,52 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]) -
     """
     key, value = (per_head(each, len(query)) for each in (key, value))
     attended = []
-    for block in blocks:
-        scores = torch.bmm(query[:, block.rows], key[:, :, block.keys])
+    for block, rows in zip(blocks, query.split(_BLOCK_ROWS, 1), strict=True):
+        scores = torch.bmm(rows, key[:, :, block.keys])
         if block.hidden is not None:
             scores[:, :, block.masked :].masked_fill_(block.hidden, -torch.inf)
         attended.append(torch.bmm(scores.softmax(-1), value[:, block.keys]).transpose(0, 1))
     return attended
+
+
+class InBlocks:
+    """Of the prompts of one row, on any device. Heads come as shape (tokens, heads, size)."""
+
+    def __init__(
+        self, positions: Sequence[Sequence[int]], lengths: Sequence[int], window: int, device: torch.device
+    ) -> None:
+        """
+        Args:
+            positions: of each prompt's queries.
+            lengths: tokens of each prompt beyond what is past.
+            window: tokens that a query looks back, its own included.
+            device: where they are.
+        """
+        self._counts, self._lengths = list(map(len, positions)), list(lengths)
+        self._blocks = [causal_blocks(each, window, device) for each in positions]
+
+    def queries(self, heads: Tensor) -> Tensor:
+        return heads.mul(heads.shape[-1] ** -0.5).transpose(0, 1).contiguous()
+
+    def keys(self, heads: Tensor) -> Tensor:
+        return heads.permute(1, 2, 0)
+
+    def values(self, heads: Tensor) -> Tensor:
+        return heads.transpose(0, 1)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
+        """One row a query, its heads side by side."""
+        # Split at once: slices would each have a gradient of the whole's size.
+        each = zip(
+            queries.split(self._counts, 1), keys.split(self._lengths, 2), values.split(self._lengths, 1), self._blocks,
+            strict=True,
+        )  # fmt: skip
+        attended: list[Tensor] = []
+        for query, key, value, blocks in each:
+            if past:
+                key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 1)
+            attended += attend(query, key, value, blocks)
+        return torch.cat(attended).flatten(1)
 
 
 def per_head(each: Tensor, heads: int) -> Tensor:

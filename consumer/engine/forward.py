@@ -7,7 +7,7 @@ slots only, and multiplied by the rows of the label tokens only.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import Tokens
-from .attention import Block, attend, causal_blocks
+from .attention import Past
 from .layers import Layer, ServedLayer, TrainedLayer
 from .rotary import Rotation, cosines_and_sines, rotate
+from .rows import Attention, Row, Rows
 from .shape import Shape, shape_of
 from .tokens import PromptEncoder
+from .varlen import moved
 
 if TYPE_CHECKING:
     from transformers import Phi3ForCausalLM
 
-Prefix = list[tuple[Tensor, Tensor]]
-"""Of every layer: keys of shape (key heads, size, tokens), values of shape (key heads, tokens, size)."""
+Prefix = list[Past]
+"""Of every layer."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,6 @@ def trained(phi3: "Phi3ForCausalLM") -> Network:
     return Network(shape, phi3.model.embed_tokens, layers, phi3.model.norm, lambda: phi3.lm_head.weight)
 
 
-@dataclass(frozen=True)
-class Row:
-    """Prompts, less their fixed beginning, in one row of tokens.
-
-    Attributes:
-        rotation: of every token.
-        spans: where each prompt stands.
-        blocks: how each prompt attends.
-    """
-
-    rotation: Rotation
-    spans: list[slice]
-    blocks: list[list[Block]]
-
-
 class Forward:
     """Runs a network over the prompts of one encoder, where the network's weights are."""
 
@@ -89,21 +76,22 @@ class Forward:
         self._shape = network.shape
         head = network.head()
         self._device = head.device
-        self._cosines, self._sines = cosines_and_sines(self._shape.rotary, encoder.max_tokens, head.dtype, self._device)
-        self._prefix_ids = encoder.prefix
+        rotation = cosines_and_sines(self._shape.rotary, encoder.max_tokens, head.dtype, self._device)
+        self._prefix_ids = torch.tensor(encoder.prefix, device=self._device)
+        self._rows = Rows(rotation, self._shape.window, len(encoder.prefix))
         self._offsets = [slot.offset for slot in encoder.slots]
-        self._labels = [list(slot.labels) for slot in encoder.slots]
+        self._labels = [torch.tensor(slot.labels, device=self._device) for slot in encoder.slots]
 
     def run_prefix(self) -> Prefix:
         """The prompt's fixed beginning, once; with gradient where gradients are enabled."""
-        row = self._row([range(len(self._prefix_ids))])
-        hidden = self._network.embed(torch.tensor(self._prefix_ids, device=self._device))
+        row = self._rows.beginning()
+        hidden = self._network.embed(self._prefix_ids)
         kept: Prefix = []
         for number, layer in enumerate(self._network.layers):
-            query, key, value = self._heads(layer.project(hidden), row.rotation)
+            query, key, value = self._heads(layer.project(hidden), row)
             kept.append((key, value))
             if number < len(self._network.layers) - 1:  # nobody looks at what the last makes of it
-                hidden = layer.finish(hidden, _joined(attend(query, key, value, row.blocks[0])))
+                hidden = layer.finish(hidden, row.attention.attend(query, key, value))
         return kept
 
     def slot_logits(self, ids: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> list[Tensor]:
@@ -115,9 +103,8 @@ class Forward:
             prefix: from ``run_prefix``; run anew where None.
         """
         past = prefix or self.run_prefix()
-        row, hidden = self._through(ids, lengths, past[:-1])
-        slots = torch.tensor(self.slots_of(lengths), device=self._device)
-        states = self._at_slots(slots, hidden, row, past[-1])
+        rotation, hidden = self._through(ids, lengths, past[:-1])
+        states = self._at_slots(hidden, rotation, lengths, past[-1])
         return self.label_logits(self._network.norm(states))
 
     def all_states(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -134,59 +121,39 @@ class Forward:
         with torch.autocast(states.device.type, enabled=False):  # answers are worth full precision
             return [by_slot[:, slot].float() @ weight[labels].float().T for slot, labels in enumerate(self._labels)]
 
-    def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Row, Tensor]:
-        """As many layers as there are in ``past``."""
-        row = self._row([range(len(self._prefix_ids), len(self._prefix_ids) + length) for length in lengths])
-        hidden = self._network.embed(ids)
-        for layer, (key, value) in zip(self._network.layers, past, strict=False):
-            queries, keys, values = self._heads(layer.project(hidden), row.rotation)
-            attended = [
-                block
-                for span, blocks in zip(row.spans, row.blocks, strict=True)
-                for block in attend(queries[:, span], *_behind(key, value, keys, values, span), blocks)
-            ]
-            hidden = layer.finish(hidden, _joined(attended))
-        return row, hidden
-
-    def _at_slots(self, slots: Tensor, hidden: Tensor, row: Row, past: tuple[Tensor, Tensor]) -> Tensor:
-        """The last layer, where answers are read."""
-        layer, each = self._network.layers[-1], len(self._offsets)
-        query, rest = layer.project_at(hidden, slots)
+    def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Rotation, Tensor]:
+        """As many layers as there are in ``past``; the rotation and the states of the prompts' tokens."""
+        row = self._rows.row(lengths)
+        hidden = self._network.embed(functional.pad(ids, (0, row.filling)) if row.filling else ids)
+        for layer, kept in zip(self._network.layers, past, strict=False):
+            hidden = layer.finish(hidden, row.attention.attend(*self._heads(layer.project(hidden), row), kept))
         cosines, sines = row.rotation
-        queries = self._queries(query, (cosines[slots], sines[slots]))
-        keys, values = self._keys_and_values(rest, row.rotation)
-        attended: list[Tensor] = []
-        for number, span in enumerate(row.spans):
-            key, value = _behind(*past, keys, values, span)
-            places = [key.shape[2] + offset for offset in self._offsets]
-            seen = causal_blocks(places, self._shape.window, self._device)
-            attended += attend(queries[:, each * number : each * (number + 1)], key, value, seen)
-        return layer.finish(hidden[slots], _joined(attended))
+        return (cosines[: len(ids)], sines[: len(ids)]), hidden[: len(ids)]
 
-    def _row(self, positions: Sequence[range]) -> Row:
-        ends = accumulate(map(len, positions), initial=0)
-        places = torch.cat([torch.arange(each.start, each.stop) for each in positions]).to(self._device)
-        return Row(
-            (self._cosines[places], self._sines[places]),
-            [slice(start, end) for start, end in pairwise(ends)],
-            [causal_blocks(each, self._shape.window, self._device) for each in positions],
-        )
+    def _at_slots(self, hidden: Tensor, rotation: Rotation, lengths: Sequence[int], past: Past) -> Tensor:
+        """The last layer, where answers are read."""
+        layer, slots = self._network.layers[-1], self._rows.slots(lengths, self._offsets)
+        query, rest = layer.project_at(hidden, slots.queries)
+        cosines, sines = rotation
+        queries = self._queries(query, (cosines[slots.queries], sines[slots.queries]), slots.attention)
+        keys_and_values = self._keys_and_values(rest, rotation, slots.attention)
+        attended = slots.attention.attend(queries, *keys_and_values, past)
+        return layer.finish(hidden[slots.tokens], attended if slots.chosen is None else attended[slots.chosen])
 
-    def _heads(self, projected: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, projected: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as ``attend`` takes them, of all tokens."""
         queries = self._shape.heads * self._shape.head
         return (
-            self._queries(projected[:, :queries], rotation),
-            *self._keys_and_values(projected[:, queries:], rotation),
+            self._queries(projected[:, :queries], row.rotation, row.attention),
+            *self._keys_and_values(projected[:, queries:], row.rotation, row.attention),
         )
 
-    def _queries(self, rows: Tensor, rotation: Rotation) -> Tensor:
-        size = self._shape.head
-        return rotate(rows.unflatten(1, (-1, size)), rotation).mul(size**-0.5).transpose(0, 1).contiguous()
+    def _queries(self, rows: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
+        return attention.queries(rotate(rows.unflatten(1, (-1, self._shape.head)), rotation))
 
-    def _keys_and_values(self, rows: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    def _keys_and_values(self, rows: Tensor, rotation: Rotation, attention: Attention) -> Past:
         key, value = rows.unflatten(1, (2, self._shape.key_heads, self._shape.head)).unbind(1)
-        return rotate(key, rotation).permute(1, 2, 0), value.transpose(0, 1)
+        return attention.keys(rotate(key, rotation)), attention.values(value)
 
 
 class SlotClassifier(nn.Module):
@@ -205,14 +172,4 @@ class SlotClassifier(nn.Module):
 def pack(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, list[int]]:
     """What follows the prefix, one behind the other: ids of shape (tokens,), and the tokens of each."""
     tails = [tokens.ids[tokens.body.start :] for tokens in batch]
-    return torch.tensor([each for tail in tails for each in tail], device=device), [len(tail) for tail in tails]
-
-
-def _behind(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, span: slice) -> tuple[Tensor, Tensor]:
-    """Keys and values of one prompt, the fixed beginning's in front."""
-    return torch.cat([key, keys[:, :, span]], 2), torch.cat([value, values[:, span]], 1)
-
-
-def _joined(attended: Sequence[Tensor]) -> Tensor:
-    """One row a token, its heads side by side."""
-    return torch.cat(list(attended)).flatten(1)
+    return moved(torch.tensor([each for tail in tails for each in tail]), device), [len(tail) for tail in tails]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .breaks import take_a_break
+from .learning import gated, linear
 from .products import product
 from .shape import Shape
 
@@ -40,8 +41,7 @@ class TrainedLayer:
         self._queries = queries
 
     def project(self, hidden: Tensor) -> Tensor:
-        projected: Tensor = self._layer.self_attn.qkv_proj(self._layer.input_layernorm(hidden))
-        return projected
+        return linear(self._layer.self_attn.qkv_proj, self._layer.input_layernorm(hidden))
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         projected = self.project(hidden)
@@ -49,8 +49,9 @@ class TrainedLayer:
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         layer = self._layer
-        hidden = hidden + layer.resid_attn_dropout(layer.self_attn.o_proj(attended))
-        finished: Tensor = hidden + layer.resid_mlp_dropout(layer.mlp(layer.post_attention_layernorm(hidden)))
+        hidden = hidden + layer.resid_attn_dropout(linear(layer.self_attn.o_proj, attended))
+        inner = gated(linear(layer.mlp.gate_up_proj, layer.post_attention_layernorm(hidden)))
+        finished: Tensor = hidden + layer.resid_mlp_dropout(linear(layer.mlp.down_proj, inner))
         return finished
 
 

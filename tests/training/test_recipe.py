@@ -186,7 +186,7 @@ def test_a_validation_loss_that_is_no_number_ends_the_run(new_run, monkeypatch):
 def gradients(run: Run, batches: list[list[Example]]) -> dict[str, Tensor]:
     run.classifier.train()
     run.optimizer.zero_grad = lambda: None
-    run._step(batches, 0.5)
+    run.step(batches, 0.5)
     return {name: weight.grad for name, weight in run.model.named_parameters() if weight.grad is not None}
 
 

@@ -57,14 +57,14 @@ def main() -> None:
 
 
 def kill_in_the_second_step(run: Run) -> None:
-    step, taken = run._step, iter([False, True])
+    step, taken = run.step, iter([False, True])
 
     def step_or_die(*given):
         if next(taken):
             raise Killed
         return step(*given)
 
-    run._step = step_or_die
+    run.step = step_or_die
     try:
         run.train()
     except Killed:

@@ -1,12 +1,21 @@
-"""The forward pass is transformers' Phi-3, whatever its form: shared heads, half-turned heads, windows, LongRoPE."""
+"""The forward pass is transformers' Phi-3, whatever its form: shared heads, half-turned heads, windows, LongRoPE.
+
+So it is with attention in blocks and with attention in one call for a whole row, which a stand-in for CUDA's kernel
+shows: that each prompt finds its own tokens, the fixed beginning in front of them, and no filling.
+"""
+
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from abstream.consumer.engine import rows, varlen
 from abstream.consumer.engine.forward import Forward, Network, pack, served, trained
 from abstream.consumer.engine.reference import reference_logits
 from abstream.consumer.engine.shape import shape_of
 from abstream.consumer.engine.tokens import PromptEncoder
 from abstream.schemas import ONCOLOGY, Abstract, ModelUnusable, Prompt
+from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
 
 TEXTS = ["A longer one, of the spread of tumours", "S", "", "words " * 150]
@@ -22,6 +31,29 @@ FORMS = {
         "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1] * 4, "long_factor": [2.0] * 8},
     },
 }
+
+
+@pytest.fixture(params=["in blocks", "in one call"], autouse=True)
+def _attention(request, monkeypatch) -> None:
+    if request.param == "in one call":
+        monkeypatch.setattr(rows, "varlen_works", lambda *_: True)
+        monkeypatch.setattr(varlen, "kernel", lambda: packed_attention)
+
+
+def packed_attention(query, key, value, ends_q, ends_k, max_q, max_k, *, window_size, enable_gqa=False) -> torch.Tensor:
+    """What ``varlen_attn`` documents, a sequence at a time."""
+    attended = []
+    for (q, q_end), (k, k_end) in zip(pairwise(ends_q.tolist()), pairwise(ends_k.tolist()), strict=True):
+        assert q_end - q <= max_q
+        assert k_end - k <= max_k
+        places = torch.arange(k_end - k - (q_end - q), k_end - k).unsqueeze(1)
+        keys = torch.arange(k_end - k)
+        seen = (keys <= places) & (torch.tensor(window_size[0] < 0) | (keys >= places - window_size[0]))
+        heads = [each.transpose(0, 1) for each in (query[q:q_end], key[k:k_end], value[k:k_end])]
+        one = functional.scaled_dot_product_attention(*heads, attn_mask=seen, enable_gqa=enable_gqa)
+        attended.append(one.transpose(0, 1))
+    assert (q_end, k_end) == (len(query), len(key)) == (len(query), len(value))
+    return torch.cat(attended)
 
 
 @pytest.fixture
@@ -91,3 +123,32 @@ def test_every_state_is_that_of_transformers(encoder, batch):
 def test_a_model_of_another_activation_is_not_served():
     with pytest.raises(ModelUnusable, match="'gelu'"):
         shape_of({"hidden_act": "gelu"})
+
+
+def test_a_row_of_one_call_is_filled_up_to_what_a_gpu_cuts_products_for(request, encoder, batch):
+    phi3, seen = phi3_of("plain"), []
+    network = trained(phi3)
+    run = Forward(replace(network, embed=lambda ids: seen.append(len(ids)) or network.embed(ids)), encoder)
+
+    states = run.all_states(*pack(batch, phi3.device))
+
+    tokens = sum(one.tail_length for one in batch)
+    filled = tokens + -tokens % 256 if "in one call" in request.node.name else tokens
+    assert (len(states), seen) == (tokens, [len(encoder.prefix), filled])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_both_ways_give_the_same(monkeypatch, encoder, batch):
+    device = torch.device("cuda")
+    phi3 = phi3_of("a window that prompts outgrow").to(device, torch.bfloat16)
+    monkeypatch.undo()
+
+    def answers() -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat(Forward(networks(phi3)[1], encoder).slot_logits(*pack(batch, device)), 1)
+
+    assert varlen.varlen_works(device, torch.bfloat16)
+    in_one_call = answers()
+    monkeypatch.setattr(rows, "varlen_works", lambda *_: False)
+    torch.testing.assert_close(in_one_call, answers(), atol=3e-2, rtol=3e-2)

@@ -1,0 +1,102 @@
+"""Attention of packed prompts on CUDA: all of a row's in one call of torch's own kernel for sequences of any lengths.
+
+The fixed beginning's keys and values are copied in front of each prompt's. A prompt's queries are its last tokens, so
+the kernel's causal mask, whose last row sees the last key, is the right one.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from inspect import signature
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import InBlocks, Past
+
+_TOLERANCE = 2e-2  # in bfloat16, of numbers about one
+Kernel = Callable[..., Any]
+
+
+class InOneCall:
+    """Of the prompts of one row, as ``InBlocks``. Heads come, and stay, as shape (tokens, heads, size)."""
+
+    def __init__(
+        self, counts: Sequence[int], lengths: Sequence[int], past: int, window: int, device: torch.device
+    ) -> None:
+        """
+        Args:
+            counts: queries of each prompt, which are its last tokens.
+            lengths: tokens of each prompt beyond what is past.
+            past: tokens of the prompt's fixed beginning that stand in front of each.
+            window: tokens that a query looks back, its own included.
+            device: where they are.
+        """
+        self._lengths, self._longest = list(lengths), (max(counts), past + max(lengths))
+        ends = [*accumulate(counts, initial=0)], [*accumulate((past + each for each in lengths), initial=0)]
+        self._ends = [moved(torch.tensor(each, dtype=torch.int32), device) for each in ends]
+        self._look_back = -1 if self._longest[1] <= window else window - 1
+
+    def queries(self, heads: Tensor) -> Tensor:
+        return heads
+
+    def keys(self, heads: Tensor) -> Tensor:
+        return heads
+
+    def values(self, heads: Tensor) -> Tensor:
+        return heads
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
+        """One row a query, its heads side by side."""
+        if past:
+            keys, values = (self._behind(old, new) for old, new in zip(past, (keys, values), strict=True))
+        call = kernel()
+        known = signature(call).parameters
+        if queries.shape[1] != keys.shape[1] and "enable_gqa" not in known:
+            keys, values = (each.repeat_interleave(queries.shape[1] // keys.shape[1], 1) for each in (keys, values))
+        shared = {"enable_gqa": True} if queries.shape[1] != keys.shape[1] else {}
+        attended: Tensor = call(queries, keys, values, *self._ends, *self._longest, **self._seen(known), **shared)
+        return attended.flatten(1)
+
+    def _seen(self, known: Collection[str]) -> dict[str, Any]:
+        """How this torch is told of it: 2.10 and 2.11 know no window."""
+        if "window_size" in known:
+            return {"window_size": (self._look_back, 0)}
+        if self._look_back != -1:
+            raise NotImplementedError("varlen_attn has a window from torch 2.12 on")
+        return {"is_causal": True}
+
+    def _behind(self, past: Tensor, own: Tensor) -> Tensor:
+        return torch.cat([each for piece in own.split(self._lengths) for each in (past, piece)])
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, to which it travels while others go on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def kernel() -> Kernel:
+    """Torch's own."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+@cache
+def varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch has the kernel for this device and dtype, and it is right: tried once, on two small prompts."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(12, 2, 64, generator=generator).to(device, dtype) for _ in range(3))
+    past = key[:3], value[:3]
+    blocks = InBlocks([range(3, 8), range(3, 10)], [5, 7], 6, device)
+    laid = blocks.queries(query), blocks.keys(key), blocks.values(value)
+    try:
+        with torch.no_grad():
+            given = InOneCall([5, 7], [5, 7], 3, 6, device).attend(query, key, value, past)
+    except (ImportError, RuntimeError, NotImplementedError, TypeError):  # not built in, or not for this GPU
+        return False
+    expected = blocks.attend(*laid, (blocks.keys(past[0]), blocks.values(past[1])))
+    return bool((given - expected).abs().max() <= _TOLERANCE)
