@@ -1,6 +1,7 @@
 """``abstream bench …``: the benchmarks. A table for ``bench/RESULTS.md``, and one JSON line last, for programs."""
 
 import json
+import sys
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -134,6 +135,22 @@ def switch(switches: int, workers: int, rate: float, pause: float, out: Path) ->
     sample = Path(str(files("abstream.ops.sample") / "train.jsonl"))
     found = measure(Load(switches, workers, rate, pause), sample, out, say=lambda said: click.echo(said, err=True))
     _print(table(found), found)
+
+
+@bench.command()
+@option("minutes", type=click.FloatRange(min=0, min_open=True), default=30.0)
+@option("workers", type=click.IntRange(min=1), default=2)
+@option("share", type=click.FloatRange(min=0, min_open=True, max=1), default=0.7, help="Of what the workers can do.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/soak"), help="Logs and samples.")
+def soak(minutes: float, workers: int, share: float, out: Path) -> None:
+    """A steady load for long: whether memory grows, and the metrics are true at its end; exit code 1 where not."""
+    from .bench.soak import Load, measure, table
+
+    sample = Path(str(files("abstream.ops.sample") / "train.jsonl"))
+    load = Load(minutes, workers, share)
+    found = measure(load, sample, out, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+    sys.exit(1 if found["missed"] else 0)
 
 
 def _print(lines: Iterable[str], found: dict[str, Any]) -> None:

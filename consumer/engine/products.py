@@ -4,12 +4,19 @@ oneDNN adds, multiplies and activates while it writes the product, and reads fas
 once: in float32 it is a fifth faster than MKL on AMD CPUs (DECISIONS.md).
 """
 
+import os
 from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+# oneDNN prepares each product for its number of rows, and by default keeps the last thousand of them, which may take
+# 1 MB each. Hardly two batches have equally many rows; the layers of one forward pass do.
+_KEPT_PRODUCTS = "16"
+for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's of the products, and oneDNN's
+    os.environ.setdefault(_name, _KEPT_PRODUCTS)
 
 _PACKED_FOR_ROWS = 512  # about a prompt; other numbers of rows are computed as well
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest number: another order of additions

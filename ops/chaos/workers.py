@@ -54,8 +54,8 @@ class WorkerProcess:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    async def metric(self, name: str) -> float:
-        """The sum of a counter over its labels, from ``/metrics``."""
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a counter over its labels, or those that are not given, from ``/metrics``."""
         said = self._said("metrics_served")
         assert said, "a worker that is ready has said where its metrics are"
 
@@ -65,7 +65,7 @@ class WorkerProcess:
 
         families = text_string_to_metric_families(await asyncio.to_thread(scrape))
         samples = (sample for family in families for sample in family.samples)
-        return sum(sample.value for sample in samples if sample.name == name)
+        return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
     def memory_bytes(self) -> int:
         """What it holds in memory now (Linux)."""
@@ -153,9 +153,9 @@ class Workers:
                 f"a worker had not left {PATIENCE_SECONDS} s after SIGTERM: see {self._folder}"
             ) from None
 
-    async def metric(self, name: str) -> int:
+    async def metric(self, name: str, **labels: str) -> int:
         """The sum of a counter over those that are ready."""
-        return int(sum([await worker.metric(name) for worker in self.ready()]))
+        return int(sum([await worker.metric(name, **labels) for worker in self.ready()]))
 
     async def _keep(self, slot: int) -> None:
         life = 0
