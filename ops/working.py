@@ -14,7 +14,7 @@ from ..consumer.endpoints import Endpoints
 from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
 from ..consumer.health import Health
-from ..consumer.memory import return_large_blocks
+from ..consumer.memory import settle_memory
 from ..consumer.metrics import GpuMemory, Metrics
 from ..consumer.service import serve
 from ..consumer.worker import Observer, Stuck
@@ -66,7 +66,7 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any], *, tracing
     """Connect, load, work, drain, and end the process. A worker that was given an adapter keeps it; any other follows
     the adapter stream.
     """
-    return_large_blocks()
+    settle_memory()
     config = WorkerConfig(**{name: flags[name] for name in WorkerConfig.model_fields})
     metrics = Metrics(__version__, Health(config.batch_deadline_seconds))
     if flags["metrics_port"] is not None:

@@ -1,0 +1,54 @@
+"""The benchmark of whole workers: what is measured lies between the edges of a turn, on the cores that were given."""
+
+import asyncio
+import os
+from random import Random
+
+import pytest
+from abstream.ops.bench import worker as bench
+from abstream.ops.bench.worker import ALL_WORKERS, ALONE, ONE_WORKER, Turn, only_on, own_mib, table
+from abstream.ops.chaos.workers import Workers
+from abstream.schemas import AbstreamError
+
+
+async def test_workers_are_timed_while_they_answer(redis, server, monkeypatch, namespace, tmp_path):
+    monkeypatch.setenv("ABSTREAM_NAMESPACE", namespace)
+    monkeypatch.setattr(bench, "STREAMS", bench.Streams(namespace))
+    monkeypatch.setattr(bench, "LOOK_SECONDS", 0.01)
+    async with Workers(server, 1, {"engine-milliseconds": 4}, tmp_path, Random(1)) as workers:
+        turn = await bench._answered(redis, workers.ready(), 100)
+        memory = own_mib(workers.ready()[0])
+
+    assert turn.per_second > 0
+    assert turn.waits < 1, "some of the time it computes"
+    assert 10 < memory < 1_000
+
+
+async def test_workers_that_do_not_answer_are_told_of(redis, monkeypatch, streams):
+    monkeypatch.setattr(bench, "STREAMS", streams)
+    monkeypatch.setattr(bench, "PATIENCE_SECONDS", 0)
+    with pytest.raises(AbstreamError, match="answered 0 of 5 abstracts"):
+        await asyncio.wait_for(bench._seen(redis, [], 5), 10)
+
+
+def test_what_is_started_on_a_core_stays_there_and_the_rest_does_not():
+    before = os.sched_getaffinity(0)
+    with only_on(sorted(before)[:1]):
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+
+
+def test_ratios_are_those_within_a_round_and_stand_under_the_table():
+    rounds = {ALONE: [100, 10, 1], ONE_WORKER: [90, 9.5, 0.97], ALL_WORKERS: [180, 18, 1.8]}
+    found = {
+        "median": {name: vars(bench._median([Turn(rate, 1, 0) for rate in rates])) for name, rates in rounds.items()},
+        "memory_mib": {ONE_WORKER: 340},
+        "cores": 2,
+        "worker_to_engine": bench._ratio(rounds[ONE_WORKER], rounds[ALONE]),
+        "all_to_one": bench._ratio(rounds[ALL_WORKERS], rounds[ONE_WORKER]),
+    }
+    *rows, _, one, both = table(found)
+
+    assert rows[-2] == f"| {ONE_WORKER} | 9.5 | 1.00 | 0.0% | 340 |"
+    assert one == "One worker to the engine alone: 0.950."
+    assert both == "2 workers on 2 cores to one on one core: 1.89."
