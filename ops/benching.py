@@ -166,6 +166,24 @@ def soak(minutes: float, workers: int, share: float, out: Path) -> None:
     sys.exit(1 if found["missed"] else 0)
 
 
+@bench.command()
+@option("subscribers", type=click.IntRange(min=1), default=1_000, help="Streams of predictions.")
+@option("rate", type=click.IntRange(min=1), default=500, help="Abstracts a second, a request each.")
+@option("seconds", type=click.IntRange(min=1), default=20, help="How long.")
+@option("cuts", type=click.IntRange(min=0), default=100, help="Subscribers that are cut off once, and resume.")
+@option("plain", is_flag=True, help="Subscribers take no gzip; browsers do.")
+@click.pass_obj
+def gateway(common: "Common", subscribers: int, rate: int, seconds: int, cuts: int, plain: bool) -> None:
+    """The gateway, with a worker that costs nothing: whether every subscriber gets every event once and in order."""
+    from .bench.gateway import Load, is_whole, measure, table
+
+    load = Load(subscribers, rate, seconds, min(cuts, subscribers), not plain)
+    found = measure(common.redis_url, load, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+    if not is_whole(found):
+        sys.exit(1)
+
+
 def _print(lines: Iterable[str], found: dict[str, Any]) -> None:
     click.echo("\n".join(lines))
     click.echo(json.dumps(found))

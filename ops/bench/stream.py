@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from redis import Redis
 
+from ...consumer.engine import Engine
 from ...consumer.engine.fake import FakeEngine
 from ...producer.connection import connect
 from ...schemas import AbstreamError, Event, Streams
@@ -95,7 +96,7 @@ def measure(given_url: str | None, load: Load, names: Collection[str], say: Call
     """
     with redis_url(given_url) as url, Redis.from_url(url) as redis:
         rounds = _rounds(redis, url, load, names, say)
-        with filled(redis) as streams, _serving(url, streams):
+        with filled(redis) as streams, serving(url, streams):
             latency = asyncio.run(_latency(url, streams, load))
         with filled(redis) as streams:
             idle = _alone(_idle, url, streams, load.seconds)
@@ -189,10 +190,10 @@ async def _latency(url: str, streams: Streams, load: Load) -> Latency:
     return Latency(rate, 1_000 * centiles[49], 1_000 * centiles[98])
 
 
-def _serve(url: str, streams: Streams) -> None:
-    """``abstream work --engine fake``."""
+def _serve(url: str, streams: Streams, make_engine: Callable[[], Engine]) -> None:
+    """``abstream work`` with such an engine."""
     _log_as_usual()
-    asyncio.run(work(url, streams, FakeEngine(), burst=False))
+    asyncio.run(work(url, streams, make_engine(), burst=False))
 
 
 def _idle(url: str, streams: Streams, seconds: int) -> float:
@@ -219,8 +220,9 @@ def _alone(function: Callable[..., T], *arguments: Any) -> T:
 
 
 @contextmanager
-def _serving(url: str, streams: Streams) -> Iterator[None]:
-    process = _spawn.Process(target=_serve, args=(url, streams))
+def serving(url: str, streams: Streams, make_engine: Callable[[], Engine] = FakeEngine) -> Iterator[None]:
+    """A worker in a process of its own, while the block lasts."""
+    process = _spawn.Process(target=_serve, args=(url, streams, make_engine))
     process.start()
     try:
         yield

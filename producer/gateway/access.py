@@ -15,14 +15,15 @@ _bearer = HTTPBearer(
 )
 
 
-def _door(request: Request) -> Door:
+# Not plain functions: FastAPI would hand each of them to a thread, for every request.
+async def _door(request: Request) -> Door:
     return cast(Door, request.app.state.door)
 
 
 OfDoor = Annotated[Door, Depends(_door)]
 
 
-def _caller(door: OfDoor, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+async def _caller(door: OfDoor, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """The source of what the client sends.
 
     Raises:

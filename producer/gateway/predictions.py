@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 from redis.exceptions import RedisError
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from .access import Caller, OfDoor
@@ -14,7 +15,7 @@ from .door import Door
 from .entries import Id, parse_id, read_after, read_entries, write_id
 from .models import EntryId, PredictionPage
 from .problems import unavailable
-from .tail import SIGN_OF_LIFE, Subscriber, as_sent
+from .tail import BEGIN_PACKED, SIGN_OF_LIFE, Subscriber, as_sent, packed
 
 router = APIRouter(tags=["predictions"])
 
@@ -109,14 +110,19 @@ class EventStream(Response):
     _reads = asyncio.Semaphore(_READS_AT_A_TIME)
 
     def __init__(self, door: Door, after: Id) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept-Encoding"})
         del self.headers["content-length"]
         self._door = door
         self._after = after
+        self._pack = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._pack = _takes_gzip(Headers(scope=scope).get("accept-encoding", ""))
+        if self._pack:
+            self.headers["Content-Encoding"] = "gzip"
+        begin = BEGIN_PACKED + packed(_RETRY) if self._pack else _RETRY
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": _RETRY, "more_body": True})
+        await send({"type": "http.response.body", "body": begin, "more_body": True})
         with self._door.tail.subscriber() as subscriber:
             leaving = asyncio.create_task(_until_left(receive, subscriber))
             try:
@@ -131,13 +137,13 @@ class EventStream(Response):
         """What is to be sent next, once there is anything; empty at the end."""
         while not subscriber.ended:
             subscriber.news.clear()
-            held = self._door.tail.after(self._after)
+            held = self._door.tail.after(self._after, pack=self._pack)
             chunk, self._after = held or await self._read()
             if chunk:
                 return chunk
             if subscriber.sign_of_life_due:
                 subscriber.sign_of_life_due = False
-                return SIGN_OF_LIFE
+                return self._packed(SIGN_OF_LIFE)
             await subscriber.news.wait()
         return b""
 
@@ -153,7 +159,16 @@ class EventStream(Response):
         if not raw:
             return b"", self._after
         chunk = b"".join(map(as_sent, read_entries("predictions", raw)))
-        return chunk or SIGN_OF_LIFE, parse_id(raw[-1][0].decode())
+        return self._packed(chunk or SIGN_OF_LIFE), parse_id(raw[-1][0].decode())
+
+    def _packed(self, chunk: bytes) -> bytes:
+        return packed(chunk) if self._pack else chunk
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether an ``Accept-Encoding`` names it, as every browser's does."""
+    named = ("".join(one.split()).lower().partition(";") for one in accepted.split(","))
+    return any(name == "gzip" and (not weight or weight.strip("q=0.")) for name, _, weight in named)
 
 
 async def _until_left(receive: Receive, subscriber: Subscriber) -> None:

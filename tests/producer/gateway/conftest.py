@@ -86,6 +86,7 @@ class Events:
         self.ids: list[str] = []
         self.data: list[str] = []
         self.comments = 0
+        self.encoding: str | None = None
         self.ended = False
 
     async def read(self, response: httpx2.Response) -> None:
@@ -105,11 +106,12 @@ def following():
     """Follows the stream of a client while the block lasts."""
 
     @asynccontextmanager
-    async def follow(client: Client, last: str | None = None, path: str = "/v1/predictions/stream"):
-        headers = {"Last-Event-ID": last} if last else {}
+    async def follow(client: Client, last: str | None = None, path: str = "/v1/predictions/stream", **headers: str):
+        headers |= {"Last-Event-ID": last} if last else {}
         events = Events()
         async with client.stream("GET", path, headers=headers) as response:
             assert response.status_code == 200
+            events.encoding = response.headers.get("content-encoding")
             reading = asyncio.create_task(events.read(response))
             try:
                 yield events

@@ -2,10 +2,11 @@
 
 import asyncio
 import socket
+import zlib
 
 import pytest
 from abstream.producer.gateway.entries import Entry, write_id
-from abstream.producer.gateway.tail import Tail, as_sent
+from abstream.producer.gateway.tail import BEGIN_PACKED, Tail, as_sent
 
 from ...conftest import wait_until
 from .conftest import prediction_event
@@ -49,6 +50,19 @@ async def test_a_stream_goes_on_after_the_last_event_that_was_seen(listening, fo
     assert events.ids == before[5:] + live
 
 
+@pytest.mark.parametrize(
+    ("taken", "sent"), [("br, GZIP;q=0.5", "gzip"), ("gzip;q=0", None), ("gzip; q=0.0, *", None), ("identity", None)]
+)
+async def test_a_stream_is_packed_for_who_takes_that(listening, following, publish_results, taken, sent):
+    before = await publish_results(200)  # more than one read of what the tail does not hold
+    headers = {"Accept-Encoding": taken}
+    async with listening(heartbeat_seconds=0.01) as gateway, following(gateway.client, "0", **headers) as events:
+        await wait_until(lambda: events.comments and len(events.ids) == 200)
+        live = await publish_results(10)
+        await wait_until(lambda: len(events.ids) == 210)
+    assert (events.ids, events.encoding) == (before + live, sent)
+
+
 async def test_a_stream_may_begin_at_an_address(listening, following, publish_results):
     entry_ids = await publish_results(2)
     async with (
@@ -83,6 +97,7 @@ async def test_one_that_does_not_read_holds_up_nobody_and_misses_nothing(listeni
             await wait_until(lambda: gateway.door.tail.subscribers == 2)
             entry_ids = await publish_results(2_000)
             await wait_until(lambda: len(fast.ids) == 2_000, "the fast one")
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # it has waited enough
         slow.setblocking(False)
         received = b""
         while entry_ids[-1].encode() not in received:
@@ -134,10 +149,37 @@ def test_a_tail_tells_what_it_no_longer_holds():
     assert write_id(tail.newest) == "4-0"
 
 
+def test_whatever_parts_one_is_sent_are_one_gzip_stream():
+    tail = Tail()
+    tail.begin("0-0")
+    tail.append([entry(1), entry(2)])
+    early, _ = tail.after((0, 0), pack=True)
+    late, _ = tail.after((1, 0), pack=True)
+    tail.append([entry(3)])
+    last, _ = tail.after((2, 0), pack=True)
+    for part, sent in ((early, [1, 2, 3]), (late, [2, 3])):
+        plain = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(BEGIN_PACKED + part + last)
+        assert plain == b"".join(as_sent(entry(number)) for number in sent)
+
+
+async def test_many_predictions_share_a_waking_while_much_comes():
+    tail = Tail()
+    tail.begin("0-0")
+    with tail.subscriber() as subscriber:
+        tail.append([entry(1)])
+        await wait_until(subscriber.news.is_set)
+        subscriber.news.clear()
+        tail._rests_until = asyncio.get_running_loop().time() + 1_000
+        tail.append([entry(2)])
+        tail.append([entry(3)])
+        assert (tail._waking.when(), subscriber.news.is_set()) == (tail._rests_until, False)
+        tail._waking.cancel()
+
+
 def test_a_tail_gives_no_more_at_a_time_than_a_chunk():
     tail = Tail()
     tail.begin("0-0")
-    large = b"x" * 200_000
+    large = b"x" * 100_000
     tail.append([entry(number, large) for number in range(1, 6)])
     sent, last = tail.after((0, 0))
     assert (sent.count(b"id: "), last) == (2, (2, 0))
