@@ -15,7 +15,7 @@ from .entries import Entry, Id, parse_id
 
 _MAX_BYTES = 16 << 20
 _CHUNK_BYTES = 128 << 10  # sent at a time, at most by one event more
-_LEVEL = 3  # of zlib: a seventh is left, for 2 ms a chunk
+_LEVEL = 3  # of zlib: a fifth is left, for half a millisecond a chunk
 _CHUNKS = 64  # kept for those who are at the same place
 # For each subscriber; a send costs about half of it. So half of the time is for others, and many events share a send.
 _REST_SECONDS = 100e-6

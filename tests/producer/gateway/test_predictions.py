@@ -90,14 +90,15 @@ async def test_one_that_does_not_read_holds_up_nobody_and_misses_nothing(listeni
     async with listening() as gateway:
         gateway.door.tail._max_bytes = 1_000
         host, port = gateway.address.removeprefix("http://").split(":")
-        slow = socket.create_connection((host, int(port)))
+        slow = socket.socket()
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)  # what is longer than the buffer waits for a timer
+        slow.connect((host, int(port)))
         slow.sendall(b"GET /v1/predictions/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         async with following(gateway.client) as fast:
             await wait_until(lambda: gateway.door.tail.subscribers == 2)
             entry_ids = await publish_results(2_000)
             await wait_until(lambda: len(fast.ids) == 2_000, "the fast one")
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # it has waited enough
         slow.setblocking(False)
         received = b""
         while entry_ids[-1].encode() not in received:
