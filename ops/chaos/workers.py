@@ -118,6 +118,7 @@ class Workers:
         for worker in self._living.values():
             if worker.process.returncode is None:
                 worker.kill()
+        await asyncio.gather(*(worker.process.wait() for worker in self._living.values()))
         await end(self._keepers)
 
     def ready(self) -> list[WorkerProcess]:

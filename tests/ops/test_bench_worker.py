@@ -18,6 +18,7 @@ async def test_workers_are_timed_while_they_answer(redis, server, monkeypatch, n
     async with Workers(server, 1, {"engine-milliseconds": 4}, tmp_path, Random(1)) as workers:
         turn = await bench._answered(redis, workers.ready(), 100)
         memory = own_mib(workers.ready()[0])
+        assert await workers.stop() == [0]
 
     assert turn.per_second > 0
     assert turn.waits < 1, "some of the time it computes"
