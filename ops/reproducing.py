@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import Redis
 
-from ..consumer.adapters.probes import BFLOAT16_TOLERANCE, TOLERANCE
+from ..consumer.adapters.probes import ROUNDED, TOLERANCE
 from ..consumer.engine import Engine
 from ..consumer.engine.scoring import Scored, score
 from ..producer.formats import Format
@@ -87,7 +87,7 @@ def reproduce(
     engine = load_engine(receipt, choose(url, namespace, adapter or receipt.adapter_digest or "none"))
     _same_model(receipt, engine.model.receipt)
     logits = engine.classify([engine.encode(abstract)]).logits[0]
-    tolerance = BFLOAT16_TOLERANCE if receipt.dtype == "bfloat16" else TOLERANCE
+    tolerance = ROUNDED.get(receipt.dtype, TOLERANCE)
     return Reproduced(then, score(engine.model, logits)[0], tolerance)
 
 

@@ -198,7 +198,12 @@ model_options = options(
         help="Task file; an adapter brings its own.",
     ),
     option("device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
-    option("dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: bfloat16 on CUDA."),
+    option(
+        "dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "fp8"]),
+        default="auto",
+        help="auto: bfloat16 on CUDA. fp8 is for Hopper GPUs, and to be evaluated first.",
+    ),
     option("threads", type=click.IntRange(min=1), help="CPU threads of the engine; torch's own choice by default."),
     option("max-prompt-tokens", type=click.IntRange(min=64), default=2046, help="Longer abstracts are cut and marked."),
     option(

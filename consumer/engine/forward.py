@@ -17,6 +17,7 @@ from torch.nn import functional
 from . import Tokens
 from .attention import Past
 from .layers import Layer, ServedLayer, TrainedLayer
+from .products import Product, product
 from .rotary import Rotation, cosines_and_sines, rotate
 from .rows import Attention, Row, Rows
 from .shape import Shape, shape_of
@@ -47,15 +48,15 @@ class Network:
     head: Callable[[], Tensor]
 
 
-def served(tensors: Mapping[str, Tensor], shape: Shape) -> Network:
-    """Of bare weights, named as transformers names them in a file; without gradient."""
+def served(tensors: Mapping[str, Tensor], shape: Shape, make: Callable[[Tensor], Product] = product) -> Network:
+    """Of bare weights, named as transformers names them in a file; without gradient. ``make`` makes its products."""
     last = shape.layers - 1
     embedding, norm = tensors["model.embed_tokens.weight"], tensors["model.norm.weight"]
     head = tensors.get("lm_head.weight", embedding)
     return Network(
         shape,
         lambda ids: functional.embedding(ids, embedding),
-        [ServedLayer(tensors, number, shape, last=number == last) for number in range(shape.layers)],
+        [ServedLayer(tensors, number, shape, make, last=number == last) for number in range(shape.layers)],
         lambda rows: functional.rms_norm(rows, norm.shape, norm, shape.epsilon),
         lambda: head,
     )

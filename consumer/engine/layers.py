@@ -4,16 +4,17 @@
 weights, for which neither transformers nor PEFT is imported; on CPUs by oneDNN with weights packed once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from . import products
 from .breaks import take_a_break
 from .learning import gated, linear
-from .products import product
+from .products import Product
 from .shape import Shape
 
 
@@ -56,22 +57,23 @@ class TrainedLayer:
 
 
 class ServedLayer:
-    """Over the tensors of one layer. The MLP's activation, and every addition, is done by the product before it."""
+    """Over the tensors of one layer. On CPUs each addition, and the activation, is done by the product before it."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], number: int, shape: Shape, *, last: bool) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], number: int, shape: Shape, make: Callable[[Tensor], Product], *, last: bool
+    ) -> None:
         take_a_break()  # to pack the weights of a layer takes milliseconds
         of = f"model.layers.{number}."
-        queries, inner = shape.heads * shape.head, len(tensors[of + "mlp.gate_up_proj.weight"]) // 2
+        queries = shape.heads * shape.head
         joint = tensors[of + "self_attn.qkv_proj.weight"]
-        gate_up = tensors[of + "mlp.gate_up_proj.weight"]
         self._before, self._after = (
             tensors[of + name] for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
         )
         self._epsilon = shape.epsilon
-        self._joint = [product(part) for part in ([joint[:queries], joint[queries:]] if last else [joint])]
-        self._out = product(tensors[of + "self_attn.o_proj.weight"])
-        self._gate, self._up = product(gate_up[:inner]), product(gate_up[inner:])
-        self._down = product(tensors[of + "mlp.down_proj.weight"])
+        self._joint = [make(part) for part in ([joint[:queries], joint[queries:]] if last else [joint])]
+        self._out = make(tensors[of + "self_attn.o_proj.weight"])
+        self._gated = products.gated(tensors[of + "mlp.gate_up_proj.weight"], make)
+        self._down = make(tensors[of + "mlp.down_proj.weight"])
 
     def project(self, hidden: Tensor) -> Tensor:
         normed = self._norm(hidden, self._before)
@@ -85,7 +87,7 @@ class ServedLayer:
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = self._out.plus(attended, hidden)
         normed = self._norm(hidden, self._after)
-        return self._down.plus(self._up.times(normed, self._gate.activated(normed)), hidden)
+        return self._down.plus(self._gated(normed), hidden)
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, weight.shape, weight, self._epsilon)

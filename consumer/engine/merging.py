@@ -17,6 +17,7 @@ from torch import Tensor
 from ...schemas import AdapterRefused, ModelUnusable, Prompt, Task, VerifiedAdapter
 from ...schemas.artifacts import ADAPTER_FILES
 from ...schemas.lora import LoraConfig, read_lora
+from . import fp8
 from .breaks import take_a_break
 from .config import Device, Dtype, EngineConfig
 from .fit import check_fit
@@ -41,7 +42,8 @@ class Base:
             ModelUnusable, Unavailable: there is no such model, or its weights cannot be read.
         """
         self.config = config
-        self.device, self.dtype = _device(config.device), _dtype(config.dtype, _device(config.device))
+        self.device = _device(config.device)
+        self.precision, self.dtype = _precision(config.dtype, self.device)
         self.folder = locate(config.model, config.revision)
         self.shape = read_shape(self.folder.path)
         self._tokenizers = load_tokenizers(self.folder.path)
@@ -136,7 +138,14 @@ def _device(wanted: Device) -> torch.device:
     return torch.device(wanted)
 
 
-def _dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+def _precision(wanted: Dtype, device: torch.device) -> tuple[str, torch.dtype]:
+    """As the receipt names it, and the dtype of weights and states.
+
+    Raises:
+        ModelUnusable: this device has no such products.
+    """
     if wanted == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+        wanted = "bfloat16" if device.type == "cuda" else "float32"
+    if wanted == "fp8" and not fp8.fp8_works(device):
+        raise ModelUnusable("--dtype fp8 needs a GPU of NVIDIA's Hopper generation or newer: use bfloat16 here")
+    return wanted, torch.float32 if wanted == "float32" else torch.bfloat16

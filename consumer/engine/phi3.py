@@ -10,8 +10,10 @@ from . import Classified, LabelLogits, ServedModel, Tokens
 from .budget import Budget
 from .config import EngineConfig
 from .forward import Forward, pack, served
+from .fp8 import Scaled
 from .memory import device_name
 from .merging import Base
+from .products import product
 
 _PROBE_TOKENS = 512  # of a prompt, about as many as an abstract has
 
@@ -44,8 +46,9 @@ class Phi3Engine:
         self.base = base or Base(config)
         self.encoder = self.base.encoder(task)
         self.model = _served(self.base, task, adapter)
+        make = Scaled if self.base.precision == "fp8" else product
         with torch.inference_mode():
-            self._forward = Forward(served(self.base.weights(adapter), self.base.shape), self.encoder)
+            self._forward = Forward(served(self.base.weights(adapter), self.base.shape, make), self.encoder)
             self._prefix = self._forward.run_prefix()
         revision, kind = self.base.folder.ref.revision, device_name(self.base.device)
         self._budget = Budget(self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}")
@@ -87,7 +90,7 @@ def _served(base: Base, task: Task, adapter: VerifiedAdapter | None) -> ServedMo
             adapter_version=manifest.version if manifest else None,
             adapter_digest=adapter.digest if adapter else None,
             prompt_digest=Prompt(task).digest,
-            dtype=str(base.dtype).removeprefix("torch."),
+            dtype=base.precision,
             engine="torch",
         ),
         task=task,

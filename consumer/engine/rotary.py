@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .fused import Fused
 from .shape import Rotary
 
 Rotation = tuple[Tensor, Tensor]
@@ -34,7 +35,7 @@ def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
     if heads.requires_grad:
         turned: Tensor = _Turned.apply(heads, cosines, sines)  # type: ignore[no-untyped-call]
         return turned
-    return _turned(heads, cosines, sines)
+    return _turn(heads, cosines, sines)
 
 
 class _Turned(torch.autograd.Function):
@@ -57,3 +58,6 @@ def _turned(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     first, second = turned.chunk(2, -1)
     turned = torch.addcmul(turned * cosines, torch.cat([second, first], -1), sines)
     return torch.cat([turned, still], -1) if still.shape[-1] else turned
+
+
+_turn = Fused(_turned)

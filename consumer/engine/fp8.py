@@ -1,0 +1,74 @@
+"""Products in eight bits on GPUs of Hopper's generation and newer: a scale for each token and for each row of a weight.
+
+Weights are quantized once, tokens as they come; what is added up, and all between the products, stays bfloat16.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .fused import Fused
+from .products import Plain
+
+_LARGEST = float(torch.finfo(torch.float8_e4m3fn).max)
+_TOLERANCE = 6e-2  # of the largest number: three bits of mantissa on both sides
+
+
+class Scaled:
+    """A ``Product`` of bfloat16 rows."""
+
+    def __init__(self, weight: Tensor) -> None:
+        rows, scales = quantized(weight)
+        self._weight, self._scales = rows.T, scales.T  # the products want columns one behind the other
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        given, scales = _quantized(rows)
+        done: Tensor = torch._scaled_mm(
+            given,
+            self._weight,
+            scale_a=scales,
+            scale_b=self._scales,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+        return done
+
+    def activated(self, rows: Tensor) -> Tensor:
+        return torch.nn.functional.silu(self(rows), inplace=True)
+
+    def times(self, rows: Tensor, other: Tensor) -> Tensor:
+        return self(rows).mul_(other)
+
+    def plus(self, rows: Tensor, other: Tensor) -> Tensor:
+        return self(rows).add_(other)
+
+
+def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row in eight bits, and what to multiply it with: shapes as ``rows``, and (rows, 1)."""
+    scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / _LARGEST
+    return (rows / scales).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), scales
+
+
+_quantized = Fused(quantized)
+
+
+@cache
+def fp8_works(device: torch.device) -> bool:
+    """Whether torch has these products for this GPU, and they are right: tried once, on a small weight."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+        return False
+    return products_are_right(device)
+
+
+@torch.inference_mode()
+def products_are_right(device: torch.device) -> bool:
+    """Whether ``Scaled`` gives about what bfloat16 gives."""
+    generator = torch.Generator().manual_seed(1)
+    weight, rows = (torch.randn(size, 64, generator=generator).to(device, torch.bfloat16) for size in (48, 33))
+    try:
+        given = Scaled(weight)(rows)
+    except (RuntimeError, NotImplementedError, AttributeError):  # not built in, or not for this GPU
+        return False
+    expected = Plain(weight)(rows)
+    return bool((given - expected).abs().max() <= _TOLERANCE * expected.abs().max())
