@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from .models import EXAMPLE, NewAbstract
-from .problems import MEDIA_TYPE, ProblemDetails
+from .problems import MEDIA_TYPE, ProblemDetails, details
 
 _REF = "#/components/schemas/"
 _PROBLEMS = {
@@ -22,6 +22,18 @@ _PROBLEMS = {
     429: "Too many abstracts wait; `Retry-After` says when to try again.",
     503: "Redis is away, or the gateway is ending; `Retry-After` says when to try again.",
 }
+_EXAMPLES = {
+    401: ("token", "a token is asked for: send `Authorization: Bearer TOKEN`"),
+    403: ("foreign", "without tokens only this machine is answered: start with --tokens-file"),
+    404: ("not-found", "there is nothing at this address: see /docs"),
+    409: ("not-replayable", "its original is gone: send the abstract again"),
+    410: ("trimmed", "it was answered by entry 1700000000000-0, which is no longer kept"),
+    413: ("too-large", "a request has at most 67108864 bytes: send the abstracts in several"),
+    415: ("unknown-format", "send JSON, with `Content-Type: application/json`"),
+    422: ("invalid", "title and abstract are both empty: send at least one of them"),
+    429: ("backlog-full", "1000000 abstracts wait already: try again in 30 s"),
+    503: ("unavailable", "Redis does not answer: try again with the same ids, each abstract is answered once"),
+}
 _JSON, _RAW = "application/json", {"schema": {"type": "string", "format": "binary"}}
 
 DESCRIPTION = """\
@@ -33,8 +45,14 @@ RFC 9457 that say what to do. An abstract is known by its client and its `id`: t
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that may answer with these problems."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": f"{_REF}ProblemDetails"}}}
-    return {status: {"description": _PROBLEMS[status], "content": content} for status in sorted({403, *statuses})}
+    return {
+        status: {"description": _PROBLEMS[status], "content": _problem(status)} for status in sorted({403, *statuses})
+    }
+
+
+def _problem(status: int) -> dict[str, Any]:
+    schema = {"$ref": f"{_REF}ProblemDetails"}
+    return {MEDIA_TYPE: {"schema": schema, "example": details(status, *_EXAMPLES[status])}}
 
 
 def one_abstract() -> dict[str, Any]:

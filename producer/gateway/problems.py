@@ -19,6 +19,7 @@ from ..formats import FORMATS, MissingLibrary, UnknownFormat
 
 MEDIA_TYPE = "application/problem+json"
 _AGAIN_SECONDS = 5
+_RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # by RFC 9110; Python's names are older before 3.13
 
 log = structlog.get_logger()
 
@@ -64,13 +65,13 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """What is sent."""
-        body = {
-            "type": f"urn:abstream:problem:{self.kind}",
-            "title": _title(self.status),
-            "status": self.status,
-            "detail": self.detail,
-        }
-        return JSONResponse(body | self.members, self.status, self.headers, MEDIA_TYPE)
+        body = details(self.status, self.kind, self.detail) | self.members
+        return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
+
+
+def details(status: int, kind: str, detail: str) -> dict[str, Any]:
+    """A problem as it is sent."""
+    return {"type": f"urn:abstream:problem:{kind}", "title": _title(status), "status": status, "detail": detail}
 
 
 def answer_with_problems(app: FastAPI) -> None:
@@ -152,6 +153,6 @@ def _wrong_parameters(error: RequestValidationError) -> Problem:
 
 def _title(status: int) -> str:
     try:
-        return HTTPStatus(status).phrase
+        return _RENAMED.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return "Error"
