@@ -174,6 +174,7 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
 @option(
     "wait-for-room", metavar="SECONDS", type=click.FloatRange(min=0), default=300.0, help="Longest wait while they do."
 )
+@option("wait-replicas", type=click.IntRange(min=0), default=0, help="Sent is what so many replicas of Redis have too.")
 @option("wait", is_flag=True, help="Wait for the results and print them.")
 @option("patience-seconds", type=click.FloatRange(min=0.1), default=60.0, help="Longest wait without a result.")
 @click.pass_obj

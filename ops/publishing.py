@@ -29,6 +29,7 @@ class Terms:
         resume: go on with the last publishing of the same files.
         max_backlog: publish nothing while so many of the lane wait; 0 for any number.
         wait_for_room_seconds: give up after so long without room.
+        wait_replicas: what so many replicas of Redis have too is published, and nothing else.
     """
 
     wanted: Format
@@ -37,6 +38,7 @@ class Terms:
     resume: bool
     max_backlog: int
     wait_for_room_seconds: float
+    wait_replicas: int
 
     def publisher(self, url: str, namespace: str, source: str) -> Publisher:
         return Publisher(
@@ -45,6 +47,7 @@ class Terms:
             source=source,
             max_backlog=self.max_backlog or None,
             wait_for_room_seconds=self.wait_for_room_seconds,
+            wait_replicas=self.wait_replicas,
         )
 
 

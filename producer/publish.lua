@@ -5,6 +5,7 @@
 -- Returns the id of the first entry, whose successors differ only in their last part; or how many wait, a number.
 local answer = redis.call('GET', KEYS[2])
 if answer then
+  redis.call('EXPIRE', KEYS[2], ARGV[3]) -- a write, so that WAIT after it waits for those of the first time too
   return answer
 end
 

@@ -31,6 +31,7 @@ _PAUSES_SECONDS = (0.05, 0.2, 0.8)
 _REMEMBERED_SECONDS = 300
 RESUMABLE_SECONDS = 7 * 24 * 3600  # a call of a run, which may be interrupted and go on days later
 _LOOK_SECONDS = 1.0  # between two looks for room
+_REPLICA_SECONDS = 1.0  # until as many replicas as are asked for have what was published
 _SAY_SECONDS = 60.0  # a back-fill may wait before every call
 
 log = logging.getLogger(__name__)
@@ -61,17 +62,20 @@ class Publisher(Client):
         source: str | None = None,
         max_backlog: int | None = MAX_BACKLOG,
         wait_for_room_seconds: float = 0,
+        wait_replicas: int = 0,
     ) -> None:
         """Connect when something is published.
 
         Args:
             max_backlog: publish nothing while so many of a lane wait for an answer; any number where None.
             wait_for_room_seconds: how long a call waits, while that is so, before it fails.
+            wait_replicas: nothing counts as published before so many replicas of Redis have it, within a second.
         """
         super().__init__(url, namespace)
         self.source = source or f"urn:uuid:{uuid4()}"
         self._max_backlog = max_backlog
         self._wait_for_room_seconds = wait_for_room_seconds
+        self._wait_replicas = wait_replicas
         self._said = -_SAY_SECONDS  # when it was last said that it waits
         self._publish_script = self._redis.register_script((files(__package__) / "publish.lua").read_text())
 
@@ -160,14 +164,32 @@ class Publisher(Client):
 
     async def _persist(self, keys: list[str], arguments: list[str | int | bytes]) -> bytes | int:
         """The script's answer; asked again, it changes nothing more."""
-        for pause in (*_PAUSES_SECONDS, None):
+        for pause in _PAUSES_SECONDS:
             try:
-                answer: bytes | int = await self._publish_script(keys, arguments)
-                break
+                return await self._ask(keys, arguments)
             except (*AWAY, NoScriptError):
-                if pause is None:
-                    raise
                 await sleep(pause)
+        return await self._ask(keys, arguments)
+
+    async def _ask(self, keys: list[str], arguments: list[str | int | bytes]) -> bytes | int:
+        if not self._wait_replicas:
+            answer: bytes | int = await self._publish_script(keys, arguments)
+            return answer
+        async with self._redis.pipeline(transaction=False) as pipe:  # WAIT is for what its own connection wrote
+            pipe.evalsha(self._publish_script.sha, len(keys), *keys, *arguments)
+            pipe.wait(self._wait_replicas, round(1000 * _REPLICA_SECONDS))
+            # An error that redis-py raises itself has the command in its text, and so the abstracts.
+            answer, reached = await pipe.execute(raise_on_error=False)
+        if isinstance(answer, NoScriptError):
+            await self._redis.script_load(self._publish_script.script)
+        for said in (answer, reached):
+            if isinstance(said, Exception):
+                raise said
+        if isinstance(answer, bytes) and reached < self._wait_replicas:
+            raise Unavailable(
+                f"{reached} of {self._wait_replicas} replicas had the abstracts within {_REPLICA_SECONDS:g} s: "
+                "publish again with the same ids, each is answered once"
+            )
         return answer
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
+from collections.abc import Coroutine
 from pathlib import Path
 from random import Random
 from types import TracebackType
+from typing import Any
 
 from ...consumer.tasks import end
 
@@ -27,6 +29,10 @@ class Proxy:
         self.url = f"unix://{self._path}"
         self.dropped = 0
         self.heal()
+
+    def lead_to(self, folder: Path) -> None:
+        """To the server of another folder from now on; connections that are open stay as they are."""
+        self._redis_path = folder / "redis.sock"
 
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_unix_server(self._connected, str(self._path))
@@ -62,12 +68,9 @@ class Proxy:
         except OSError:
             to_client.close()
             return
-        ways = [self._pass_on("requests", client, to_redis), self._pass_on("replies", redis, to_client)]
-        passing = [asyncio.create_task(way) for way in ways]
         try:
-            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+            await _first_of(self._pass_on("requests", client, to_redis), self._pass_on("replies", redis, to_client))
         finally:
-            await end(passing)
             to_client.close()
             to_redis.close()
             self._connections.discard(connection)
@@ -84,3 +87,58 @@ class Proxy:
                 await go.drain()
         except OSError:
             return
+
+
+class SlowLink:
+    """A TCP connection on this machine on which everything takes so long, each way.
+
+    Attributes:
+        port: where it listens.
+    """
+
+    def __init__(self, to_port: int, seconds: float) -> None:
+        self._to_port = to_port
+        self._seconds = seconds
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "SlowLink":
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        await end(self._connections)
+
+    async def _connected(self, client: StreamReader, to_client: StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection
+        self._connections.add(connection)
+        writers = [to_client]
+        try:
+            server, to_server = await asyncio.open_connection("127.0.0.1", self._to_port)
+            writers.append(to_server)
+            await _first_of(self._pass_on(client, to_server), self._pass_on(server, to_client))
+        except (OSError, asyncio.CancelledError):  # asyncio's servers make a noise of one that was cancelled
+            return
+        finally:
+            self._connections.discard(connection)
+            for writer in writers:
+                writer.close()
+
+    async def _pass_on(self, come: StreamReader, go: StreamWriter) -> None:
+        """Until either end is closed. What is under way does not hold up what follows."""
+        loop = asyncio.get_running_loop()
+        while data := await come.read(_CHUNK_BYTES):
+            loop.call_later(self._seconds, go.write, data)
+
+
+async def _first_of(*ways: Coroutine[Any, Any, None]) -> None:
+    """Run them until one has ended."""
+    passing = [asyncio.create_task(way) for way in ways]
+    try:
+        await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(passing)

@@ -63,6 +63,7 @@ class Row:
         redis: options of the server.
         rights: what the workers may do in Redis, as an access control list says it; everything where empty.
         through_proxy: whether workers and publisher reach Redis through a network that can fail.
+        replicated: whether there is a replica, which all are led to, the subscriber too, when the primary is gone.
     """
 
     name: str
@@ -76,20 +77,25 @@ class Row:
     redis: tuple[str, ...] = AOF_EVERYSEC
     rights: str = ""
     through_proxy: bool = False
+    replicated: bool = False
 
 
 class Scene:
     """What the faults of a row are done to."""
 
-    def __init__(self, row: Row, scale: Scale, server: Server, proxy: Proxy | None, workers: Workers) -> None:
+    def __init__(
+        self, row: Row, scale: Scale, server: Server, proxy: Proxy | None, workers: Workers, stack: AsyncExitStack
+    ) -> None:
         self.row = row
         self.random = Random(scale.seed)
         self.server = server
         self.workers = workers
         self.streams = Streams()
         self.ledger = Ledger()
-        self.watch = Watch(server.url)
+        self.stack = stack  # what a fault brings in stays to the end of the row
+        self.watch = Watch(proxy.url if proxy and row.replicated else server.url)
         self.load = Load(proxy.url if proxy else server.url, self.ledger, self.watch)
+        self.load.wait_replicas = int(row.replicated)
         self.total = max(1, round(scale.abstracts * row.share))
         self.faults = scale.of(row.faults)
         self.seconds = max(min(row.seconds, LEAST_SECONDS), row.seconds * scale.abstracts / FULL)
@@ -244,13 +250,13 @@ async def scene(row: Row, scale: Scale, folder: Path) -> AsyncIterator[Scene]:
     random = Random(scale.seed)
     async with AsyncExitStack() as stack:
         rights = ("--user", _USER, "on", f">{_PASSWORD}", *row.rights.split()) if row.rights else ()
-        server = await stack.enter_async_context(Server(*row.redis, *rights))
+        server = await stack.enter_async_context(Server(*row.redis, *rights, port=row.replicated))
         proxy = await stack.enter_async_context(Proxy(server.folder, random)) if row.through_proxy else None
         flags = {"engine-milliseconds": row.milliseconds, **row.flags}
         url = proxy.url if proxy else server.url
         if row.rights:
             url = url.replace("unix://", f"unix://{_USER}:{_PASSWORD}@")
         workers = await stack.enter_async_context(Workers(url, scale.workers, flags, folder, random))
-        played = Scene(row, scale, server, proxy, workers)
+        played = Scene(row, scale, server, proxy, workers, stack)
         await stack.enter_async_context(played.watch)
         yield played

@@ -1,12 +1,14 @@
-"""A private Redis that can be killed and started again with what it had on disk."""
+"""A private Redis that can be killed and started again with what it had on disk, and replicas of it."""
 
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -19,8 +21,14 @@ _LOOK_SECONDS = 0.05
 class Server:
     """A Redis process and its folder; the folder outlives the process, not the block."""
 
-    def __init__(self, *options: str) -> None:
-        self._options = options
+    def __init__(self, *options: str, port: bool = False) -> None:
+        """
+        Args:
+            options: of redis-server.
+            port: whether it has a TCP port too, as a primary needs for its replicas.
+        """
+        self.port = free_port() if port else 0
+        self._options = (*options, "--port", str(self.port), "--bind", "127.0.0.1")
         self.folder = Path(tempfile.mkdtemp(prefix="abstream-"))  # short: a socket's path has at most 107 bytes
         self.url = url_of(self.folder)
         self.redis: Redis = connect(self.url)
@@ -60,7 +68,28 @@ class Server:
         """The append-only file that it writes to."""
         return max(self.folder.rglob("*.aof"), key=lambda path: path.stat().st_mtime)
 
+    async def has_replica(self) -> bool:
+        """Whether a replica has all there was, and follows."""
+        info: Any = await self.redis.info("replication")
+        return bool(info.get("slave0", {}).get("state") == "online")
+
+    async def promote(self) -> None:
+        """From a replica to a primary."""
+        await self.redis.replicaof("NO", "ONE")
+
     def kill(self) -> None:
         """As a crash does: nothing is flushed that was not."""
         self._process.kill()
         self._process.wait()
+
+
+def replica_options(port: int) -> tuple[str, ...]:
+    """Of a server that follows the primary at a port of this machine."""
+    return "--replicaof", "127.0.0.1", str(port)
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -96,6 +96,7 @@ class Load:
 
     Attributes:
         most_unanswered: how far it goes ahead of the answers.
+        wait_replicas: how many replicas of Redis must have what counts as accepted.
         sent: submissions that were accepted, also those that were known.
         repeated: how often Redis did not say that it has them.
     """
@@ -105,12 +106,13 @@ class Load:
         self._ledger = ledger
         self._watch = watch
         self.most_unanswered = MOST_UNANSWERED
+        self.wait_replicas = 0
         self.sent = 0
         self.repeated = 0
 
     async def send(self, submissions: Sequence[Submission]) -> None:
         """Return when all are accepted."""
-        async with Publisher(self._url, source="urn:abstream:chaos") as publisher:
+        async with Publisher(self._url, source="urn:abstream:chaos", wait_replicas=self.wait_replicas) as publisher:
             for start in range(0, len(submissions), CHUNK):
                 chunk = submissions[start : start + CHUNK]
                 await until(self._has_room, within(_LONGEST_WAIT_SECONDS))

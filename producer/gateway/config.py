@@ -30,6 +30,9 @@ class GatewayConfig(BaseModel):
     max_backlog: Annotated[int, Field(ge=0)] = Field(
         MAX_BACKLOG, description="While so many of a lane wait take none; 0: any number."
     )
+    wait_replicas: Annotated[int, Field(ge=0)] = Field(
+        0, description="Taken is what so many replicas of Redis have too."
+    )
     max_wait_seconds: _Seconds = Field(60, description="Longest wait for a result that a request may ask for.")
     max_subscribers: _Count = Field(2_000, description="Streams of predictions at a time.")
     heartbeat_seconds: _Seconds = Field(15, description="Between two signs of life on a stream of predictions.")

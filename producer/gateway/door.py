@@ -69,6 +69,7 @@ class Door:
                 namespace=self.streams.namespace,
                 source=source,
                 max_backlog=self.config.max_backlog or None,
+                wait_replicas=self.config.wait_replicas,
             )
         return self._publishers[source]
 

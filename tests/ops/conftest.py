@@ -11,8 +11,7 @@ import pytest
 @pytest.fixture
 def abstream(server, namespace, tmp_path, monkeypatch) -> "Callable[..., subprocess.CompletedProcess[bytes]]":
     """Run ``abstream …`` in a folder of its own, with a store of its own."""
-
-    folders = {"ABSTREAM_STORE": "store", "ABSTREAM_ADAPTER_CACHE": "cache"}
+    folders = {"ABSTREAM_STORE": str(tmp_path / "store"), "ABSTREAM_ADAPTER_CACHE": str(tmp_path / "cache")}
     for name, value in {"REDIS_URL": server, "ABSTREAM_NAMESPACE": namespace, **folders}.items():
         monkeypatch.setenv(name, value)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import abstream as package
 import httpx2
 import pytest
-from abstream import Abstract, Publisher, Subscriber
+from abstream import Abstract, Publisher, Subscriber, Unavailable
 from abstream.ops.embedded import embedded_redis
 from abstream.ops.gateway import backlog_gauges
 from abstream.producer.connection import connect
@@ -91,6 +91,9 @@ async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream,
     async with Publisher(url("publisher")) as publisher:
         await publisher.publish(Abstract(title="T", abstract="A."), id="1")
         await publisher.publish(Abstract(title="", abstract="B."), id="2", lane="bulk")
+    async with Publisher(url("publisher"), wait_replicas=1, source="urn:careful") as careful:
+        with pytest.raises(Unavailable, match="replicas"):
+            await careful.publish(Abstract(title="T", abstract="A."), id="3")
     await redis.xadd(SYSTEM.lane("interactive"), {"event": "broken"})
 
     operator = {"REDIS_URL": url("operator"), "ABSTREAM_NAMESPACE": SYSTEM.namespace}
@@ -103,12 +106,12 @@ async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream,
     async with Subscriber(url("subscriber")) as subscriber:
         results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
         refusals = [refusal async for _, refusal in subscriber.refusals(since="0", until_idle=0.1)]
-    assert {result.causationid for result in results} == {"1", "2"}
+    assert {result.causationid for result in results} == {"1", "2", "3"}
     assert len(refusals) == 1
     reader = connect(url("subscriber"))
     await reader.xgroup_create(SYSTEM.predictions, "registry", "0")
     [(_, entries)] = await reader.xreadgroup("registry", "one", {SYSTEM.predictions: ">"})
-    assert await reader.xack(SYSTEM.predictions, "registry", *[entry_id for entry_id, _ in entries]) == 2
+    assert await reader.xack(SYSTEM.predictions, "registry", *[entry_id for entry_id, _ in entries]) == 3
     await reader.aclose()
 
     for command in ("refusals list", "refusals replay --reason undecodable", "streams trim", "adapters status"):

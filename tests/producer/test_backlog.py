@@ -7,10 +7,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from abstream import Abstract, BacklogFull, Malformed, Publisher
+from abstream import Abstract, BacklogFull, Malformed, Publisher, Unavailable
 from abstream.ops.chaos.proxy import Proxy
+from abstream.ops.chaos.servers import Server, replica_options
 from abstream.ops.embedded import embedded_redis
+from abstream.producer import publisher as publisher_module
 from abstream.producer.connection import connect
+from abstream.schemas import Streams
 from abstream.schemas.streams import GROUP, MAX_EVENT_BYTES
 
 from ..conftest import wait_until
@@ -161,3 +164,35 @@ async def test_large_abstracts_are_sent_in_several_calls(publisher, redis, strea
     await publisher.publish_many([(str(number), large) for number in range(20)])
     assert await redis.xlen(streams.lane("interactive")) == 20
     assert len(await redis.keys(streams.published("*"))) == 3
+
+
+async def test_what_no_replica_has_is_not_published_yet_and_may_be_sent_again(
+    server, namespace, subscriber, workers, monkeypatch
+):
+    """As after a fail-over: the same ids again are answered once, whether the first time arrived or not."""
+    monkeypatch.setattr(publisher_module, "_REPLICA_SECONDS", 0.01)
+    async with Publisher(server, namespace=namespace, source="urn:one", wait_replicas=1) as careful:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="0 of 1 replicas"):
+                await careful.publish_many(some(3))
+    await workers.burst()
+    results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.05)]
+    assert sorted(result.causationid for result in results) == ["0", "1", "2"]
+
+
+async def test_where_a_replica_follows_it_is_published_when_the_replica_has_it():
+    primary = Server("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", port=True)
+    async with primary, Server(*replica_options(primary.port), port=True) as replica:
+        await wait_until(primary.has_replica)
+        async with Publisher(primary.url, wait_replicas=1) as careful:
+            await careful.publish_many(some(3))
+        assert await replica.redis.xlen(Streams().lane("interactive")) == 3
+
+
+async def test_an_error_of_redis_repeats_no_abstract(redis, streams, server, namespace):
+    """redis-py puts the whole command into an error of a pipeline."""
+    await redis.set(streams.lane("interactive"), "somebody else's")
+    async with Publisher(server, namespace=namespace, wait_replicas=1) as careful:
+        with pytest.raises(Unavailable, match="WRONGTYPE") as raised:
+            await careful.publish(Abstract(title="Secret", abstract=""))
+    assert "Secret" not in str(raised.value)
