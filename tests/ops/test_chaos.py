@@ -26,6 +26,7 @@ SHORT = {
     "power-loss": {"flags": {"lease-seconds": 0.5}},
     "partition": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
     "half-open": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5},
+    "fail-over": {"milliseconds": 20},  # so that there is work left when the replica takes over
     # A delivery whose reply is lost counts: of so many, some are lost five times.
     "dropped-replies": {"flags": {"lease-seconds": 0.5, "max-deliveries": 100}},
 }
