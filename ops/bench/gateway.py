@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from urllib.request import urlopen
 import uvloop
 from redis import Redis
 
+from ...producer.gateway.serving import allow_files
 from ...schemas import Streams, Unavailable
 from ..embedded import redis_url
 from .contestants import InstantEngine, example_abstract
@@ -35,6 +35,7 @@ from .stream import filled, serving
 _SUBMITTERS = 32
 _TIMED_SHARE = 20  # of so many followers one looks at delays
 _PATIENCE_SECONDS = 15  # without any progress
+_OTHER_FILES = 128
 _PACKAGES = ("fastapi", "uvicorn", "uvloop", "redis")
 
 
@@ -83,7 +84,9 @@ def measure(given_url: str | None, load: Load, say: Callable[[str], None]) -> di
     Raises:
         Unavailable: there is no Redis, or the gateway does not start.
     """
-    allow_connections(load.subscribers)
+    files = load.subscribers + _SUBMITTERS + _OTHER_FILES
+    if (most := allow_files(files)) < files:
+        raise Unavailable(f"this process may open {most} files, and needs {files}: raise it with `ulimit -n`")
     with redis_url(given_url) as url, Redis.from_url(url) as redis, filled(redis) as streams:
         with serving(url, streams, InstantEngine), _gateway(url, streams, load.subscribers) as (address, pid):
             spent = _cpu_seconds(pid)
@@ -221,20 +224,6 @@ def _wait_until_ready(address: str) -> None:
             if time.monotonic() > deadline:
                 raise Unavailable("the gateway did not become ready") from error
             time.sleep(0.05)
-
-
-def allow_connections(connections: int) -> None:
-    """Let this process, and those that it starts, have so many.
-
-    Raises:
-        Unavailable: the system does not let it.
-    """
-    wanted = connections + 256
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise Unavailable(f"this process may open {hard} files, and needs {wanted}: raise it with `ulimit -n`")
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -1,5 +1,6 @@
 """The gateway as a process: listens, and ends without breaking anything off."""
 
+import contextlib
 import signal
 import socket
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from .config import GatewayConfig
 from .door import Door
 
 _DRAIN_SECONDS = 30  # for requests at work; what waits and what streams ends at once
+
+_OTHER_FILES = 512  # connections to Redis, requests beside the streams, files that are sent
 
 log = structlog.get_logger()
 
@@ -39,6 +42,8 @@ def serve(url: str, namespace: str, config: GatewayConfig, gauges: Sequence[Coll
         TokensUnusable: the file of tokens cannot be used.
         Unavailable: the address cannot be listened on.
     """
+    if allow_files(wanted := config.max_subscribers + _OTHER_FILES) < wanted:
+        log.warning("few_connections", wanted=wanted, mend="raise the limit of open files, or lower --max-subscribers")
     app = build(url, namespace, config, gauges)
     door: Door = app.state.door
     listening = _listen(config)
@@ -62,6 +67,19 @@ def settings(app: FastAPI) -> uvicorn.Config:
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         lifespan="on",
     )
+
+
+def allow_files(wanted: int) -> int:
+    """Let this process have so many files and connections open, or as many as the system lets it; how many that is."""
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        return most
+    return wanted
 
 
 def _listen(config: GatewayConfig) -> socket.socket:
