@@ -96,12 +96,12 @@ def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Pa
 
 
 @bench.command()
-@option("abstracts", type=click.IntRange(min=32), default=1_000, help="Of one worker in a turn.")
+@option("abstracts", type=click.IntRange(min=32), default=1_000, help="Of a core in a turn.")
 @option("rounds", type=click.IntRange(min=1), default=5, help="Turns of each.")
 @option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
 @option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/worker"), help="The workers' logs.")
 def worker(abstracts: int, rounds: int, dtype: str, out: Path) -> None:
-    """Workers from stream to stream beside the engine alone, and as many as cores beside one."""
+    """Workers from stream to stream beside the engine alone, and on all cores beside one."""
     from .bench.worker import Load, measure, table
 
     found = measure(Load(abstracts, rounds, dtype), out, say=lambda said: click.echo(said, err=True))

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from . import Tokens
+from .lanes import Lanes
 
 T = TypeVar("T")
 
@@ -59,14 +60,22 @@ class Budget:
             best, self.tokens, tokens = rate, tokens, tokens * 2
         self._remember()
 
-    def run(self, batch: Sequence[Tokens], compute: Callable[[Sequence[Tokens]], list[T]]) -> list[T]:
+    def run(
+        self, batch: Sequence[Tokens], compute: Callable[[Sequence[Tokens]], list[T]], lanes: Lanes | None = None
+    ) -> list[T]:
         """What ``compute`` gives for all of ``batch``, in as many passes as the budget asks for.
 
-        Where memory ends, the budget is halved and the pass tried again.
+        With lanes, several at once. Where memory ends, they are tried one by one, and the budget is halved.
 
         Raises:
             RuntimeError: there is not memory enough for one abstract alone.
         """
+        if lanes and lanes.count > 1 and len(batch) > 1:
+            try:
+                return lanes.run(lanes.share_out(batch, self.tokens), compute)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
         done: list[T] = []
         while len(done) < len(batch):
             some = next(passes(batch[len(done) :], self.tokens))

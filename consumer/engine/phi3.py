@@ -1,6 +1,7 @@
 """Phi-3 as a classifier: a base, perhaps an adapter merged into it, one task, in service."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -11,6 +12,7 @@ from .budget import Budget
 from .config import EngineConfig
 from .forward import Forward, pack, served
 from .fp8 import Scaled
+from .lanes import lanes, one_thread
 from .memory import device_name
 from .merging import Base
 from .products import product
@@ -50,9 +52,11 @@ class Phi3Engine:
         with torch.inference_mode():
             self._forward = Forward(served(self.base.weights(adapter), self.base.shape, make), self.encoder)
             self._prefix = self._forward.run_prefix()
-        revision, kind = self.base.folder.ref.revision, device_name(self.base.device)
-        self._budget = Budget(self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}")
-        self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
+        self._lanes = lanes(torch.get_num_threads()) if self.base.device.type == "cpu" else None
+        with one_thread() if self._lanes else nullcontext():
+            revision, kind = self.base.folder.ref.revision, device_name(self.base.device)
+            self._budget = Budget(self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}")
+            self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
 
     def encode(self, abstract: Abstract) -> Tokens:
         """Token ids of the whole prompt, cut to the limit. Safe on any thread."""
@@ -64,7 +68,7 @@ class Phi3Engine:
         Raises:
             RuntimeError: there is not memory enough for one of them.
         """
-        return Classified(self.model, self._budget.run(batch, self._pass))
+        return Classified(self.model, self._budget.run(batch, self._pass, self._lanes))
 
     @torch.inference_mode()
     def _pass(self, batch: Sequence[Tokens]) -> list[LabelLogits]:

@@ -1,8 +1,9 @@
 """Whole workers, from stream to stream, beside the engine alone: on one core, and on all.
 
 The engine alone tokenizes and computes in a loop, in a process of its own that may use one core. So may the one worker,
-with all that it does beside computing: what it is slower by is what the stream costs. Then there are as many workers as
-cores. They take turns, each on a Redis of its own; all run one thread for computing, phi3-nano and its own adapter.
+with all that it does beside computing: what it is slower by is what the stream costs. Then one worker has all cores
+(lanes over the same weights), and then there is one for each core (replicas). They take turns, each on a Redis of its
+own; all run phi3-nano and its own adapter.
 """
 
 import asyncio
@@ -34,7 +35,8 @@ from ..working import load_engine
 from .engine import example_abstracts
 from .machine import machine
 
-ALONE, ONE_WORKER, ALL_WORKERS = "engine alone, one core", "one worker, one core", "workers, all cores"
+ALONE, ONE_WORKER = "engine alone, one core", "one worker, one core"
+LANES, REPLICAS = "one worker, all cores", "a worker for each core"
 TEXTS = 64  # different ones, sent again and again under other ids
 BATCH = 16  # abstracts of real lengths in a worker's batch
 EDGE = 0.1  # of a turn, at its beginning and its end: not all work there
@@ -48,7 +50,7 @@ class Load:
     """How much is measured.
 
     Attributes:
-        abstracts: of one worker in a turn, and of the engine alone; all workers together get as many times more.
+        abstracts: of a core in a turn.
         rounds: turns of each.
     """
 
@@ -106,7 +108,8 @@ def measure(load: Load, out: Path, say: Callable[[str], None]) -> dict[str, Any]
         "median": {name: asdict(_median(taken)) for name, taken in turns.items()},
         "memory_mib": memory,
         "worker_to_engine": _ratio(rates[ONE_WORKER], rates[ALONE]),
-        "all_to_one": _ratio(rates[ALL_WORKERS], rates[ONE_WORKER]),
+        "lanes_to_one": _ratio(rates[LANES], rates[ONE_WORKER]),
+        "replicas_to_one": _ratio(rates[REPLICAS], rates[ONE_WORKER]),
     }
 
 
@@ -119,34 +122,37 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         yield f"| {' | '.join([name, *cells, str(found['memory_mib'].get(name, ''))])} |"
     yield ""
     yield f"One worker to the engine alone: {found['worker_to_engine']:.3f}."
-    yield f"{found['cores']} workers on {found['cores']} cores to one on one core: {found['all_to_one']:.2f}."
+    yield f"On {found['cores']} cores to one core: one worker {found['lanes_to_one']:.2f}, "
+    yield f"a worker for each {found['replicas_to_one']:.2f}."
 
 
 async def _run(
     load: Load, cores: list[int], out: Path, say: Callable[[str], None]
 ) -> tuple[dict[str, list[Turn]], dict[str, int]]:
-    flags = {"engine": "torch", "dtype": load.dtype, "threads": 1}
-    counts = {ONE_WORKER: 1, ALL_WORKERS: len(cores)}
+    many = len(cores)
+    # How many workers, how many threads each has, and how many cores they have together.
+    setups = {ONE_WORKER: (1, 1, 1), LANES: (1, many, many), REPLICAS: (many, 1, many)}
     teams: dict[str, tuple[Redis, Workers]] = {}
-    turns: dict[str, list[Turn]] = {name: [] for name in (ALONE, *counts)}
+    turns: dict[str, list[Turn]] = {name: [] for name in (ALONE, *setups)}
     async with AsyncExitStack() as stack:
         with only_on(cores[:1]):  # what is started here may use no other core
             alone = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
             alone.submit(_load, load.dtype).result()
-        for name, count in counts.items():
+        for name, (count, threads, usable) in setups.items():
+            flags = {"engine": "torch", "dtype": load.dtype, "threads": threads}
             url = stack.enter_context(embedded_redis())
             redis = await stack.enter_async_context(connect(url))
-            with only_on(cores[:count]):
-                workers = Workers(url, count, flags, out / name.partition(",")[0], Random(1))
+            with only_on(cores[:usable]):
+                workers = Workers(url, count, flags, out / name.replace(", ", "-").replace(" ", "-"), Random(1))
                 teams[name] = redis, await stack.enter_async_context(workers)
-            await _answered(redis, workers.ready(), BATCH * count)
+            await _answered(redis, workers.ready(), BATCH * usable)
         for number in range(load.rounds):
             for name, taken in turns.items():
                 if name == ALONE:
                     taken.append(await asyncio.wrap_future(alone.submit(_answer_alone, load.abstracts)))
                 else:
                     redis, team = teams[name]
-                    taken.append(await _answered(redis, team.ready(), load.abstracts * counts[name]))
+                    taken.append(await _answered(redis, team.ready(), load.abstracts * setups[name][2]))
                 say(f"round {number + 1} of {load.rounds}: {name}: {taken[-1].per_second:.1f} abstracts/s")
         memory = {name: sum(map(own_mib, team.ready())) for name, (_, team) in teams.items()}
     return turns, memory

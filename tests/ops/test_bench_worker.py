@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 from abstream.ops.bench import worker as bench
-from abstream.ops.bench.worker import ALL_WORKERS, ALONE, ONE_WORKER, Turn, only_on, own_mib, table
+from abstream.ops.bench.worker import ALONE, LANES, ONE_WORKER, REPLICAS, Turn, only_on, own_mib, table
 from abstream.ops.chaos.workers import Workers
 from abstream.schemas import AbstreamError
 
@@ -40,16 +40,17 @@ def test_what_is_started_on_a_core_stays_there_and_the_rest_does_not():
 
 
 def test_ratios_are_those_within_a_round_and_stand_under_the_table():
-    rounds = {ALONE: [100, 10, 1], ONE_WORKER: [90, 9.5, 0.97], ALL_WORKERS: [180, 18, 1.8]}
+    rounds = {ALONE: [100, 10, 1], ONE_WORKER: [90, 9.5, 0.97], LANES: [1, 1, 1], REPLICAS: [180, 18, 1.8]}
     found = {
         "median": {name: vars(bench._median([Turn(rate, 1, 0) for rate in rates])) for name, rates in rounds.items()},
         "memory_mib": {ONE_WORKER: 340},
         "cores": 2,
         "worker_to_engine": bench._ratio(rounds[ONE_WORKER], rounds[ALONE]),
-        "all_to_one": bench._ratio(rounds[ALL_WORKERS], rounds[ONE_WORKER]),
+        "lanes_to_one": 1.75,
+        "replicas_to_one": bench._ratio(rounds[REPLICAS], rounds[ONE_WORKER]),
     }
-    *rows, _, one, both = table(found)
+    *rows, _, one, lanes, replicas = table(found)
 
-    assert rows[-2] == f"| {ONE_WORKER} | 9.5 | 1.00 | 0.0% | 340 |"
+    assert rows[-3] == f"| {ONE_WORKER} | 9.5 | 1.00 | 0.0% | 340 |"
     assert one == "One worker to the engine alone: 0.950."
-    assert both == "2 workers on 2 cores to one on one core: 1.89."
+    assert lanes + replicas == "On 2 cores to one core: one worker 1.75, a worker for each 1.89."
