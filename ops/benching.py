@@ -136,6 +136,18 @@ def train(beside: tuple[str, ...], model: str, rounds: int, out: Path) -> None:
 
 
 @bench.command()
+@click.option("--dry-run", is_flag=True, help="All of it on the CPU with a tiny model: figures that mean nothing.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/gpu"), help="Of the random model.")
+def gpu(dry_run: bool, out: Path) -> None:
+    """All that is said of a GPU, with a model of Phi-3-mini's form and random weights."""
+    from .bench.gpu import DRY_RUN, PHI3_MINI, measure, table
+
+    plan, folder = (DRY_RUN, out / "dry") if dry_run else (PHI3_MINI, out)
+    found = measure(plan, folder, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+
+
+@bench.command()
 @option("switches", type=click.IntRange(min=1), default=100)
 @option("workers", type=click.IntRange(min=1), default=4)
 @option("rate", type=click.FloatRange(min=1), default=20.0, help="Abstracts a second.")

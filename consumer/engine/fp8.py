@@ -23,15 +23,12 @@ class Scaled:
         self._weight, self._scales = rows.T, scales.T  # the products want columns one behind the other
 
     def __call__(self, rows: Tensor) -> Tensor:
-        given, scales = _quantized(rows)
-        done: Tensor = torch._scaled_mm(
-            given,
-            self._weight,
-            scale_a=scales,
-            scale_b=self._scales,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
+        return self.of_quantized(*_quantized(rows))
+
+    def of_quantized(self, rows: Tensor, scales: Tensor) -> Tensor:
+        """The product of rows that ``quantized`` gave."""
+        dtype, fast = torch.bfloat16, True
+        done: Tensor = torch._scaled_mm(rows, self._weight, scales, self._scales, out_dtype=dtype, use_fast_accum=fast)
         return done
 
     def activated(self, rows: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ...consumer.engine import Tokens
 from ...schemas import Abstract
 from ..settings import shipped_model
 from .contestants import sample_text
@@ -223,21 +224,28 @@ def peak_mib() -> float:
 
 
 def _work(folder: Path, abstracts: Sequence[Abstract]) -> tuple[float, float]:
-    """Tokens of an abstract's prompt, and the GFLOP that the engine needs for it: products and attention."""
-    from ...consumer.engine.shape import read_shape
+    """Tokens of an abstract's prompt, and the GFLOP that the engine needs for it."""
     from .peers import encoder_of
 
-    shape, encoder = read_shape(folder), encoder_of(folder)
-    inner = json.loads((folder / "config.json").read_text())["intermediate_size"]
+    encoder = encoder_of(folder)
     prompts = [encoder.encode(abstract) for abstract in abstracts]
+    return statistics.mean(len(tokens.ids) for tokens in prompts), gflop_of(folder, prompts)
+
+
+def gflop_of(folder: Path, prompts: Sequence[Tokens]) -> float:
+    """Of a prompt in the mean, beyond its fixed beginning: products and attention."""
+    from ...consumer.engine.shape import read_shape
+
+    shape = read_shape(folder)
+    inner = json.loads((folder / "config.json").read_text())["intermediate_size"]
     keys = 2 * shape.key_heads * shape.head
     each = shape.hidden * (2 * shape.hidden + keys + 3 * inner)
     total = 0.0
     for tokens in prompts:
-        tail, begin = tokens.tail_length, len(encoder.prefix)
+        tail, begin = tokens.tail_length, tokens.body.start
         seen = tail * begin + tail * tail / 2
         total += (shape.layers - 1) * (2 * tail * each + 4 * shape.hidden * seen) + 2 * tail * shape.hidden * keys
-    return statistics.mean(len(tokens.ids) for tokens in prompts), 1e-9 * total / len(prompts)
+    return 1e-9 * total / len(prompts)
 
 
 def model_folder(model: str, out: Path) -> Path:

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from ...consumer.engine import Engine
 from ...consumer.memory import settle_memory
 from ...producer.connection import connect
-from ...schemas import AbstractSubmitted, AbstreamError, Streams
+from ...schemas import Abstract, AbstractSubmitted, AbstreamError, Streams
 from ...schemas.streams import to_fields
 from ..chaos.waiting import within
 from ..chaos.workers import WorkerProcess, Workers
@@ -145,14 +145,14 @@ async def _run(
             with only_on(cores[:usable]):
                 workers = Workers(url, count, flags, out / name.replace(", ", "-").replace(" ", "-"), Random(1))
                 teams[name] = redis, await stack.enter_async_context(workers)
-            await _answered(redis, workers.ready(), BATCH * usable)
+            await answered(redis, workers.ready(), BATCH * usable)
         for number in range(load.rounds):
             for name, taken in turns.items():
                 if name == ALONE:
                     taken.append(await asyncio.wrap_future(alone.submit(_answer_alone, load.abstracts)))
                 else:
                     redis, team = teams[name]
-                    taken.append(await _answered(redis, team.ready(), load.abstracts * setups[name][2]))
+                    taken.append(await answered(redis, team.ready(), load.abstracts * setups[name][2]))
                 say(f"round {number + 1} of {load.rounds}: {name}: {taken[-1].per_second:.1f} abstracts/s")
         memory = {name: sum(map(own_mib, team.ready())) for name, (_, team) in teams.items()}
     return turns, memory
@@ -169,10 +169,10 @@ def only_on(cores: list[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-async def _answered(redis: Redis, workers: list[WorkerProcess], abstracts: int) -> Turn:
-    """What workers do from when a tenth of the abstracts is answered to when a tenth is left."""
+async def answered(redis: Redis, workers: list[WorkerProcess], abstracts: int, texts: Sequence[Abstract] = ()) -> Turn:
+    """What workers do from when a tenth of the abstracts is answered to when a tenth is left; ``texts`` by turns."""
     await redis.xtrim(STREAMS.predictions, maxlen=0, approximate=False)
-    await _send(redis, abstracts)
+    await _send(redis, abstracts, texts or example_abstracts(TEXTS))
     marks = [int(abstracts * EDGE), int(abstracts * (1 - EDGE))]
     first, last = [await _seen(redis, workers, count) for count in marks]
     await _seen(redis, workers, abstracts)
@@ -185,11 +185,13 @@ async def _answered(redis: Redis, workers: list[WorkerProcess], abstracts: int) 
     )
 
 
-async def _send(redis: Redis, abstracts: int) -> None:
-    texts, call = example_abstracts(TEXTS), time.time_ns()
+async def _send(redis: Redis, abstracts: int, texts: Sequence[Abstract]) -> None:
+    call = time.time_ns()
     async with redis.pipeline(transaction=False) as pipe:
         for number in range(abstracts):
-            event = AbstractSubmitted(id=f"{call}-{number}", source="urn:abstream:bench", data=texts[number % TEXTS])
+            event = AbstractSubmitted(
+                id=f"{call}-{number}", source="urn:abstream:bench", data=texts[number % len(texts)]
+            )
             fields: dict[Any, Any] = to_fields(event)
             pipe.xadd(STREAMS.lane("interactive"), fields)
         await pipe.execute()

@@ -16,7 +16,7 @@ async def test_workers_are_timed_while_they_answer(redis, server, monkeypatch, n
     monkeypatch.setattr(bench, "STREAMS", bench.Streams(namespace))
     monkeypatch.setattr(bench, "LOOK_SECONDS", 0.01)
     async with Workers(server, 1, {"engine-milliseconds": 4}, tmp_path, Random(1)) as workers:
-        turn = await bench._answered(redis, workers.ready(), 100)
+        turn = await bench.answered(redis, workers.ready(), 100)
         memory = own_mib(workers.ready()[0])
         assert await workers.stop() == [0]
 
