@@ -163,7 +163,12 @@ def switch(switches: int, workers: int, rate: float, pause: float, out: Path) ->
 
 
 @bench.command()
-@option("minutes", type=click.FloatRange(min=0, min_open=True), default=30.0)
+@option(
+    "minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    help="In fewer, what Redis keeps has not reached its size.",
+)
 @option("workers", type=click.IntRange(min=1), default=2)
 @option("share", type=click.FloatRange(min=0, min_open=True, max=1), default=0.7, help="Of what the workers can do.")
 @option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/soak"), help="Logs and samples.")
