@@ -28,6 +28,7 @@ from ..schemas import Abstract, AbstreamError, Prompt, Task
 from .config import TrainConfig
 from .data import Labelled, class_weights, digest
 from .objective import NOT_ASKED, Example, answers_of, batches, calibrated_loss, example, slot_loss
+from .sharding import load_optimizer, local, shared_as, whole, whole_optimizer
 from .views import judged, shown
 
 CHECKPOINT = "checkpoint.pt"
@@ -85,11 +86,12 @@ class Run:
         phi3.name_or_path = base.ref.id  # PEFT writes it down: the model's name, not where it lies on this machine
         untie(phi3)
         self.model = get_peft_model(phi3, _lora(config, base))
-        _prepare_embeddings(phi3, encoder)
+        _shrink_embeddings(phi3)
         classifier = SlotClassifier(phi3, encoder)  # PEFT has put its layers into phi3 itself
         learning = [weight for weight in classifier.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.classifier, self.optimizer = self.accelerator.prepare(classifier, optimizer)
+        self.label_tokens = torch.tensor(sorted({label for slot in encoder.slots for label in slot.labels}))
         self.train_records = _asked(splits.train, splits)
         self.validation_examples = [
             self._example(one, view)
@@ -114,12 +116,16 @@ class Run:
         while self.progress.epoch < self.config.epochs and not self._is_stale():
             self._train_epoch()
             self._end_epoch()
-        set_peft_model_state_dict(self.model, self.best)
+        self._load_lora(self.best)
         return self.progress
 
     def save(self, folder: Path) -> None:
-        """Write the LoRA weights as PEFT does."""
-        self.model.save_pretrained(str(folder), save_embedding_layers=False)  # see ``_lora_state``
+        """Write the LoRA weights as PEFT does; of a run that is through, one process can."""
+        state = self.model.state_dict()
+        for name in state:
+            if (plain := name.replace(f".{self.model.active_adapter}", "")) in self.best:
+                state[name] = self.best[plain]
+        self.model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)  # see ``_lora_parts``
 
     def step(self, step: list[list[Example]], done: float) -> float:
         """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes.
@@ -136,6 +142,7 @@ class Run:
                 loss = slot_loss(logits, answers_of(batch, self.device), self.weights) / len(step)
                 self.accelerator.backward(loss)
             total += loss.detach()
+        self._spare_label_tokens()
         self.accelerator.clip_grad_norm_(self.classifier.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -175,6 +182,16 @@ class Run:
 
     def _example(self, one: Labelled, view: Abstract) -> Example:
         return example(self.encoder, self.task, view, one.answers)
+
+    def _spare_label_tokens(self) -> None:
+        """No gradient for their embeddings.
+
+        Plain PEFT merges into a base that ties its embeddings without untying it: other rows of the label tokens would
+        be other answers.
+        """
+        for name, weight in self.classifier.named_parameters():
+            if "lora_embedding_A" in name and weight.grad is not None:  # shape (rank, vocabulary), zero at the start
+                local(weight.grad).index_fill_(1, self.label_tokens.to(weight.device), 0)
 
     def _logits(self, classifier: nn.Module, batch: list[Example]) -> list[Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
@@ -221,20 +238,27 @@ class Run:
         return self.progress.epoch - self.progress.best_epoch >= self.config.patience
 
     def _lora_state(self) -> dict[str, Tensor]:
+        return whole(self._lora_parts())
+
+    def _lora_parts(self) -> dict[str, Tensor]:
         # Without the last argument PEFT asks the hub whether the base's vocabulary was ever resized.
         state: dict[str, Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return state
 
+    def _load_lora(self, state: dict[str, Tensor]) -> None:
+        set_peft_model_state_dict(self.model, shared_as(state, self._lora_parts()))
+
     def _save(self) -> None:
         """Written beside and renamed, so that a kill leaves the last checkpoint whole."""
         randomness = gather_object([_random_state(self.device)])
+        lora, optimizer = self._lora_state(), whole_optimizer(self.optimizer)
         if self.accelerator.is_main_process:
             state = {
                 "origin": self.origin,
                 "progress": vars(self.progress),
-                "lora": self._lora_state(),
+                "lora": lora,
                 "best": self.best,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "random": randomness,
             }
             unfinished = self.out / f"{CHECKPOINT}.part"
@@ -252,8 +276,8 @@ class Run:
             return
         self.progress = Progress(**state["progress"])
         self.best = state["best"]
-        set_peft_model_state_dict(self.model, state["lora"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_lora(state["lora"])
+        load_optimizer(self.optimizer, state["optimizer"])
         _set_random_state(state["random"][self.accelerator.process_index], self.device)
         log.info("run_resumed", epoch=self.progress.epoch, step=self.progress.step)
 
@@ -301,20 +325,9 @@ def _lora(config: TrainConfig, base: BaseFolder) -> LoraConfig:
     )
 
 
-def _prepare_embeddings(phi3: Phi3ForCausalLM, encoder: PromptEncoder) -> None:
-    """Where the embeddings have LoRA matrices: smaller at the start than PEFT's, and nothing for the label tokens.
-
-    Plain PEFT merges into a base that ties its embeddings without untying it: other rows of the label tokens would be
-    other answers.
-    """
-    labels = torch.tensor(sorted({label for slot in encoder.slots for label in slot.labels}))
-
-    def without_labels(gradient: Tensor) -> Tensor:
-        return gradient.index_fill(1, labels.to(gradient.device), 0)
-
+def _shrink_embeddings(phi3: Phi3ForCausalLM) -> None:
+    """Where the embeddings have LoRA matrices, they begin smaller than PEFT's."""
     for name, weight in phi3.named_parameters():
-        if "lora_embedding_A" in name:  # shape (rank, vocabulary), zero at the start
-            weight.register_hook(without_labels)
         if "lora_embedding_B" in name:
             weight.data *= EMBEDDINGS_START
 

@@ -1,12 +1,7 @@
 """A fine-tuning run repeats itself bit for bit, goes on after a kill as if nothing had been, and says when it fails."""
 
-import json
 import math
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -258,41 +253,3 @@ def test_balanced_weights_make_a_rare_label_count_as_much(new_run):
 
     counts = [sum(one.answers["trial"] == label for one in rare) for label in ("yes", "no")]
     assert (weights[0] * torch.tensor(counts)).tolist() == pytest.approx([5, 5])
-
-
-def test_two_processes_hold_the_same_weights_and_go_on_alike(tiny, tmp_path):
-    """Each has its own dropout, also after a kill; and the main one alone writes."""
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
-    script = Path(__file__).with_name("two_processes.py")
-    on_loopback = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-
-    done = subprocess.run(
-        [*launch, str(script), str(tiny.path), str(tmp_path)],
-        env=on_loopback,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-    assert done.returncode == 0, done.stderr[-2_000:]
-    main, other = (json.loads((tmp_path / f"process-{number}.json").read_text()) for number in (0, 1))
-    assert main["weights"] == other["weights"] == main["resumed"] == other["resumed"]
-    assert main["history"]
-    assert main["steps"] == other["steps"]
-    assert (main["files"], other["files"]) == ([CHECKPOINT], [])
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]

@@ -1,0 +1,53 @@
+"""Tensors that are shared out among processes (FSDP), as whole ones and back; all others are left as they are.
+
+To make a tensor whole, every process must ask for it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+State = dict[str, Any]
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All of every tensor."""
+    return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+
+
+def shared_as(tensors: Mapping[str, Tensor], examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of each whole tensor what this process has of the example of its name."""
+    return {name: _shared_as(tensor, examples[name]) for name, tensor in tensors.items()}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process has of it, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_optimizer(optimizer: torch.optim.Optimizer) -> State:
+    """Its state as it would be in a single process."""
+    state: State = optimizer.state_dict()
+    return state | {"state": {number: whole(values) for number, values in state["state"].items()}}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Give it back what ``whole_optimizer`` said."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    shared = {
+        number: {
+            name: _shared_as(value, weights[number]) if value.shape == weights[number].shape else value
+            for name, value in values.items()
+        }
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": shared})
+
+
+def _shared_as(tensor: Tensor, example: Tensor) -> Tensor:
+    if not isinstance(example, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements)
