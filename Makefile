@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check chaos clean
+.PHONY: setup demo test check chaos audit clean
 
 setup: .venv/ready
 
@@ -30,6 +30,12 @@ check: setup
 
 chaos: setup
 	$(BIN)/abstream chaos
+
+# Known vulnerabilities of the versions that are tested. It asks PyPI; what it does not find there was not looked at.
+audit: setup
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off --strict
 
 clean:
 	rm -rf .venv runs build *.egg-info
