@@ -36,12 +36,13 @@ class Recent:
         self._counts = [0] * len(expected)
         self._bins: deque[int] = deque()
 
-    def add(self, value: str | float) -> None:
-        """Count one more, and no longer the oldest where they are too many."""
-        number = self._bin_of(value)
-        self._bins.append(number)
-        self._counts[number] += 1
-        if len(self._bins) > self._window:
+    def add(self, values: Iterable[str | float]) -> None:
+        """Count them, and no longer the oldest where they are too many."""
+        numbers = list(map(self._bin_of, values))
+        for number in numbers:
+            self._counts[number] += 1
+        self._bins.extend(numbers)
+        for _ in range(len(self._bins) - self._window):
             self._counts[self._bins.popleft()] -= 1
 
     def drift(self) -> tuple[float, float] | None:
@@ -65,29 +66,29 @@ class Drift(Collector):
         self._recent: dict[tuple[str, str], Recent] = {}
         if not (expected := model.expected):
             return
-        self._recent["", "input_tokens"] = Recent(expected.tokens.counts, expected.tokens.bin)
+        self._recent["", "input_tokens"] = Recent(expected.tokens.counts, expected.tokens.bin_of())
         for question in model.task.questions:
             if labels := expected.labels.get(question.name):
                 counts = [labels.get(label, 0) for label in question.labels]
-                self._recent[question.name, "label"] = Recent(counts, question.labels.index)
+                self._recent[question.name, "label"] = Recent(
+                    counts, {label: n for n, label in enumerate(question.labels)}.__getitem__
+                )
             if bins := expected.confidence.get(question.name):
-                self._recent[question.name, "confidence"] = Recent(bins.counts, bins.bin)
+                self._recent[question.name, "confidence"] = Recent(bins.counts, bins.bin_of())
 
     def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
         """Count a batch; those that the adapter before had in hand at the switch are not the new one's."""
         if self._live() is not self._model:
             self._begin(self._live())
         if self._recent and inferred.batch[0].engine.model is self._model:
-            for job, one in zip(inferred.batch, answered, strict=True):
-                if isinstance(one, Predicted):
-                    self._count(len(job.tokens.ids), one)
-
-    def _count(self, tokens: int, predicted: Predicted) -> None:
-        self._recent["", "input_tokens"].add(tokens)
-        for question, answer in predicted.answers.items():
-            for what in ("label", "confidence"):
-                if recent := self._recent.get((question, what)):
-                    recent.add(answer[what])
+            self._recent["", "input_tokens"].add(len(job.tokens.ids) for job in inferred.batch)
+            answers = [one.answers for one in answered if isinstance(one, Predicted)]
+            for question in self._model.task.questions:
+                given = [one[question.name] for one in answers if question.name in one]
+                if recent := self._recent.get((question.name, "label")):
+                    recent.add(answer["label"] for answer in given)
+                if recent := self._recent.get((question.name, "confidence")):
+                    recent.add(answer["confidence"] for answer in given)
 
     def describe(self) -> Iterable[Metric]:
         """The names alone."""

@@ -1,7 +1,8 @@
 """What an adapter answered to its validation abstracts, kept with it, so that live answers can be held against it."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import quantiles
 from typing import Annotated
 
@@ -37,9 +38,9 @@ class Bins(Payload):
             counts[bisect_left(bounds, value)] += 1
         return cls(bounds=bounds, counts=tuple(counts))
 
-    def bin(self, value: float) -> int:
-        """The number of the bin that ``value`` falls into."""
-        return bisect_left(self.bounds, value)
+    def bin_of(self) -> Callable[[float], int]:
+        """Tells the number of the bin that a value falls into."""
+        return partial(bisect_left, self.bounds)
 
 
 class Expected(Payload):

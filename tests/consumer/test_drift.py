@@ -132,11 +132,9 @@ def test_chance_passes_its_bound_about_once_in_a_thousand_times():
 
 def test_only_the_last_answers_count():
     recent = Recent((50, 50), int, window=200)
-    for value in [0.0] * 200 + [1.0] * 200:
-        recent.add(value)
+    recent.add([0.0] * 200 + [1.0] * 200)
     one_sided = recent.drift()
-    for value in [0.0] * 100:
-        recent.add(value)
+    recent.add([0.0] * 100)
     assert one_sided[0] > 1
     assert recent.drift()[0] < 0.01
 
@@ -144,7 +142,7 @@ def test_only_the_last_answers_count():
 def test_bins_hold_equally_many_as_far_as_equal_values_allow():
     even = Bins.of([float(number) for number in range(100)])
     assert even.counts == (10,) * 10
-    assert (even.bin(-5), even.bin(even.bounds[0]), even.bin(1_000)) == (0, 0, 9)
+    assert tuple(map(even.bin_of(), (-5, even.bounds[0], 1_000))) == (0, 0, 9)
     assert Bins.of([1.0] * 50).counts == (50,)
     assert sum(Bins.of([1.0] * 90 + [2.0, 3.0]).counts) == 92
 
