@@ -218,9 +218,9 @@ def follow(common: Common, stream: Any, since: str | None, until_idle: float | N
 def classify(paths: tuple[str, ...], out: str, format: Any, max_batch_tokens: int, **flags: Any) -> None:
     """Files (or - for standard input) in, files out; no Redis."""
     from .files import classify_files
-    from .working import load_engine
+    from .working import served_engine
 
-    tally = classify_files(lambda: load_engine(flags), list(paths), format, out, max_batch_tokens)
+    tally = classify_files(lambda: served_engine(flags), list(paths), format, out, max_batch_tokens)
     click.echo(tally.summary("classified"), err=True)
     sys.exit(tally.exit_code)
 
@@ -283,6 +283,26 @@ def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bo
     adapted = load_engine(flags)
     bare = load_engine(flags | {"adapter": "none"}, adapted.model.task) if adapted.model.receipt.adapter else adapted
     measure(data, baseline_data, bare, adapted, report, as_json=json)
+
+
+@cli.command()
+@option("data", required=True, help="Labelled abstracts, as for evaluate.")
+@option("json", is_flag=True, help="For programs.")
+@engine_options
+def admit(data: str, json: bool, **flags: Any) -> None:
+    """Let workers of this user use --dtype int8 or fp8, if labelled data show that accuracy keeps within 0.3 points.
+
+    For one adapter, the one that --adapter names; exit code 4: it does not, and they go on in bfloat16.
+    """
+    from .admitting import GATED, PLAIN, shown
+    from .admitting import admit as measure
+    from .working import load_engine
+
+    if flags["dtype"] not in GATED:
+        raise click.UsageError(f"--dtype {flags['dtype']} needs no admission: only {' and '.join(GATED)} do")
+    found = measure(data, load_engine(flags), load_engine(flags | {"dtype": PLAIN}))
+    click.echo(shown(found, as_json=json))
+    sys.exit(DONE if found.passed else GATE_FAILED)
 
 
 @cli.command()

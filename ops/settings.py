@@ -146,6 +146,11 @@ def budgets_file() -> Path:
     return _cache() / "budgets.json"
 
 
+def admissions_file() -> Path:
+    """Where it is remembered which adapters may be served in eight bits."""
+    return _cache() / "admitted.json"
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "abstream"
 
@@ -200,9 +205,9 @@ model_options = options(
     option("device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
     option(
         "dtype",
-        type=click.Choice(["auto", "float32", "bfloat16", "fp8"]),
+        type=click.Choice(["auto", "float32", "bfloat16", "fp8", "int8"]),
         default="auto",
-        help="auto: bfloat16 on CUDA. fp8 is for Hopper GPUs, and to be evaluated first.",
+        help="auto: bfloat16 on CUDA. fp8 (Hopper GPUs) and int8 (CPUs) are used once abstream admit has let them.",
     ),
     option("threads", type=click.IntRange(min=1), help="CPU threads of the engine; torch's own choice by default."),
     option("max-prompt-tokens", type=click.IntRange(min=64), default=2046, help="Longer abstracts are cut and marked."),

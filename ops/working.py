@@ -21,6 +21,7 @@ from ..consumer.worker import Observer, Stuck
 from ..producer.connection import connect
 from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
+from .admitting import PLAIN, admitted
 from .settings import adapter_folder, budgets_file, shipped_model
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
     return Phi3Engine(config, task=task, adapter=adapter, base=_base(config))
 
 
-@lru_cache(1)
+def served_engine(flags: dict[str, Any], adapter: VerifiedAdapter | None = None) -> Engine:
+    """As ``load_engine``; eight bits only where they were admitted, else bfloat16."""
+    plain = flags | {"dtype": PLAIN}
+    return admitted(load_engine(flags, adapter=adapter), lambda: load_engine(plain, adapter=adapter))
+
+
+@lru_cache(2)  # in eight bits, and in bfloat16
 def _base(config: EngineConfig) -> "Base":
     """A process serves one base, and reads it once, whatever adapters follow each other."""
     from ..consumer.engine.merging import Base
@@ -82,7 +89,7 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any], *, tracing
             redis,
             Streams(namespace),
             config,
-            lambda adapter: load_engine(flags, adapter=adapter),
+            lambda adapter: served_engine(flags, adapter),
             metrics,
             follow=follow,
             observers=_spans(Streams(namespace)) if tracing else (),

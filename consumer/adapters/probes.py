@@ -11,7 +11,7 @@ from ..engine.scoring import softmax
 
 TOLERANCE = 1e-3  # of a probability: machines differ in the order of additions
 # Eight bits of precision, through all layers; four, which also flip answers that are no surer.
-ROUNDED = {"bfloat16": 6e-2, "fp8": 0.2}
+ROUNDED = {"bfloat16": 6e-2, "fp8": 0.2, "int8": 0.2}
 RECORDED_TOLERANCE = 1e-3  # between two records of one machine; an adapter that moves nothing by more serves nothing
 
 Answers = dict[tuple[str, str], float]

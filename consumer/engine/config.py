@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16", "fp8"]
+Dtype = Literal["auto", "float32", "bfloat16", "fp8", "int8"]
 
 
 class EngineConfig(BaseModel):
@@ -17,7 +17,7 @@ class EngineConfig(BaseModel):
     model: str  # a local folder, or a Hugging Face id
     revision: str | None = None  # of the Hugging Face id
     device: Device = "auto"  # CUDA where there is one
-    # auto: bfloat16 on CUDA, float32 on CPU. fp8 is never chosen by itself: evaluate it on your own data first.
+    # auto: bfloat16 on CUDA, float32 on CPU. fp8 and int8 are never chosen by themselves.
     dtype: Dtype = "auto"
     # From 2 047 tokens on, Phi-3-mini's sliding window begins to hide the start of the prompt.
     max_prompt_tokens: Annotated[int, Field(ge=64, le=131_072)] = 2_046

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...schemas import AdapterRefused, ModelUnusable, Prompt, Task, VerifiedAdapter
 from ...schemas.artifacts import ADAPTER_FILES
 from ...schemas.lora import LoraConfig, read_lora
-from . import fp8
+from . import fp8, int8
 from .breaks import take_a_break
 from .config import Device, Dtype, EngineConfig
 from .fit import check_fit
@@ -148,4 +148,6 @@ def _precision(wanted: Dtype, device: torch.device) -> tuple[str, torch.dtype]:
         wanted = "bfloat16" if device.type == "cuda" else "float32"
     if wanted == "fp8" and not fp8.fp8_works(device):
         raise ModelUnusable("--dtype fp8 needs a GPU of NVIDIA's Hopper generation or newer: use bfloat16 here")
+    if wanted == "int8" and (device.type != "cpu" or not int8.int8_works()):
+        raise ModelUnusable("--dtype int8 needs a CPU with products of bytes (AVX-512 VNNI): use bfloat16 here")
     return wanted, torch.float32 if wanted == "float32" else torch.bfloat16

@@ -1,9 +1,10 @@
 """Phi-3 as a classifier: a base, perhaps an adapter merged into it, one task, in service."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
+from torch import Tensor
 
 from ...schemas import ONCOLOGY, Abstract, Prompt, Task, VerifiedAdapter
 from ...schemas.events import ModelReceipt
@@ -12,12 +13,15 @@ from .budget import Budget
 from .config import EngineConfig
 from .forward import Forward, pack, served
 from .fp8 import Scaled
+from .int8 import Eight
 from .lanes import lanes, one_thread
 from .memory import device_name
 from .merging import Base
-from .products import product
+from .products import Product, product
 
 _PROBE_TOKENS = 512  # of a prompt, about as many as an abstract has
+
+_IN_EIGHT_BITS: dict[str, Callable[[Tensor], Product]] = {"fp8": Scaled, "int8": Eight}
 
 
 class Phi3Engine:
@@ -48,7 +52,7 @@ class Phi3Engine:
         self.base = base or Base(config)
         self.encoder = self.base.encoder(task)
         self.model = _served(self.base, task, adapter)
-        make = Scaled if self.base.precision == "fp8" else product
+        make = _IN_EIGHT_BITS.get(self.base.precision, product)
         with torch.inference_mode():
             self._forward = Forward(served(self.base.weights(adapter), self.base.shape, make), self.encoder)
             self._prefix = self._forward.run_prefix()

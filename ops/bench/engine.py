@@ -28,7 +28,7 @@ from .contestants import sample_text
 from .peers import PEERS, Answer
 from .stream import processor
 
-OURS = ("abstream bfloat16", "abstream float32")
+OURS = ("abstream bfloat16", "abstream float32", "abstream int8")
 ABSTRACTS = 8  # of a turn: a batch of the pipeline
 TURN_SECONDS = 1.0  # at least: a turn of a fast contestant answers them more than once
 # As many words as PubMed's abstracts have: 230 in the mean, a few of them far longer.
@@ -82,8 +82,8 @@ def table(found: dict[str, Any]) -> Iterator[str]:
         ceilings = ", ".join(f"{name} {value:.0f}" for name, value in of["ceiling_gflops"].items())
         yield f"{model}: {of['tokens']:.0f} tokens an abstract; GEMM ceiling in GFLOP/s: {ceilings}"
         yield ""
-        yield "| contestant | CPU ms | abstracts/s | abstream bf16 × | fp32 × | of the ceiling | peak MiB | off by |"
-        yield "|---" * 8 + "|"
+        yield "| who | CPU ms | abstracts/s | abstream bf16 × | fp32 × | int8 × | of ceiling | peak MiB | off by |"
+        yield "|---" * 9 + "|"
         for name, row in of["contestants"].items():
             yield f"| {' | '.join([name, *_cells(row)])} |"
         yield ""
@@ -133,15 +133,13 @@ def _of_model(
         peaks = {name: own[name].submit(peak_mib).result() for name in turns}
     ceiling = {name: statistics.median(each[name] for each in ceilings) for name in ceilings[0]}
     tokens, gflop = _work(folder, abstracts)
+    ideal = {name: gflop / ceiling[dtype] for name in OURS if (dtype := name.split()[-1]) in ceiling}
     return {
         "tokens": tokens,
         "gflop_each": gflop,
         "ceiling_gflops": ceiling,
         "failed": failed,
-        "contestants": {
-            name: _row(name, turns, answers, peaks[name], gflop / ceiling[name.split()[-1]] if name in OURS else None)
-            for name in turns
-        },
+        "contestants": {name: _row(name, turns, answers, peaks[name], ideal.get(name)) for name in turns},
     }
 
 

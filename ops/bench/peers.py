@@ -227,6 +227,7 @@ TRANSFORMERS, ONNX = ("transformers",), ("onnxscript", "onnx")
 PEERS = {
     "abstream bfloat16": Peer(partial(engine, dtype="bfloat16")),
     "abstream float32": Peer(partial(engine, dtype="float32")),
+    "abstream int8": Peer(partial(engine, dtype="int8")),
     "generate() float32": Peer(partial(generate, dtype="float32"), TRANSFORMERS),
     "generate() bfloat16": Peer(partial(generate, dtype="bfloat16"), TRANSFORMERS),
     "pipeline of 8 float32": Peer(partial(pipeline, dtype="float32", batch=8), TRANSFORMERS),

@@ -1,0 +1,73 @@
+"""Products in eight bits on CPUs, by oneDNN: a scale for each token and for each row of a weight.
+
+Weights are quantized once, tokens as they come; sums are whole numbers, and all between the products stays bfloat16. A
+token's scale is its own, so that what shares a pass with it changes nothing.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .products import Plain
+
+_LARGEST = 127
+_ZERO = 128  # of tokens: CPUs multiply unsigned bytes with signed ones
+_PACKED_FOR_ROWS = 512  # about a prompt; other numbers of rows are computed as well
+_TOLERANCE = 3e-2  # of the largest number
+
+
+class Eight:
+    """A ``Product`` of bfloat16 rows."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._calls: Any = torch.ops.onednn
+        weight = weight.float()
+        self._scales = weight.abs().amax(1).clamp(min=1e-12) / _LARGEST
+        whole = (weight / self._scales.unsqueeze(1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
+        self._weight = self._calls.qlinear_prepack(whole, [_PACKED_FOR_ROWS, weight.shape[1]])
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / _LARGEST
+        whole = (rows / scales).round_().add_(_ZERO).to(torch.uint8)
+        done: Tensor = self._calls.qlinear_pointwise(
+            *(whole, 1.0, _ZERO, self._weight, self._scales, self._zeros, None, 1.0, 0),
+            *(torch.float32, "none", [], ""),
+        )
+        return done.mul_(scales).to(rows.dtype)
+
+    def activated(self, rows: Tensor) -> Tensor:
+        return functional.silu(self(rows), inplace=True)
+
+    def times(self, rows: Tensor, other: Tensor) -> Tensor:
+        return self(rows).mul_(other)
+
+    def plus(self, rows: Tensor, other: Tensor) -> Tensor:
+        return self(rows).add_(other)
+
+
+@cache
+def int8_works() -> bool:
+    """Whether torch has these products for this CPU, and they are right: tried once, on a small weight."""
+    return products_are_right()
+
+
+@torch.inference_mode()
+def products_are_right() -> bool:
+    """Whether ``Eight`` gives about what bfloat16 gives, also where every sum is as large as it can be."""
+    generator = torch.Generator().manual_seed(1)
+    for weight, rows in (
+        (torch.randn(48, 64, generator=generator), torch.randn(33, 64, generator=generator)),
+        (torch.ones(48, 64), torch.ones(33, 64)),  # older CPUs add pairs in sixteen bits, and cut what is more
+    ):
+        expected = Plain(weight)(rows)
+        try:
+            given = Eight(weight)(rows.bfloat16())
+        except (RuntimeError, NotImplementedError, AttributeError):  # not built in, or not for this CPU
+            return False
+        if (given - expected).abs().max() > _TOLERANCE * expected.abs().max():
+            return False
+    return True

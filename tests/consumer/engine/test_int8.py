@@ -1,0 +1,79 @@
+"""Products in eight bits on the CPU: near answers that do not depend on neighbours, and a receipt that says so."""
+
+import pytest
+import torch
+from abstream.consumer.engine import int8
+from abstream.consumer.engine.config import EngineConfig
+from abstream.consumer.engine.int8 import Eight, products_are_right
+from abstream.consumer.engine.phi3 import Phi3Engine
+from abstream.consumer.engine.products import Plain
+from abstream.consumer.engine.scoring import softmax
+from abstream.ops.bench.engine import example_abstracts
+from abstream.schemas import ModelUnusable
+
+needs_bytes = pytest.mark.skipif(not int8.int8_works(), reason="this CPU has no products of bytes")
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@needs_bytes
+@pytest.mark.parametrize("call", ["__call__", "activated", "times", "plus"])
+def test_what_follows_a_product_is_about_that_of_whole_numbers(call):
+    weight, rows, other = random(48, 64), random(33, 64).bfloat16(), random(33, 48).bfloat16()
+    others = [other] if call in ("times", "plus") else []
+
+    given = getattr(Eight(weight), call)(rows, *others).float()
+    expected = getattr(Plain(weight.bfloat16()), call)(rows, *others).float()
+
+    assert (given - expected).abs().max() < 0.03 * expected.abs().max()
+    assert not torch.equal(given, expected)
+
+
+@needs_bytes
+def test_a_token_has_a_scale_of_its_own():
+    """Were there one for all, a token a thousand times larger would leave nothing of the others."""
+    product, rows = Eight(random(48, 64)), random(8, 64).bfloat16()
+    alone = product(rows)
+    rows[3] *= 1000
+
+    beside = product(rows)
+
+    kept = [number for number in range(8) if number != 3]
+    assert torch.equal(alone[kept], beside[kept])
+
+
+@needs_bytes
+def test_a_row_of_zeros_stays_zero():
+    assert not Eight(torch.cat([torch.zeros(1, 64), random(2, 64)]))(torch.zeros(3, 64, dtype=torch.bfloat16)).any()
+
+
+@needs_bytes
+def test_products_that_are_wrong_are_found_out(monkeypatch):
+    assert products_are_right()
+    right = int8.Eight.__call__
+    monkeypatch.setattr(int8.Eight, "__call__", lambda eight, rows: 1.1 * right(eight, rows))
+    assert not products_are_right()
+
+
+@needs_bytes
+def test_answers_are_near_those_of_float32_and_the_receipt_names_them(engine, phi3_nano):
+    eight = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="int8", threads=1))
+    batch = [engine.encode(abstract) for abstract in example_abstracts(4)]
+
+    off = [
+        abs(a - b)
+        for one, two in zip(engine.classify(batch).logits, eight.classify(batch).logits, strict=True)
+        for row, other in zip(one, two, strict=True)
+        for a, b in zip(softmax(row), softmax(other), strict=True)
+    ]
+
+    assert 1e-5 < max(off) < 0.2
+    assert eight.model.receipt.dtype == "int8"
+
+
+def test_where_the_cpu_has_no_such_products_it_is_said_what_to_do(monkeypatch, phi3_nano):
+    monkeypatch.setattr(int8, "int8_works", lambda: False)
+    with pytest.raises(ModelUnusable, match="use bfloat16 here"):
+        Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="int8"))
