@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import Phi3ForCausalLM
 
 from ..consumer.engine.forward import SlotClassifier, pack
+from ..consumer.engine.products import keep_more_products
 from ..consumer.engine.tokens import PromptEncoder
 from ..consumer.engine.weights import BaseFolder, read_base, untie
 from ..schemas import Abstract, AbstreamError, Prompt, Task
@@ -70,6 +71,7 @@ class Run:
         self, config: TrainConfig, splits: Splits, base: BaseFolder, out: Path, show: Callable[[float], None]
     ) -> None:
         """Load the base and put LoRA on it. ``show`` is told the share of the run that is done."""
+        keep_more_products()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)

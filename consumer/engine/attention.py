@@ -74,7 +74,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]) -
     for block, rows in zip(blocks, query.split(_BLOCK_ROWS, 1), strict=True):
         scores = torch.bmm(rows, key[:, :, block.keys])
         if block.hidden is not None:
-            scores[:, :, block.masked :].masked_fill_(block.hidden, -torch.inf)
+            # Past autograd: what is hidden has no share in the softmax, and so no gradient in any case.
+            scores.detach()[:, :, block.masked :].masked_fill_(block.hidden, -torch.inf)
         attended.append(torch.bmm(scores.softmax(-1), value[:, block.keys]).transpose(0, 1))
     return attended
 

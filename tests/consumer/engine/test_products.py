@@ -1,12 +1,15 @@
 """Products of many sizes: what oneDNN prepares for each does not stay."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from abstream.consumer.engine import products
 from abstream.consumer.engine.products import packing_works
 
+CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 MANY_SIZES = """
 import torch
 from abstream.consumer.engine.products import Packed
@@ -32,3 +35,14 @@ def test_batches_of_ever_other_lengths_take_no_more_memory():
     """150 of them took 100 MiB and more; a worker grew with nearly every batch."""
     done = subprocess.run([sys.executable, "-c", MANY_SIZES], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 40
+
+
+def test_that_training_keeps_more_of_them_is_no_affair_of_the_processes_it_starts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "ones", lambda *_: seen.append(os.environ[CAPACITY]) or torch.zeros(1, 1))
+    monkeypatch.setenv(CAPACITY, products._KEPT_PRODUCTS)
+
+    products.keep_more_products()
+
+    assert seen == [products._KEPT_IN_TRAINING]
+    assert os.environ[CAPACITY] == products._KEPT_PRODUCTS
