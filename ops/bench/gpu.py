@@ -51,6 +51,7 @@ class Plan:
         pack_tokens: of a forward pass, and of a training step.
         passes: timed ones of each engine.
         streamed: abstracts from stream to stream.
+        trained: abstracts to learn from, once.
         product_rows: of the products whose speed is the ceiling.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     pack_tokens: int
     passes: int
     streamed: int
+    trained: int
     product_rows: int
 
     @property
@@ -73,8 +75,8 @@ class Plan:
         return Form(self.hidden, self.inner, self.layers, self.heads, self.vocabulary)
 
 
-PHI3_MINI = Plan("cuda", 3_072, 8_192, 32, 32, 32_064, 468, 16_384, 12, 4_000, 16_384)
-DRY_RUN = Plan("cpu", 64, 128, 2, 2, 12_288, 60, 1_024, 2, 24, 64)
+PHI3_MINI = Plan("cuda", 3_072, 8_192, 32, 32, 32_064, 468, 16_384, 12, 4_000, 256, 16_384)
+DRY_RUN = Plan("cpu", 64, 128, 2, 2, 12_288, 60, 1_024, 2, 24, 16, 64)
 
 
 def measure(
@@ -258,11 +260,9 @@ async def _streamed(plan: Plan, out: Path) -> Any:
     }
     texts = abstracts(plan, 512)
     with embedded_redis() as url:
-        redis = connect(url)
-        async with Workers(url, 1, flags, out / "worker", random.Random(1)) as workers:
+        async with connect(url) as redis, Workers(url, 1, flags, out / "worker", random.Random(1)) as workers:
             await answered(redis, workers.ready(), max(10, plan.streamed // 10), texts)
             turn = await answered(redis, workers.ready(), plan.streamed, texts)
-        await redis.aclose()
     return turn
 
 
@@ -312,7 +312,7 @@ def train(plan: Plan, out: Path) -> Found:
     from ...training.recipe import Run, Splits
 
     answers = {"cancer": "Cancer", "cancer_type": ONCOLOGY.questions[1].labels[0]}
-    records = [Labelled(str(number), one, answers) for number, one in enumerate(abstracts(plan, 64))]
+    records = [Labelled(str(number), one, answers) for number, one in enumerate(abstracts(plan, plan.trained))]
     knobs = {"data": "", "device": plan.device, "precision": "bfloat16", "target_modules": PHI3_LINEAR}
     splits = Splits(ONCOLOGY, frozenset(answers), records, records[:1])
     run = Run(TrainConfig.model_validate(knobs), splits, locate(str(_folder(out))), out, lambda _: None)

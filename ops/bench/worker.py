@@ -41,6 +41,7 @@ TEXTS = 64  # different ones, sent again and again under other ids
 BATCH = 16  # abstracts of real lengths in a worker's batch
 EDGE = 0.1  # of a turn, at its beginning and its end: not all work there
 PATIENCE_SECONDS = 120
+CLOCK_SECONDS = 1e-3  # that of Redis ticks so often: a few abstracts may be answered between two ticks
 LOOK_SECONDS = 0.1  # between two looks, which take time from the workers
 STREAMS = Streams()
 
@@ -179,8 +180,8 @@ async def answered(redis: Redis, workers: list[WorkerProcess], abstracts: int, t
     entries: Any = await redis.xrange(STREAMS.predictions)
     begun, ended = (int(entries[count - 1][0].partition(b"-")[0]) / 1e3 for count in marks)
     return Turn(
-        per_second=(marks[1] - marks[0]) / (ended - begun),
-        cpu_milliseconds=1e3 * (last.cpu - first.cpu) / (last.answered - first.answered),
+        per_second=(marks[1] - marks[0]) / max(ended - begun, CLOCK_SECONDS),
+        cpu_milliseconds=1e3 * (last.cpu - first.cpu) / max(last.answered - first.answered, 1),
         waits=1 - (last.computed - first.computed) / ((last.at - first.at) * len(workers)),
     )
 

@@ -18,7 +18,7 @@ here = partial(ThreadPoolExecutor, 1)
 
 
 def test_every_part_runs_and_every_row_is_filled_in(tmp_path):
-    found = measure(DRY_RUN, tmp_path, lambda _: None, here)
+    found = measure(replace(DRY_RUN, abstract_tokens=20, streamed=10), tmp_path, lambda _: None, here)
 
     assert found["failed"] == {}
     only_on_gpus = {"ceiling_fp8", "engine_fp8", "fp8_to_bfloat16", "trained_peak_gib"}
