@@ -17,7 +17,9 @@ from typing import Any
 from ...consumer.engine import Tokens
 from ...consumer.engine.config import Dtype, EngineConfig
 from ...consumer.engine.tokens import PromptEncoder
+from ...consumer.memory import settle_memory
 from ...schemas import ONCOLOGY, Abstract, Prompt
+from ..settings import budgets_file
 
 Answer = Callable[[Sequence[Abstract]], list[list[float]] | None]
 """Answers abstracts; gives the logits of the last question's labels where it has them."""
@@ -37,10 +39,12 @@ class Peer:
 
 
 def engine(folder: Path, _: Path, *, dtype: Dtype) -> Answer:
-    """Ours, eight at a time as they come from a stream."""
+    """Ours, eight at a time as they come from a stream, in a process set up as a worker's is."""
     from ...consumer.engine.phi3 import Phi3Engine
 
-    engine = Phi3Engine(EngineConfig(model=str(folder), device="cpu", dtype=dtype, threads=1))
+    settle_memory()
+    known = {"budgets": budgets_file(), "device": "cpu", "threads": 1}
+    engine = Phi3Engine(EngineConfig(model=str(folder), dtype=dtype, **known))
     return lambda abstracts: [
         list(each[-1]) for each in engine.classify([engine.encode(abstract) for abstract in abstracts]).logits
     ]
