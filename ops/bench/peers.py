@@ -43,8 +43,8 @@ def engine(folder: Path, _: Path, *, dtype: Dtype) -> Answer:
     from ...consumer.engine.phi3 import Phi3Engine
 
     settle_memory()
-    known = {"budgets": budgets_file(), "device": "cpu", "threads": 1}
-    engine = Phi3Engine(EngineConfig(model=str(folder), dtype=dtype, **known))
+    config = EngineConfig(model=str(folder), device="cpu", dtype=dtype, threads=1, budgets=budgets_file())
+    engine = Phi3Engine(config)
     return lambda abstracts: [
         list(each[-1]) for each in engine.classify([engine.encode(abstract) for abstract in abstracts]).logits
     ]
