@@ -38,7 +38,7 @@ class Terms:
     resume: bool
     max_backlog: int
     wait_for_room_seconds: float
-    wait_replicas: int
+    wait_replicas: int = 0
 
     def publisher(self, url: str, namespace: str, source: str) -> Publisher:
         return Publisher(

@@ -178,9 +178,9 @@ class Scene:
         await until(condition, lambda: time.monotonic() - max(begun, self.watch.last_result_at) < STILL_SECONDS)
 
     async def first_result(self) -> float:
-        """Seconds until the next result is seen."""
+        """Seconds until the next result is seen; none comes where all were answered."""
         begun, seen = time.monotonic(), self.watch.seen.total()
-        await self.until(lambda: self.watch.seen.total() > seen)
+        await self.until(lambda: self.watch.seen.total() > seen or len(self.watch.seen) >= self.total)
         return time.monotonic() - begun
 
     async def found(self) -> Found:

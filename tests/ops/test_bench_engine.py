@@ -61,4 +61,6 @@ def test_ours_answers_the_last_question(phi3_nano, tmp_path):
 
     given = PEERS["abstream float32"].start(phi3_nano, tmp_path)(abstracts)
 
-    assert given == [list(engine.classify(list(map(engine.encode, abstracts))).logits[row][1]) for row in range(2)]
+    expected = engine.classify(list(map(engine.encode, abstracts))).logits
+    for row in range(2):  # what shares a pass changes the order of additions
+        assert given[row] == pytest.approx(list(expected[row][1]), abs=1e-4)
