@@ -19,6 +19,7 @@ from ..schemas.streams import LANES, OUTPUTS
 from ..training.config import TrainConfig
 from .adapters import adapters
 from .benching import bench
+from .exporting import schema
 from .gateway import gateway
 from .refusals import refusals
 from .settings import (
@@ -365,26 +366,10 @@ def chaos(rows: tuple[str, ...], abstracts: int, workers: int, seed: int, quick:
     sys.exit(DONE if passed else ERROR)
 
 
-@cli.group()
-def schema() -> None:
-    """The events as documents for other programs."""
-
-
-@schema.command("export")
-@click.option(
-    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/exported"), show_default=True
-)
-def schema_export(out: Path) -> None:
-    """JSON Schemas (2020-12) of every event, AsyncAPI of the streams, OpenAPI of the gateway."""
-    from .exporting import export
-
-    for path in export(out):
-        click.echo(path)
-
-
 cli.add_command(adapters)
 cli.add_command(gateway)
 cli.add_command(refusals)
+cli.add_command(schema)
 cli.add_command(streams)
 cli.add_command(bench)
 

@@ -7,10 +7,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
+
 from ..schemas import EVENTS, Event, Streams
 from .asyncapi import document as asyncapi_document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@click.group()
+def schema() -> None:
+    """The events as documents for other programs."""
+
+
+@schema.command("export")
+@click.option(
+    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/exported"), show_default=True
+)
+def schema_export(out: Path) -> None:
+    """JSON Schemas (2020-12) of every event, AsyncAPI of the streams, OpenAPI of the gateway."""
+    for path in export(out):
+        click.echo(path)
 
 
 def documents() -> dict[str, str]:

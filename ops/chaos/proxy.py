@@ -1,6 +1,7 @@
 """A bad network between a client and Redis: replies get lost on the way, or nothing passes for a while."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Coroutine
 from pathlib import Path
@@ -13,7 +14,38 @@ from ...consumer.tasks import end
 _CHUNK_BYTES = 1 << 16
 
 
-class Proxy:
+class _Between(ABC):
+    """Stands between clients and a server, and ends with all that passes through it."""
+
+    _server: asyncio.Server
+
+    def __init__(self) -> None:
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        await end(self._connections)
+
+    async def _connected(self, client: StreamReader, to_client: StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection
+        self._connections.add(connection)
+        try:
+            await self._serve(client, to_client)
+        except (OSError, asyncio.CancelledError):  # asyncio's servers make a noise of one that was cancelled
+            return
+        finally:
+            self._connections.discard(connection)
+            to_client.close()
+
+    @abstractmethod
+    async def _serve(self, client: StreamReader, to_client: StreamWriter) -> None:
+        """Pass on what comes, both ways, until either end is closed."""
+
+
+class Proxy(_Between):
     """Listens on a socket of its own and passes on to that of Redis, both ways, what it is let.
 
     Attributes:
@@ -21,11 +53,11 @@ class Proxy:
     """
 
     def __init__(self, folder: Path, random: Random) -> None:
+        super().__init__()
         self._path, self._redis_path = folder / "proxy.sock", folder / "redis.sock"
         self._random = random
         self._drops = 0.0
         self._passing = {"requests": asyncio.Event(), "replies": asyncio.Event()}
-        self._connections: set[asyncio.Task[None]] = set()
         self.url = f"unix://{self._path}"
         self.dropped = 0
         self.heal()
@@ -37,12 +69,6 @@ class Proxy:
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_unix_server(self._connected, str(self._path))
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        await end(self._connections)
 
     def drop_replies(self, share: float) -> None:
         """From now on lose this share of the replies, and the connection with them: Redis has done what was asked."""
@@ -59,21 +85,12 @@ class Proxy:
         for passing in self._passing.values():
             passing.set()
 
-    async def _connected(self, client: StreamReader, to_client: StreamWriter) -> None:
-        connection = asyncio.current_task()
-        assert connection
-        self._connections.add(connection)
-        try:
-            redis, to_redis = await asyncio.open_unix_connection(str(self._redis_path))
-        except OSError:
-            to_client.close()
-            return
+    async def _serve(self, client: StreamReader, to_client: StreamWriter) -> None:
+        redis, to_redis = await asyncio.open_unix_connection(str(self._redis_path))
         try:
             await _first_of(self._pass_on("requests", client, to_redis), self._pass_on("replies", redis, to_client))
         finally:
-            to_client.close()
             to_redis.close()
-            self._connections.discard(connection)
 
     async def _pass_on(self, way: str, come: StreamReader, go: StreamWriter) -> None:
         """Until either end is closed, or a reply is lost."""
@@ -89,7 +106,7 @@ class Proxy:
             return
 
 
-class SlowLink:
+class SlowLink(_Between):
     """A TCP connection on this machine on which everything takes so long, each way.
 
     Attributes:
@@ -97,36 +114,21 @@ class SlowLink:
     """
 
     def __init__(self, to_port: int, seconds: float) -> None:
+        super().__init__()
         self._to_port = to_port
         self._seconds = seconds
-        self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "SlowLink":
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        await end(self._connections)
-
-    async def _connected(self, client: StreamReader, to_client: StreamWriter) -> None:
-        connection = asyncio.current_task()
-        assert connection
-        self._connections.add(connection)
-        writers = [to_client]
+    async def _serve(self, client: StreamReader, to_client: StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection("127.0.0.1", self._to_port)
         try:
-            server, to_server = await asyncio.open_connection("127.0.0.1", self._to_port)
-            writers.append(to_server)
             await _first_of(self._pass_on(client, to_server), self._pass_on(server, to_client))
-        except (OSError, asyncio.CancelledError):  # asyncio's servers make a noise of one that was cancelled
-            return
         finally:
-            self._connections.discard(connection)
-            for writer in writers:
-                writer.close()
+            to_server.close()
 
     async def _pass_on(self, come: StreamReader, go: StreamWriter) -> None:
         """Until either end is closed. What is under way does not hold up what follows."""
