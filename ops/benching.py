@@ -109,6 +109,19 @@ def worker(abstracts: int, rounds: int, dtype: str, out: Path) -> None:
 
 
 @bench.command()
+@option("model", type=click.Choice(["nano", "small"]), default="nano", help="phi3-nano, or one of random weights.")
+@option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@option("count", type=click.IntRange(min=1), multiple=True, default=(1, 2, 4), help="Of replicas; repeatable.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/replicas"), help="Of model, logs.")
+def replicas(model: str, dtype: str, count: tuple[int, ...], out: Path) -> None:
+    """What each further replica takes in memory."""
+    from .bench.replicas import measure, table
+
+    found = measure(model, dtype, count, out / model, say=lambda said: click.echo(said, err=True))
+    _print(table(found), found)
+
+
+@bench.command()
 @option("rounds", type=click.IntRange(min=1), default=5, help="Starts of each.")
 @click.pass_obj
 def start(common: "Common", rounds: int) -> None:

@@ -143,6 +143,7 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 @option(
     "replicas", type=click.IntRange(min=1), default=1, help="So many processes, each on a GPU or a share of the CPU."
 )
+@click.option("--slot", "slots", type=int, multiple=True, hidden=True)  # from whoever started it as a replica
 @click.pass_obj
 def work(common: Common, /, replicas: int, **flags: Any) -> None:
     """A worker: reads, classifies, publishes, until SIGTERM.

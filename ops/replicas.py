@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from ..consumer.endpoints import Endpoints, Handler
+from ..consumer.engine.slots import Slots, make_slots
 from ..consumer.health import Check
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
@@ -40,11 +41,21 @@ log = structlog.get_logger()
 class Replica:
     """One worker process, again and again."""
 
-    def __init__(self, number: int, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, number: int, command: Sequence[str], environment: Mapping[str, str], slots: Sequence[int] = ()
+    ) -> None:
+        """
+        Args:
+            number: its own among the replicas.
+            command: that runs a worker; the flags of this one are added.
+            environment: what it has beside this process's.
+            slots: files that replicas share weights in, see ``consumer/engine/slots.py``.
+        """
         self.number = number
         self.starts = 0
         self._command = command
         self._environment = environment
+        self._slots = slots
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
         self._asked: int | None = None
@@ -54,8 +65,10 @@ class Replica:
         self._port = _free_port()
         self.starts += 1
         name = f"{socket.gethostname()}-{os.getpid()}-{self.number}"
-        own = ("--replicas=1", f"--metrics-port={self._port}", f"--name={name}")
-        self._process = await asyncio.create_subprocess_exec(*self._command, *own, env=os.environ | self._environment)
+        own = ["--replicas=1", f"--metrics-port={self._port}", f"--name={name}", *map("--slot={}".format, self._slots)]
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, *own, env=os.environ | self._environment, pass_fds=self._slots
+        )
         log.info("replica_started", replica=self.number, pid=self._process.pid)
         if self._asked:
             self.signal(self._asked)
@@ -89,8 +102,11 @@ class Replica:
 class Supervisor:
     """Keeps replicas running until it is asked to stop, or until each has ended well."""
 
-    def __init__(self, replicas: Sequence[Replica], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, replicas: Sequence[Replica], slots: Slots | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.replicas = replicas
+        self._slots = slots
         self._clock = clock
         self._stopping = asyncio.Event()
 
@@ -135,6 +151,8 @@ class Supervisor:
                 if status == 503 and replica.running():
                     log.error("replica_wedged", replica=replica.number)
                     replica.signal(signal.SIGKILL)
+            if self._slots:  # what the last to serve an adapter has left, however it ended
+                await asyncio.to_thread(self._slots.free_unused)
 
 
 class ReplicaEndpoints(Endpoints):
@@ -188,16 +206,17 @@ def supervise(count: int, port: int | None, command: Sequence[str], environments
         command: that runs one worker; the flags of one replica are added at its end, where they win.
         environments: what each replica's environment has beside this process's, by turns.
     """
-    replicas = [Replica(number, command, environments[number % len(environments)]) for number in range(count)]
+    slots = make_slots()
+    replicas = [Replica(number, command, environments[number % len(environments)], slots) for number in range(count)]
     if port is not None:
         endpoints = ReplicaEndpoints(port, replicas)
         endpoints.start()
         log.info("metrics_served", port=endpoints.server_port)
-    return asyncio.run(_until_signal(replicas))
+    return asyncio.run(_until_signal(Supervisor(replicas, Slots(slots) if slots else None)))
 
 
-async def _until_signal(replicas: Sequence[Replica]) -> int:
-    supervisor, loop = Supervisor(replicas), asyncio.get_running_loop()
+async def _until_signal(supervisor: Supervisor) -> int:
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
     return await supervisor.run()

@@ -50,6 +50,7 @@ def load_engine(flags: dict[str, Any], task: Task | None = None, adapter: Verifi
         model=shipped_model(model),
         revision=flags["model_revision"],
         budgets=budgets_file(),
+        slots=flags.get("slots", ()),
         **{name: flags[name] for name in ("device", "dtype", "max_prompt_tokens", "threads")},
     )
     return Phi3Engine(config, task=task, adapter=adapter, base=_base(config))

@@ -23,3 +23,4 @@ class EngineConfig(BaseModel):
     max_prompt_tokens: Annotated[int, Field(ge=64, le=131_072)] = 2_046
     threads: PositiveInt | None = None  # of the CPU; torch's own choice where None
     budgets: Path | None = None  # a file that remembers how many tokens a pass takes here; not probed where None
+    slots: tuple[int, ...] = ()  # file descriptors from ``make_slots`` that replicas on this machine have in common

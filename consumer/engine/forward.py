@@ -5,7 +5,7 @@ fixed beginning is run once, and its keys and values stand before those of each 
 slots only, and multiplied by the rows of the label tokens only.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from torch.nn import functional
 from . import Tokens
 from .attention import Past
 from .layers import Layer, ServedLayer, TrainedLayer
-from .products import Product, product
+from .parts import Parts
 from .rotary import Rotation, cosines_and_sines, rotate
 from .rows import Attention, Row, Rows
 from .shape import Shape, shape_of
@@ -48,15 +48,15 @@ class Network:
     head: Callable[[], Tensor]
 
 
-def served(tensors: Mapping[str, Tensor], shape: Shape, make: Callable[[Tensor], Product] = product) -> Network:
-    """Of bare weights, named as transformers names them in a file; without gradient. ``make`` makes its products."""
+def served(parts: Parts, shape: Shape) -> Network:
+    """Of bare weights, named as transformers names them in a file; without gradient."""
     last = shape.layers - 1
-    embedding, norm = tensors["model.embed_tokens.weight"], tensors["model.norm.weight"]
-    head = tensors.get("lm_head.weight", embedding)
+    names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+    embedding, norm, head = map(parts.tensor, names)
     return Network(
         shape,
         lambda ids: functional.embedding(ids, embedding),
-        [ServedLayer(tensors, number, shape, make, last=number == last) for number in range(shape.layers)],
+        [ServedLayer(parts, number, shape, last=number == last) for number in range(shape.layers)],
         lambda rows: functional.rms_norm(rows, norm.shape, norm, shape.epsilon),
         lambda: head,
     )

@@ -4,6 +4,7 @@ Weights are quantized once, tokens as they come; sums are whole numbers, and all
 token's scale is its own, so that what shares a pass with it changes nothing.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -22,13 +23,25 @@ _TOLERANCE = 3e-2  # of the largest number
 class Eight:
     """A ``Product`` of bfloat16 rows."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
+        """
+        Args:
+            tensors: the weight in whole numbers, packed, and the scale of each of its rows.
+            memory: what their bytes lie in, if that is not their own.
+        """
+        self.tensors = tensors
+        self._weight, self._scales = tensors
+        self._memory = memory
+        self._zeros = torch.zeros(len(self._scales), dtype=torch.int64)
         self._calls: Any = torch.ops.onednn
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Eight":
+        """Of a weight as it is."""
         weight = weight.float()
-        self._scales = weight.abs().amax(1).clamp(min=1e-12) / _LARGEST
-        whole = (weight / self._scales.unsqueeze(1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
-        self._weight = self._calls.qlinear_prepack(whole, [_PACKED_FOR_ROWS, weight.shape[1]])
-        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        scales = weight.abs().amax(1).clamp(min=1e-12) / _LARGEST
+        whole = (weight / scales.unsqueeze(1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
+        return cls([torch.ops.onednn.qlinear_prepack(whole, [_PACKED_FOR_ROWS, weight.shape[1]]), scales])
 
     def __call__(self, rows: Tensor) -> Tensor:
         scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / _LARGEST
@@ -63,9 +76,9 @@ def products_are_right() -> bool:
         (torch.randn(48, 64, generator=generator), torch.randn(33, 64, generator=generator)),
         (torch.ones(48, 64), torch.ones(33, 64)),  # older CPUs add pairs in sixteen bits, and cut what is more
     ):
-        expected = Plain(weight)(rows)
+        expected = Plain.of(weight)(rows)
         try:
-            given = Eight(weight)(rows.bfloat16())
+            given = Eight.of(weight)(rows.bfloat16())
         except (RuntimeError, NotImplementedError, AttributeError):  # not built in, or not for this CPU
             return False
         if (given - expected).abs().max() > _TOLERANCE * expected.abs().max():

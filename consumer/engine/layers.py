@@ -4,7 +4,6 @@
 weights, for which neither transformers nor PEFT is imported; on CPUs by oneDNN with weights packed once.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional
 from . import products
 from .breaks import take_a_break
 from .learning import gated, linear
-from .products import Product
+from .parts import Parts
 from .shape import Shape
 
 
@@ -59,21 +58,18 @@ class TrainedLayer:
 class ServedLayer:
     """Over the tensors of one layer. On CPUs each addition, and the activation, is done by the product before it."""
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], number: int, shape: Shape, make: Callable[[Tensor], Product], *, last: bool
-    ) -> None:
+    def __init__(self, parts: Parts, number: int, shape: Shape, *, last: bool) -> None:
         take_a_break()  # to pack the weights of a layer takes milliseconds
         of = f"model.layers.{number}."
         queries = shape.heads * shape.head
-        joint = tensors[of + "self_attn.qkv_proj.weight"]
         self._before, self._after = (
-            tensors[of + name] for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
+            parts.tensor(of + name) for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
         )
         self._epsilon = shape.epsilon
-        self._joint = [make(part) for part in ([joint[:queries], joint[queries:]] if last else [joint])]
-        self._out = make(tensors[of + "self_attn.o_proj.weight"])
-        self._gated = products.gated(tensors[of + "mlp.gate_up_proj.weight"], make)
-        self._down = make(tensors[of + "mlp.down_proj.weight"])
+        self._joint = parts.products(of + "self_attn.qkv_proj.weight", (queries,) if last else 1)
+        (self._out,) = parts.products(of + "self_attn.o_proj.weight")
+        self._gated = products.gated(parts.products(of + "mlp.gate_up_proj.weight", 2 if parts.fuses else 1))
+        (self._down,) = parts.products(of + "mlp.down_proj.weight")
 
     def project(self, hidden: Tensor) -> Tensor:
         normed = self._norm(hidden, self._before)

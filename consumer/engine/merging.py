@@ -21,7 +21,10 @@ from . import fp8, int8
 from .breaks import take_a_break
 from .config import Device, Dtype, EngineConfig
 from .fit import check_fit
+from .opaque import sharing_works
+from .parts import shared_tensor
 from .shape import Shape, read_shape
+from .slots import Slots
 from .tokens import PromptEncoder, load_tokenizers
 from .weights import locate
 
@@ -34,7 +37,12 @@ _DOWN = re.compile(r"base_model\.model\.(?P<layer>.+)\.(?:lora_A\.weight|lora_em
 
 
 class Base:
-    """A base model where it is served. Owns its tensors as they lie on disk, mapped into memory."""
+    """A base model where it is served. Owns its tensors as they lie on disk, mapped into memory.
+
+    Attributes:
+        slots: what it shares with other replicas on this machine; None where it shares nothing.
+        key: of the base as it is served, for what is shared.
+    """
 
     def __init__(self, config: EngineConfig) -> None:
         """
@@ -50,6 +58,9 @@ class Base:
         self._encoder: tuple[str, PromptEncoder] | None = None
         self._stored = _read(self.folder.path, self.shape)
         self._shared: WeakValueDictionary[str, Tensor] = WeakValueDictionary()  # as served
+        shares = config.slots and self.device.type == "cpu" and sharing_works()
+        self.slots = Slots(config.slots) if shares else None
+        self.key = f"{self.folder.ref.revision} {self.precision}"
 
     def encoder(self, task: Task) -> PromptEncoder:
         """What writes prompts for a task; the same one as long as the task is the same."""
@@ -66,15 +77,21 @@ class Base:
             AdapterRefused: made for another base, its tensors do not fit this one, or change nothing.
         """
         merged = dict(self._merge(adapter)) if adapter else {}
-        weights = {name: merged[name] if name in merged else self._as_served(name) for name in self._stored}
-        if HEAD not in weights:
-            weights[HEAD] = self._as_served(EMBEDDING)
-        return weights
+        return {name: merged[name] if name in merged else self.as_it_is(name) for name in (*self._stored, HEAD)}
+
+    def as_it_is(self, name: str) -> Tensor:
+        """The tensor of the bare base, as served; the same one for all engines."""
+        if name not in self._stored:
+            name = EMBEDDING  # is the output head too
+        if (tensor := self._shared.get(name)) is None:
+            tensor = self._shared[name] = self._as_served(name)
+        return tensor
 
     def _as_served(self, name: str) -> Tensor:
-        if (tensor := self._shared.get(name)) is None:
-            tensor = self._shared[name] = self._stored[name].to(self.device, self.dtype)
-        return tensor
+        stored = self._stored[name]
+        if self.slots and stored.dtype != self.dtype and name in (EMBEDDING, HEAD):  # others are packed, or small
+            return shared_tensor(self.slots, f"{self.key} {name}", lambda: stored.to(self.dtype))
+        return stored.to(self.device, self.dtype)
 
     @torch.inference_mode()
     def _merge(self, adapter: VerifiedAdapter) -> Iterator[tuple[str, Tensor]]:

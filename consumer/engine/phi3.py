@@ -18,10 +18,11 @@ from .lanes import lanes, one_thread
 from .memory import device_name
 from .merging import Base
 from .products import Product, product
+from .sharing import parts_in_service
 
 _PROBE_TOKENS = 512  # of a prompt, about as many as an abstract has
 
-_IN_EIGHT_BITS: dict[str, Callable[[Tensor], Product]] = {"fp8": Scaled, "int8": Eight}
+_IN_EIGHT_BITS: dict[str, Callable[[Tensor], Product]] = {"fp8": Scaled, "int8": Eight.of}
 
 
 class Phi3Engine:
@@ -54,7 +55,8 @@ class Phi3Engine:
         self.model = _served(self.base, task, adapter)
         make = _IN_EIGHT_BITS.get(self.base.precision, product)
         with torch.inference_mode():
-            self._forward = Forward(served(self.base.weights(adapter), self.base.shape, make), self.encoder)
+            parts = parts_in_service(self.base, adapter, make)
+            self._forward = Forward(served(parts, self.base.shape), self.encoder)
             self._prefix = self._forward.run_prefix()
         self._lanes = lanes(torch.get_num_threads()) if self.base.device.type == "cpu" else None
         with one_thread() if self._lanes else nullcontext():

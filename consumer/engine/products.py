@@ -5,7 +5,7 @@ once: in float32 it is a fifth faster than MKL on AMD CPUs (DECISIONS.md).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -59,16 +59,20 @@ class Product(Protocol):
 
 def product(weight: Tensor) -> Product:
     """The fastest that gives the right result for this weight."""
-    return Packed(weight) if weight.device.type == "cpu" and packing_works(weight.dtype) else Plain(weight)
+    works = weight.device.type == "cpu" and packing_works(weight.dtype)
+    return Packed.of(weight) if works else Plain.of(weight)
 
 
-def gated(weight: Tensor, make: Callable[[Tensor], Product]) -> Callable[[Tensor], Tensor]:
-    """SiLU of the products with the first half of the weight's rows, times those with the second half."""
-    if make is product and weight.device.type == "cpu":  # which does both while it writes the products
-        gate, up = (make(half) for half in weight.chunk(2))
+def gated(products: Sequence[Product]) -> Callable[[Tensor], Tensor]:
+    """SiLU of the products with the first half of a weight's rows, times those with the second half.
+
+    Args:
+        products: with both halves, or one with the whole weight.
+    """
+    if len(products) > 1:
+        gate, up = products
         return lambda rows: up.times(rows, gate.activated(rows))
-    both = make(weight)
-    return lambda rows: _gate(both(rows))
+    return lambda rows: _gate(products[0](rows))
 
 
 def _gate_as_written(joint: Tensor) -> Tensor:
@@ -82,8 +86,15 @@ _gate = Fused(_gate_as_written)
 class Plain:
     """By torch, on any device."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
+    def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
+        """As ``Packed``, with the weight as it is."""
+        self.tensors = tensors
+        (self._weight,) = tensors
+        self._memory = memory
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Plain":
+        return cls([weight])
 
     def __call__(self, rows: Tensor) -> Tensor:
         return functional.linear(rows, self._weight)
@@ -101,9 +112,21 @@ class Plain:
 class Packed:
     """By oneDNN, without gradient. These are the calls that torch's own compiler makes for CPUs."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
+        """
+        Args:
+            tensors: the weight, packed.
+            memory: what its bytes lie in, if that is not its own.
+        """
+        self.tensors = tensors
+        (self._weight,) = tensors
+        self._memory = memory
         self._calls: Any = torch.ops.mkldnn
-        self._weight = self._calls._reorder_linear_weight(weight.contiguous(), _PACKED_FOR_ROWS)
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Packed":
+        """Of a weight as it is."""
+        return cls([torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_FOR_ROWS)])
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self._single(rows, "none")
@@ -134,10 +157,10 @@ def packing_works(dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(1)
     weight, rows, other = (torch.randn(size, generator=generator).to(dtype) for size in ((48, 64), (33, 64), (33, 48)))
     try:
-        packed = _all_of(Packed(weight), rows, other)
+        packed = _all_of(Packed.of(weight), rows, other)
     except (RuntimeError, AttributeError):  # not built in, or not for this CPU
         return False
-    plain = _all_of(Plain(weight), rows, other)
+    plain = _all_of(Plain.of(weight), rows, other)
     return all(
         bool((one - two).abs().max() <= _TOLERANCE[dtype] * two.abs().max())
         for one, two in zip(packed, plain, strict=True)

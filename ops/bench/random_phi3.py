@@ -69,6 +69,9 @@ class Form:
         }
 
 
+SMALL = Form(hidden=1_024, inner=2_816, layers=12, heads=16, vocabulary=12_288)  # 180 million weights
+
+
 def write(form: Form, out: Path, device: torch.device) -> Path:
     """The folder of the model, written unless it is there; numbers are drawn on ``device``."""
     folder = out / "snapshots" / REVISION

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from abstream import Abstract
 from abstream.ops.replicas import Replica, Supervisor, this_command
+from abstream.training.release import release
 from prometheus_client.parser import text_string_to_metric_families
 
 from ..conftest import PATIENCE_SECONDS, wait_until
@@ -85,6 +86,29 @@ async def test_two_replicas_share_the_work_and_one_that_is_killed_comes_back(
         workers.process.terminate()
         assert await asyncio.wait_for(workers.process.wait(), PATIENCE_SECONDS) == 0
     assert children(workers.process.pid) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each has its own")
+async def test_replicas_serve_each_adapter_from_the_same_memory_and_keep_none_that_was_before(
+    server, namespace, redis, streams, make_nano_adapter, tmp_path
+):
+    flags = ("--engine", "torch", "--replicas", "2", "--adapter-cache", str(tmp_path / "copies"))
+    async with fleet(server, namespace, *flags) as workers:
+        await wait_until(workers.ready, "both replicas")
+        one, other = children(workers.process.pid)
+        before = shared(one)
+        assert before == shared(other) != set()
+
+        await release(redis, streams, make_nano_adapter().path, tmp_path / "store")
+        await wait_until(lambda: set(workers.values("abstream_adapter_switches_total").values()) == {1}, "the switch")
+        await wait_until(lambda: shared(one) == shared(other) and not shared(one) <= before, "the new one alone")
+        assert len(shared(one)) == len(before)
+
+
+def shared(pid: int) -> set[str]:
+    """The inodes of the slots that a process has mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {line.split()[4] for line in lines if "memfd:abstream-weights" in line}
 
 
 async def answered_all(redis, streams, count: int) -> bool:

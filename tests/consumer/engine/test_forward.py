@@ -11,6 +11,7 @@ import pytest
 import torch
 from abstream.consumer.engine import rows, varlen
 from abstream.consumer.engine.forward import Forward, Network, pack, served, trained
+from abstream.consumer.engine.parts import OwnParts
 from abstream.consumer.engine.reference import reference_logits
 from abstream.consumer.engine.shape import shape_of
 from abstream.consumer.engine.tokens import PromptEncoder
@@ -74,7 +75,7 @@ def phi3_of(form: str) -> Phi3ForCausalLM:
 
 
 def networks(phi3: Phi3ForCausalLM) -> list[Network]:
-    return [trained(phi3), served(phi3.state_dict(), shape_of(phi3.config.to_dict()))]
+    return [trained(phi3), served(OwnParts(phi3.state_dict()), shape_of(phi3.config.to_dict()))]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -32,7 +32,7 @@ def test_what_follows_a_product_is_that_of_bfloat16(call):
     weight, rows, other = random(48, 64), random(33, 64), random(33, 48)
     others = [other] if call in ("times", "plus") else []
 
-    given, expected = (getattr(make(weight), call)(rows, *others).float() for make in (Scaled, Plain))
+    given, expected = (getattr(make(weight), call)(rows, *others).float() for make in (Scaled, Plain.of))
 
     assert (given - expected).abs().max() < 0.06 * expected.abs().max()
     assert not torch.equal(given, expected)
@@ -76,5 +76,5 @@ def test_on_cuda_the_products_are_right():
         pytest.skip("needs a GPU of Hopper's generation")
     assert fp8.fp8_works(device)
     weight, rows = random(8192, 3072).to(device), random(512, 3072).to(device)
-    given, expected = Scaled(weight)(rows).float(), Plain(weight)(rows).float()
+    given, expected = Scaled(weight)(rows).float(), Plain.of(weight)(rows).float()
     assert (given - expected).abs().max() < 0.06 * expected.abs().max()

@@ -24,8 +24,8 @@ def test_what_follows_a_product_is_about_that_of_whole_numbers(call):
     weight, rows, other = random(48, 64), random(33, 64).bfloat16(), random(33, 48).bfloat16()
     others = [other] if call in ("times", "plus") else []
 
-    given = getattr(Eight(weight), call)(rows, *others).float()
-    expected = getattr(Plain(weight.bfloat16()), call)(rows, *others).float()
+    given = getattr(Eight.of(weight), call)(rows, *others).float()
+    expected = getattr(Plain.of(weight.bfloat16()), call)(rows, *others).float()
 
     assert (given - expected).abs().max() < 0.03 * expected.abs().max()
     assert not torch.equal(given, expected)
@@ -34,7 +34,7 @@ def test_what_follows_a_product_is_about_that_of_whole_numbers(call):
 @needs_bytes
 def test_a_token_has_a_scale_of_its_own():
     """Were there one for all, a token a thousand times larger would leave nothing of the others."""
-    product, rows = Eight(random(48, 64)), random(8, 64).bfloat16()
+    product, rows = Eight.of(random(48, 64)), random(8, 64).bfloat16()
     alone = product(rows)
     rows[3] *= 1000
 
@@ -46,7 +46,7 @@ def test_a_token_has_a_scale_of_its_own():
 
 @needs_bytes
 def test_a_row_of_zeros_stays_zero():
-    assert not Eight(torch.cat([torch.zeros(1, 64), random(2, 64)]))(torch.zeros(3, 64, dtype=torch.bfloat16)).any()
+    assert not Eight.of(torch.cat([torch.zeros(1, 64), random(2, 64)]))(torch.zeros(3, 64, dtype=torch.bfloat16)).any()
 
 
 @needs_bytes

@@ -19,7 +19,7 @@ def held():
 
 torch.set_num_threads(1)
 with torch.inference_mode():
-    packed = Packed(torch.randn(64, 64))
+    packed = Packed.of(torch.randn(64, 64))
     for rows in range(200, 220):
         packed.activated(torch.randn(rows, 64))
     before = held()

@@ -1,0 +1,136 @@
+"""What a network in service is made of: tensors, and products with them, of this process or shared by several.
+
+What is shared is what is computed with, packed and in the dtype of service. The process that writes it makes one part
+after the other and keeps none; from then on it maps the same bytes as the others.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .int8 import Eight
+from .opaque import Described, bytes_of, describe, made_of
+from .products import Packed, Plain, Product, product
+from .slots import Kept, Slots, Writer
+
+Shareable = Packed | Plain | Eight
+_KINDS: dict[str, type[Shareable]] = {kind.__name__: kind for kind in (Packed, Plain, Eight)}
+
+
+class Parts(Protocol):
+    """By the names of a file of weights.
+
+    Attributes:
+        fuses: a product's activation and multiplication cost nothing, so that two halves are better than the whole.
+    """
+
+    fuses: bool
+
+    def tensor(self, name: str) -> Tensor: ...
+
+    def products(self, name: str, cut: int | tuple[int, ...] = 1) -> Sequence[Product]:
+        """With a weight, cut at rows or into equal parts as by ``torch.tensor_split``."""
+        ...
+
+
+class OwnParts:
+    """Of tensors that this process has."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], make: Callable[[Tensor], Product] = product) -> None:
+        self._tensors = tensors
+        self._make = make
+        # oneDNN does both while it writes the products.
+        self.fuses = make is product and all(tensor.device.type == "cpu" for tensor in tensors.values())
+
+    def tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def products(self, name: str, cut: int | tuple[int, ...] = 1) -> list[Product]:
+        return [self._make(part) for part in self._tensors[name].tensor_split(cut)]
+
+
+class SharedParts:
+    """Of a slot, and what the base has as it is."""
+
+    def __init__(self, kept: Kept, common: Callable[[str], Tensor], *, fuses: bool) -> None:
+        """
+        Args:
+            kept: what ``write_parts`` wrote.
+            common: gives the tensors that it left out.
+            fuses: as it is of the parts that were written.
+        """
+        self._memory = torch.frombuffer(kept.memory, dtype=torch.uint8)
+        self._index: dict[str, Any] = kept.index
+        self._common = common
+        self.fuses = fuses
+
+    def tensor(self, name: str) -> Tensor:
+        at = self._index["tensors"].get(name)
+        return self._made(*at) if at else self._common(name)
+
+    def products(self, name: str, _cut: int | tuple[int, ...] = 1) -> list[Product]:
+        """Cut as they were when they were written."""
+        written = self._index["products"][name]
+        return [_KINDS[kind]([self._made(*each) for each in tensors], self._memory) for kind, tensors in written]
+
+    def _made(self, begin: int, *described: Any) -> Tensor:
+        return made_of(self._memory[begin:], Described(*described))
+
+
+def write_parts(
+    own: OwnParts, common: Callable[[str], Tensor], walk: Callable[[Parts], object], writer: Writer
+) -> dict[str, Any]:
+    """Write all that ``walk`` asks for, except for tensors that are ``common``; the index for ``SharedParts``.
+
+    Args:
+        own: what is written.
+        common: gives the tensors of the base as it is.
+        walk: asks for all that a network is made of; what it makes of the answers cannot be used.
+        writer: of the slot.
+    """
+    written = _Written(own, common, writer)
+    walk(written)
+    return written.index
+
+
+class _Written:
+    """Parts that are written as they are asked for."""
+
+    def __init__(self, own: OwnParts, common: Callable[[str], Tensor], writer: Writer) -> None:
+        self._own = own
+        self._common = common
+        self._writer = writer
+        self.fuses = own.fuses
+        self.index: dict[str, Any] = {"tensors": {}, "products": {}}
+
+    def tensor(self, name: str) -> Tensor:
+        tensor = self._own.tensor(name)
+        if tensor is not self._common(name):
+            self.index["tensors"][name] = self._add(tensor.contiguous())
+        return tensor
+
+    def products(self, name: str, cut: int | tuple[int, ...] = 1) -> list[Product]:
+        made = [
+            (type(one).__name__, one.tensors) for one in self._own.products(name, cut) if isinstance(one, Shareable)
+        ]
+        self.index["products"][name] = [(kind, [self._add(each) for each in tensors]) for kind, tensors in made]
+        nothing: Any = None
+        return [nothing] * len(made)  # nobody multiplies with them, and what nobody holds is freed at once
+
+    def _add(self, tensor: Tensor) -> tuple[Any, ...]:
+        return self._writer.add(bytes_of(tensor)), *describe(tensor)
+
+
+def shared_tensor(slots: Slots, key: str, make: Callable[[], Tensor]) -> Tensor:
+    """The one of the key; made and written unless it is there, and of this process alone where it cannot be shared."""
+
+    def write(writer: Writer) -> Any:
+        made = make().contiguous()
+        return writer.add(bytes_of(made)), *describe(made)
+
+    if not (kept := slots.get(key, write)):
+        return make()
+    begin, *described = kept.index
+    return made_of(torch.frombuffer(kept.memory, dtype=torch.uint8)[begin:], Described(*described))

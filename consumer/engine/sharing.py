@@ -1,0 +1,41 @@
+"""The parts of a model in service: shared with the other replicas of this machine, or of this process alone.
+
+Answers are the same to the bit whether parts are shared or not, so that a process that cannot have a share goes on with
+its own.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...schemas import VerifiedAdapter
+from .forward import served
+from .merging import Base
+from .parts import OwnParts, Parts, SharedParts, write_parts
+from .products import Product, product
+
+
+def parts_in_service(base: Base, adapter: VerifiedAdapter | None, make: Callable[[Tensor], Product] = product) -> Parts:
+    """Of the base, the adapter merged into it.
+
+    Args:
+        base: where it is served.
+        adapter: None for the bare base.
+        make: makes the products, and is one for one ``base.precision``.
+
+    Raises:
+        AdapterRefused: see ``Base.weights``.
+    """
+
+    def own() -> OwnParts:
+        return OwnParts(base.weights(adapter), make)
+
+    if not base.slots:
+        return own()
+    # Which adapter was merged, and all that decides what form oneDNN packs it in.
+    key = f"{base.key} {adapter.digest if adapter else 'bare'} {torch.__version__} {torch.get_num_threads()}"
+    kept = base.slots.get(
+        key, lambda writer: write_parts(own(), base.as_it_is, lambda parts: served(parts, base.shape), writer)
+    )
+    return SharedParts(kept, base.as_it_is, fuses=make is product) if kept else own()
