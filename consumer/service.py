@@ -70,6 +70,7 @@ async def serve(
     metrics.asking(engine.model.task)
     metrics.serving(engine.model.receipt)
     worker = Worker(config, streams, source, engine, Sink(redis, streams, metrics), metrics)
+    del engine  # it is the worker's, and goes at the first switch
     registry = Registry(worker, Watch(redis, streams, metrics), Fleet(redis, streams, metrics), load_engine)
     if follow:
         await registry.catch_up()
