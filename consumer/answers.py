@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from orjson import Fragment
 
-from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Event, Malformed, Prompt, Streams
+from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Event, Malformed, Prompt
 from ..schemas.events import Identifiers, Refusal
 from ..schemas.originals import to_original
 from ..schemas.streams import REPLAY_FIELD
@@ -27,10 +27,10 @@ _CARRIED_OVER = ("subject", "traceparent", "tracestate", "correlationid")
 _RETRYABLE = frozenset({"max_deliveries", "inference_error"})
 
 
-def answer(inferred: Inferred, streams: Streams, worker: str) -> list[Answered]:
+def answer(inferred: Inferred, worker: str) -> list[Answered]:
     """What is published for each abstract of a batch: its prediction, or that the model failed on it."""
     if inferred.classified is None:
-        return [_failed(job, "the model failed on this abstract alone", streams, worker) for job in inferred.batch]
+        return [_failed(job, "the model failed on this abstract alone", worker) for job in inferred.batch]
     model, all_logits = inferred.classified.model, inferred.classified.logits
     letterhead = Letterhead(model, inferred.seconds, worker)
     answered: list[Answered] = []
@@ -38,7 +38,7 @@ def answer(inferred: Inferred, streams: Streams, worker: str) -> list[Answered]:
         try:
             answered.append(letterhead.prediction(job, logits))
         except ArithmeticError as error:
-            answered.append(_failed(job, str(error), streams, worker))
+            answered.append(_failed(job, str(error), worker))
     return answered
 
 
@@ -110,14 +110,12 @@ def _fields(identifiers: Identifiers) -> dict[str, str | None] | Fragment:
     return Fragment(identifiers.model_dump_json()) if identifiers.model_extra else vars(identifiers)
 
 
-def _failed(job: Job, why: str, streams: Streams, worker: str) -> Refused:
+def _failed(job: Job, why: str, worker: str) -> Refused:
     problem = Malformed("inference_error", f"{why}: look at the worker's log, then replay it")
-    return refusal(job.delivery, problem, streams, worker, job.event)
+    return refusal(job.delivery, problem, worker, job.event)
 
 
-def refusal(
-    delivery: Delivery, problem: Malformed, streams: Streams, worker: str, event: AbstractSubmitted | None = None
-) -> Refused:
+def refusal(delivery: Delivery, problem: Malformed, worker: str, event: AbstractSubmitted | None = None) -> Refused:
     """The refusal of a delivery: why, and the entry as it came, so that it can be mended and sent again."""
     data = Refusal(
         reason=problem.reason,
@@ -125,7 +123,7 @@ def refusal(
         deliveries=delivery.attempt,
         consumers=delivery.consumers,
         retryable=problem.reason in _RETRYABLE,
-        original=to_original(streams.lane(delivery.lane), delivery.entry_id, delivery.fields or {}),
+        original=to_original(delivery.stream, delivery.entry_id, delivery.fields or {}),
         replay_of=_replay_of(delivery),
     )
     refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))

@@ -1,17 +1,16 @@
 """What is not answered yet, asked of Redis at the moment somebody wants to know."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from ..schemas import Lane, Streams
 from ..schemas.streams import GROUP, LANES, Output
@@ -46,40 +45,41 @@ class Memory:
     most_bytes: int
     evicted_keys: int
 
+    def fullness(self) -> tuple[float, int]:
+        """The more, the nearer to its limit, or the larger where there is none."""
+        return self.used_bytes / self.most_bytes if self.most_bytes else 0.0, self.used_bytes
+
 
 class Broker:
-    """Asks Redis over a connection of its own, from any thread, while the worker's are busy or broken."""
+    """Asks Redis over connections of its own, from any thread, while the worker's are busy or broken."""
 
-    def __init__(self, url: str, streams: Streams) -> None:
-        self._redis = Redis.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=ANSWER_SECONDS,
-            socket_connect_timeout=ANSWER_SECONDS,
-        )
-        self._streams = streams
-        self._script = self._redis.register_script(source("backlog"))
+    def __init__(self, shards: Sequence[tuple[Redis, Streams]]) -> None:
+        """``shards`` are all of the namespace, their clients such as give up after ``ANSWER_SECONDS``."""
+        self._shards = [(redis, streams, redis.register_script(source("backlog"))) for redis, streams in shards]
 
     def backlogs(self) -> dict[Lane, Backlog | None]:
-        """Of every lane; None where its group does not exist.
+        """Of every lane, of all shards together; None where its group does not exist in one of them.
 
         Raises:
             redis.exceptions.RedisError: Redis is away, or refuses.
         """
-        found = self._script(list(map(self._streams.lane, LANES)), [GROUP])
-        return {lane: _backlog(*row) if row else None for lane, row in zip(LANES, found, strict=True)}
+        shards = self.backlogs_of_shards()
+        return {lane: _together([shard[lane] for shard in shards]) for lane in LANES}
+
+    def backlogs_of_shards(self) -> list[dict[Lane, Backlog | None]]:
+        """The same of each shard."""
+        found = [script(list(map(streams.lane, LANES)), [GROUP]) for _, streams, script in self._shards]
+        return [
+            {lane: _backlog(*row) if row else None for lane, row in zip(LANES, rows, strict=True)} for rows in found
+        ]
 
     def memory(self) -> Memory:
-        """Of the server.
+        """Of the server; where shards are on several, of the one that has the least room left.
 
         Raises:
             redis.exceptions.RedisError: as ``backlogs``.
         """
-        # redis-py types INFO as a string of a whole, which it was before it parsed it.
-        memory: Any = self._redis.info("memory")
-        stats: Any = self._redis.info("stats")
-        return Memory(memory["used_memory"], memory["maxmemory"], stats["evicted_keys"])
+        return max((_memory(redis) for redis, _, _ in self._shards), key=Memory.fullness)
 
     def behind(self) -> dict[tuple[Output, str], float]:
         """(output stream, subscriber group) -> seconds between the newest entry and the last it was given.
@@ -89,23 +89,16 @@ class Broker:
         Raises:
             redis.exceptions.RedisError: as ``backlogs``.
         """
-        found = {}
-        for output in READ_BY_GROUPS:
-            key = self._streams.output(output)
-            if self._redis.type(key) != b"stream":
-                continue
-            stream: Any = self._redis.xinfo_stream(key)
-            groups: Any = self._redis.xinfo_groups(key)
-            oldest = _milliseconds(stream["first-entry"][0]) if stream["length"] else None
-            for group in groups:
-                given = _milliseconds(group["last-delivered-id"])
-                gap = _milliseconds(stream["last-generated-id"]) - max(given, oldest or given)
-                found[output, group["name"].decode()] = gap / 1000
+        found: dict[tuple[Output, str], float] = {}
+        for (redis, streams, _), output in product(self._shards, READ_BY_GROUPS):
+            for group, seconds in _behind(redis, streams.output(output)):
+                found[output, group] = max(seconds, found.get((output, group), 0.0))
         return found
 
     def close(self) -> None:
-        """Close the connection."""
-        self._redis.close()
+        """Close the connections."""
+        for redis, _, _ in self._shards:
+            redis.close()
 
 
 class BacklogGauges(Collector):
@@ -159,6 +152,34 @@ class RedisGauges(Collector):
             for (stream, group), seconds in self._broker.behind().items():
                 behind.add_metric([stream, group], seconds)
             yield behind
+
+
+def _memory(redis: Redis) -> Memory:
+    # redis-py types INFO as a string of a whole, which it was before it parsed it.
+    memory: Any = redis.info("memory")
+    stats: Any = redis.info("stats")
+    return Memory(memory["used_memory"], memory["maxmemory"], stats["evicted_keys"])
+
+
+def _behind(redis: Redis, key: str) -> Iterator[tuple[str, float]]:
+    """Each group of an output stream, and by how many seconds it is behind."""
+    if redis.type(key) != b"stream":
+        return
+    stream: Any = redis.xinfo_stream(key)
+    groups: Any = redis.xinfo_groups(key)
+    oldest = _milliseconds(stream["first-entry"][0]) if stream["length"] else None
+    for group in groups:
+        given = _milliseconds(group["last-delivered-id"])
+        gap = _milliseconds(stream["last-generated-id"]) - max(given, oldest or given)
+        yield group["name"].decode(), gap / 1000
+
+
+def _together(backlogs: Sequence[Backlog | None]) -> Backlog | None:
+    known = [backlog for backlog in backlogs if backlog]
+    if len(known) < len(backlogs):
+        return None
+    oldest = max(backlog.oldest_age_seconds for backlog in known)
+    return Backlog(sum(one.lag for one in known), sum(one.pending for one in known), oldest)
 
 
 def _milliseconds(entry_id: bytes) -> int:

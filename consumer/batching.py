@@ -1,6 +1,8 @@
 """Which jobs share a forward pass. Pure: from values to values."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from .engine.packing import pack_by
 from .stages import Batch, Job
@@ -19,6 +21,16 @@ def next_batch(first: Sequence[Job], others: Sequence[Job], max_batch_tokens: in
     room = max_batch_tokens // width - len(batch)
     fitting = (job for job in others if job.engine is oldest.engine and _length(job) <= width)
     return batch + [job for job, _ in zip(fitting, range(room), strict=False)]
+
+
+def taking_turns(jobs: list[Job]) -> list[Job]:
+    """The oldest of every shard, then the second of every one, and so on: none waits for all of another's."""
+    shards: defaultdict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        shards[job.delivery.stream].append(job)
+    if len(shards) < 2:
+        return jobs
+    return [job for turn in zip_longest(*shards.values()) for job in turn if job]
 
 
 def _length(job: Job) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ..schemas import Lane
 from ..schemas.streams import LANES
-from .batching import next_batch
+from .batching import next_batch, taking_turns
 from .stages import Batch, Job
 
 
@@ -26,7 +26,7 @@ class Ready:
 
     async def put(self, lane: Lane, jobs: Sequence[Job]) -> None:
         """Add jobs, and return when there is room for more of this lane."""
-        self._jobs[lane] += jobs
+        self._jobs[lane] = taking_turns([*self._jobs[lane], *jobs])
         self._changed.set()
         await self._until(lambda: self._left or self._has_room(lane))
 

@@ -7,19 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ..schemas import Streams, VerifiedAdapter
+from ..schemas import VerifiedAdapter
 from .adapters.fleet import Fleet
 from .adapters.registry import Registry
 from .adapters.watch import Watch
 from .config import WorkerConfig
 from .drift import Drift
 from .engine import Engine
+from .membership import Membership
 from .mesh import MeshAgreement
 from .metrics import Metrics
-from .sink import Sink
+from .shards import Shard, inlets
+from .sink import Outlet, Sink
 from .source import Source
 from .stages import Delivery
 from .tasks import end
@@ -33,8 +34,8 @@ log = structlog.get_logger()
 
 
 async def serve(
-    redis: Redis,
-    streams: Streams,
+    control: Shard,
+    shards: Sequence[Shard],
     config: WorkerConfig,
     load_engine: Callable[[VerifiedAdapter | None], Engine],
     metrics: Metrics,
@@ -50,8 +51,8 @@ async def serve(
     for the batch that was given back.
 
     Args:
-        redis: a client that repeats no command by itself.
-        streams: of the namespace.
+        control: has the streams of adapters and the fleet; where there is one shard, it is that.
+        shards: of the namespace, all of them.
         config: of this worker.
         load_engine: makes the engine that serves an adapter; for None the one to begin with.
         metrics: of this worker.
@@ -63,15 +64,16 @@ async def serve(
         ModelUnusable, AdapterRefused, Unavailable: there is nothing to serve with.
         Stuck: to tokenize or to compute a few does not come to its end.
     """
-    source = Source(redis, streams, config, metrics)
+    source = Source(inlets(shards, config.name), config, metrics)
     await source.create_groups()
     engine = await asyncio.to_thread(load_engine, None)
     await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])  # nothing is read before the engine has answered
     metrics.asking(engine.model.task)
     metrics.serving(engine.model.receipt)
-    worker = Worker(config, streams, source, engine, Sink(redis, streams, metrics), metrics)
+    sink = Sink([Outlet(*shard, metrics) for shard in shards])
+    worker = Worker(config, source, engine, sink, metrics)
     del engine  # it is the worker's, and goes at the first switch
-    registry = Registry(worker, Watch(redis, streams, metrics), Fleet(redis, streams, metrics), load_engine)
+    registry = Registry(worker, Watch(*control, metrics), Fleet(*control, metrics), load_engine)
     if follow:
         await registry.catch_up()
     _compare_answers(worker)
@@ -79,7 +81,12 @@ async def serve(
     gc.collect()
     gc.freeze()  # what was loaded lives as long as the process: no collection looks at it again
     gc.set_threshold(20_000)  # by default it looks every thirty abstracts, which is 4 µs each, and finds nothing
-    beside = [Upkeep(redis, streams, config, metrics).run(), *([registry.follow()] if follow else [])]
+    beside = [Upkeep(*shard, config, metrics).run() for shard in shards]
+    beside += [registry.follow()] if follow else []
+    if len(shards) > 1 and not config.burst:
+        membership = Membership(*control, config.name, source, metrics)
+        await membership.join()
+        beside.append(membership.run())
     await _until_drained(worker, [asyncio.create_task(one) for one in beside], config.drain_seconds)
     log.info("worker_left", worker=config.name)
 

@@ -1,6 +1,7 @@
 """The one way out: acknowledge and publish, in one script, once."""
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
@@ -21,15 +22,42 @@ _OUTCOMES = tuple(Outcome)  # by the number that commit.lua returns
 class Sink:
     """Publishes results and refusals. Stateless: everything it must know is in Redis."""
 
+    def __init__(self, outlets: Sequence["Outlet"]) -> None:
+        """``outlets`` are those of all shards."""
+        self._outlets = outlets
+        self._by_stream = {outlet.streams.lane(lane): outlet for outlet in outlets for lane in LANES}
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self._outlets)
+
+    def parts(self, answered: list[Answered]) -> list[list[Answered]]:
+        """What goes out of one shard together."""
+        if len(self._outlets) == 1:
+            return [answered]
+        parts: defaultdict[Outlet, list[Answered]] = defaultdict(list)
+        for entry in answered:
+            parts[self._by_stream[entry.delivery.stream]].append(entry)
+        return list(parts.values())
+
+    async def commit(self, part: Sequence[Answered]) -> list[Outcome]:
+        """Acknowledge and publish what is of one shard."""
+        return await self._by_stream[part[0].delivery.stream].commit(part) if part else []
+
+
+class Outlet:
+    """The way out of one shard."""
+
     def __init__(self, redis: Redis, streams: Streams, metrics: Metrics) -> None:
-        self._streams = streams
+        self.streams = streams
         self._metrics = metrics
         self._commit_script = script(redis, "commit")
 
     async def commit(self, answered: Sequence[Answered]) -> list[Outcome]:
-        """Acknowledge and publish a batch. Repeating it after a lost reply changes nothing: the first time won."""
-        lanes = [self._streams.lane(lane) for lane in LANES]
-        keys = [*lanes, self._streams.predictions, self._streams.refusals, *self._streams.seen(time.time())]
+        """What became of each. Repeating it after a lost reply changes nothing: the first time won."""
+        lanes = [self.streams.lane(lane) for lane in LANES]
+        keys = [*lanes, self.streams.predictions, self.streams.refusals, *self.streams.seen(time.time())]
         arguments: list[bytes | str | int] = [GROUP, 2 * DEDUPE_WINDOW_SECONDS]
         for entry in answered:
             output = _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY

@@ -24,6 +24,7 @@ class Delivery(NamedTuple):
         consumers: the workers it was with, this one last.
         read_ms: Unix time in milliseconds when it was read.
         size_bytes: of the values of ``fields``.
+        stream: where the entry is, which tells its shard as well as its lane.
     """
 
     lane: Lane
@@ -33,6 +34,7 @@ class Delivery(NamedTuple):
     consumers: tuple[str, ...]
     read_ms: float = 0.0
     size_bytes: int = 0
+    stream: str = ""
 
 
 def take(deliveries: list[Delivery], most_bytes: int) -> list[Delivery]:

@@ -21,7 +21,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from ..schemas import AbstractSubmitted, Streams
+from ..schemas import AbstractSubmitted
 from .stages import Answered, Inferred, Job, Predicted, Refused
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -30,9 +30,8 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 class Spans:
     """A span for each abstract, from its read to its answer, and one for the forward pass that it shared."""
 
-    def __init__(self, streams: Streams, provider: TracerProvider | None = None) -> None:
+    def __init__(self, provider: TracerProvider | None = None) -> None:
         """``provider`` is the program's own where None."""
-        self._streams = streams
         self._tracer = get_tracer("abstream", tracer_provider=provider)
 
     def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
@@ -61,10 +60,9 @@ class Spans:
 
     def _answered(self, job: Job, answered: Answered, parent: Context | None, link: Link) -> Span:
         delivery = job.delivery
-        stream = self._streams.lane(delivery.lane)
         attributes: dict[str, AttributeValue] = {
             "messaging.system": "redis",
-            "messaging.destination.name": stream,
+            "messaging.destination.name": delivery.stream,
             "messaging.operation.type": "process",
             "messaging.message.id": delivery.entry_id,
             "abstream.attempt": delivery.attempt,
@@ -72,7 +70,7 @@ class Spans:
             "abstream.adapter_digest": job.engine.model.receipt.adapter_digest or "",
         }
         span = self._tracer.start_span(
-            f"process {stream}", parent, SpanKind.CONSUMER, attributes, [link], _nanoseconds(delivery.read_ms)
+            f"process {delivery.stream}", parent, SpanKind.CONSUMER, attributes, [link], _nanoseconds(delivery.read_ms)
         )
         span.set_attributes(_said(answered))
         if isinstance(answered, Refused):

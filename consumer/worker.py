@@ -1,7 +1,7 @@
 """The worker on one screen: read, validate, tokenize, batch, infer, commit.
 
-Each lane has a reader, and so has what other workers let go. While the engine computes a batch, about one stands
-ready behind it and one is being committed; what does not fit stays in Redis, where another worker can take it.
+Each lane of each shard has a reader, and so has what other workers let go. While the engine computes a batch, about one
+stands ready behind it and one is being committed; what does not fit stays in Redis, where another worker can take it.
 """
 
 import asyncio
@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import structlog
 
-from ..schemas import Abstract, AbstractSubmitted, AbstreamError, Malformed, Streams
-from ..schemas.streams import LANES, submitted_from_fields
+from ..schemas import Abstract, AbstractSubmitted, AbstreamError, Malformed
+from ..schemas.streams import submitted_from_fields
 from .answers import answer, refusal
+from .commits import Commits
 from .config import WorkerConfig
 from .engine import Engine
 from .metrics import Metrics
@@ -46,11 +47,8 @@ class Stuck(AbstreamError):
 class Worker:
     """Moves abstracts from ``source`` through ``engine`` to ``sink``; only it knows the order."""
 
-    def __init__(
-        self, config: WorkerConfig, streams: Streams, source: Source, engine: Engine, sink: Sink, metrics: Metrics
-    ) -> None:
+    def __init__(self, config: WorkerConfig, source: Source, engine: Engine, sink: Sink, metrics: Metrics) -> None:
         self.config = config
-        self.streams = streams
         self.source = source
         self.engine = engine  # the live one; an engine never changes, another takes its place (``switch``)
         self.sink = sink
@@ -81,7 +79,7 @@ class Worker:
         self.ready.leave()
 
     async def prepare(self) -> None:
-        sources = [*map(self.source.new, LANES), self.source.let_go()]
+        sources = [*map(self.source.new, self.source.inlets), self.source.let_go()]
         readers = [asyncio.create_task(self.read(deliveries)) for deliveries in sources]
         try:
             await asyncio.gather(*readers)
@@ -123,11 +121,16 @@ class Worker:
         return step.result()
 
     async def finish(self, done: Queue[Inferred | None]) -> None:
-        while inferred := await done.get():
-            answered = answer(inferred, self.streams, self.config.name)
-            await self.commit(answered)
-            for observe in self.observers:
-                observe(inferred, answered)
+        commits = Commits(self.commit, self.sink.shards)
+        try:
+            while inferred := await done.get():
+                answered = answer(inferred, self.config.name)
+                await commits.make(self.sink.parts(answered))
+                for observe in self.observers:
+                    observe(inferred, answered)
+            await commits.rest()
+        finally:
+            await commits.end()
 
     def switch(self, engine: Engine) -> None:
         """Let ``engine`` answer what is read from now on; what is in hand is finished by the one that tokenized it."""
@@ -149,7 +152,7 @@ class Worker:
                         raise Malformed("max_deliveries", f"{tries} workers were lost or stuck while they held it")
                     jobs.append(Job(delivery, event, engine.encode(event.data), engine))
                 except Malformed as problem:
-                    refused.append(refusal(delivery, problem, self.streams, self.config.name, event))
+                    refused.append(refusal(delivery, problem, self.config.name, event))
         return jobs, refused
 
     def validate(self, delivery: Delivery) -> AbstractSubmitted:

@@ -11,7 +11,7 @@ from .live import COMMANDS
 from .settings import STORE_HELP, adapter_cache, model_options, option, sign_key_option
 
 if TYPE_CHECKING:
-    from ..schemas import VerifiedAdapter
+    from ..schemas import Shards, VerifiedAdapter
     from ..schemas.events import Gate
     from .cli import Common
 
@@ -33,7 +33,7 @@ for _command in COMMANDS:
 @click.pass_obj
 def release(common: "Common", folder: Path, store: str, sign_key: Path | None, shadow: bool) -> None:
     """Copy the adapter in FOLDER into the store and announce it: running workers switch to it."""
-    asyncio.run(announce(common.url, common.namespace, folder, store, None, sign_key, shadow=shadow))
+    asyncio.run(announce(common.url, common.shards, folder, store, None, sign_key, shadow=shadow))
 
 
 @adapters.command()
@@ -86,12 +86,12 @@ def diff(
         raise click.UsageError("give --data or --since; --publish goes with --since, whose results it replaces")
     from .diffing import run
 
-    click.echo(run(common.url, common.namespace, (first, second), data, since, flags, publishing=publish))
+    click.echo(run(common.url, common.shards, (first, second), data, since, flags, publishing=publish))
 
 
 async def announce(
     url: str,
-    namespace: str,
+    shards: "Shards",
     folder: Path,
     store: str,
     gate: "Gate | None",
@@ -101,23 +101,19 @@ async def announce(
 ) -> None:
     """Release the adapter in ``folder`` and print, as JSON, what was announced; raises as ``training.release``."""
     from ..producer.connection import connect
-    from ..schemas import Streams
     from ..training.release import release as release_adapter
     from ..training.signing import read_private_key
 
     key = read_private_key(sign_key) if sign_key else None
-    redis = connect(url)
-    try:
+    async with connect(url, shards.control) as redis:
         action: Literal["activate", "shadow"] = "shadow" if shadow else "activate"
-        released = await release_adapter(redis, Streams(namespace), folder, store, gate, action, key)
-    finally:
-        await redis.aclose()
+        released = await release_adapter(redis, shards.control, folder, store, gate, action, key)
     update = released.event.data
     announced = update.model_dump(mode="json", include={"name", "version", "digest", "uri", "action"})
     click.echo(json.dumps(announced | {"entry_id": released.entry_id}))
 
 
-def live_adapter(url: str, namespace: str) -> "VerifiedAdapter | None":
+def live_adapter(url: str, shards: "Shards") -> "VerifiedAdapter | None":
     """The adapter that was announced last, fetched; None where there was none.
 
     Raises:
@@ -129,7 +125,7 @@ def live_adapter(url: str, namespace: str) -> "VerifiedAdapter | None":
     from ..consumer.config import MAX_ADAPTER_BYTES
     from .fleet import known
 
-    live = known(url, namespace).live
+    live = known(url, shards).live
     return Cache(adapter_cache(), max_bytes=MAX_ADAPTER_BYTES).fetch(live.update) if live else None
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from ..consumer.adapters.cache import Cache
 from ..consumer.adapters.history import find
 from ..consumer.config import MAX_ADAPTER_BYTES
-from ..schemas import AdapterRefused, VerifiedAdapter
+from ..schemas import AdapterRefused, Shards, VerifiedAdapter
 from ..schemas.artifacts import verify
 from .fleet import known
 from .settings import SHIPPED_ADAPTERS, adapter_cache
 
 
-def choose(url: str, namespace: str, wanted: str) -> VerifiedAdapter | None:
+def choose(url: str, shards: Shards, wanted: str) -> VerifiedAdapter | None:
     """An adapter by its folder, its digest or the beginning of one, its version, or ``live``; None for ``none``.
 
     Those that come with abstract are known by their digest too.
@@ -27,7 +27,7 @@ def choose(url: str, namespace: str, wanted: str) -> VerifiedAdapter | None:
         return verify(Path(wanted))
     if shipped := _shipped(wanted):
         return shipped
-    found = known(url, namespace)
+    found = known(url, shards)
     announced = found.live if wanted == "live" else find(found.history, wanted)
     if announced is None:
         raise AdapterRefused("no adapter is live: none was announced yet")

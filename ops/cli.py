@@ -14,7 +14,8 @@ import click
 
 from ..producer.defaults import DEFAULT_URL, MAX_BACKLOG
 from ..producer.formats import FORMATS
-from ..schemas import AbstreamError, Streams, Unavailable
+from ..schemas import AbstreamError, Shards, Unavailable
+from ..schemas.shards import MAX_SHARDS
 from ..schemas.streams import LANES, OUTPUTS
 from ..training.config import TrainConfig
 from .adapters import adapters
@@ -51,13 +52,17 @@ class Common:
     """The flags before the command."""
 
     redis_url: str | None
-    namespace: str
+    shards: Shards
     log_format: LogFormat
     tracing: bool
 
     @property
     def url(self) -> str:
         return self.redis_url or DEFAULT_URL
+
+    @property
+    def namespace(self) -> str:
+        return self.shards.namespace
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -68,6 +73,7 @@ class Common:
     help="Holds the URL, for one with a password: arguments and environments are seen by others.",
 )
 @option("namespace", default="abstream", help="Prefix of every key.")
+@option("shards", type=click.IntRange(1, MAX_SHARDS), default=1, help="Streams that the namespace is spread over.")
 @option("log-format", type=click.Choice(["console", "json"]), default="console")
 @option("tracing", is_flag=True, help="Send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT (abstream[otel]).")
 @option("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML or YAML file of defaults.")
@@ -78,6 +84,7 @@ def cli(
     redis_url: str | None,
     redis_url_file: Path | None,
     namespace: str,
+    shards: int,
     log_format: Any,
     tracing: bool,
     config: Path | None,
@@ -87,7 +94,7 @@ def cli(
         assert isinstance(context.command, click.Group)
         context.default_map = read_config_file(config, context.command)
     try:
-        Streams(namespace)
+        names = Shards(namespace, shards)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--namespace") from error
     if redis_url and redis_url_file:
@@ -95,7 +102,7 @@ def cli(
     url = redis_url_file.read_text(encoding="utf-8").strip() if redis_url_file else redis_url
     if url:
         check_redis_url(url)
-    context.obj = Common(url, namespace, log_format, tracing)
+    context.obj = Common(url, names, log_format, tracing)
     if tracing:
         from .tracing import start
 
@@ -159,7 +166,7 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
         sys.exit(supervise(replicas, flags["metrics_port"], *this_command(replicas, flags["device"], flags["threads"])))
     from .working import run_worker
 
-    _run(lambda: run_worker(common.url, common.namespace, flags, tracing=common.tracing))
+    _run(lambda: run_worker(common.url, common.shards, flags, tracing=common.tracing))
 
 
 @cli.command()
@@ -195,7 +202,7 @@ def publish(
 
     terms["wait_for_room_seconds"] = terms.pop("wait_for_room")
     patience = patience_seconds if wait else None
-    tally = _run(lambda: publish_files(common.url, common.namespace, list(paths), Terms(format, **terms), patience))
+    tally = _run(lambda: publish_files(common.url, common.shards, list(paths), Terms(format, **terms), patience))
     click.echo(tally.summary("answered" if wait else "published"), err=True)
     sys.exit(tally.exit_code)
 
@@ -209,7 +216,7 @@ def follow(common: Common, stream: Any, since: str | None, until_idle: float | N
     """A stream as JSON lines."""
     from .following import follow as follow_stream
 
-    _run(lambda: follow_stream(common.url, common.namespace, stream, since, until_idle))
+    _run(lambda: follow_stream(common.url, common.shards, stream, since, until_idle))
 
 
 @cli.command()
@@ -260,7 +267,7 @@ def train(
 
     configure(common.log_format)
     rules = parse(gate) if gate else ()
-    trained = train_adapter(config, out, rules, lambda: live_adapter(common.url, common.namespace), as_json=json)
+    trained = train_adapter(config, out, rules, lambda: live_adapter(common.url, common.shards), as_json=json)
     if trained is None:
         return
     adapter, verdict = trained
@@ -268,7 +275,7 @@ def train(
         _say("the gate is not passed, so nothing is announced: " + "; ".join(verdict.rules))
         sys.exit(GATE_FAILED)
     if release and store:
-        _run(lambda: announce(common.url, common.namespace, adapter.path, store, verdict if gate else None, sign_key))
+        _run(lambda: announce(common.url, common.shards, adapter.path, store, verdict if gate else None, sign_key))
 
 
 @cli.command()
@@ -325,7 +332,7 @@ def reproduce(common: Common, /, event_id: str, data: tuple[str, ...], json: boo
     folder = flags["adapter"] if flags["adapter"] not in ("auto", "none") else None
     found = rerun(
         common.url,
-        common.namespace,
+        common.shards,
         event_id,
         data,
         folder,
@@ -346,7 +353,7 @@ def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
 
     folder = adapter_folder(adapter, model, own_task=False)
     model = shipped_model(model)
-    sys.exit(examine(common.url, Streams(common.namespace), model, folder, adapter_cache(), as_json=json))
+    sys.exit(examine(common.url, common.shards, model, folder, adapter_cache(), as_json=json))
 
 
 @cli.command()

@@ -113,7 +113,7 @@ def _train(model: str, out: Path) -> Path:
 def _switch(redis: Any, url: str, streams: Streams, adapter: Path, out: Path) -> str:
     """Announce the adapter while the workers are at work, and wait until both serve it; its digest."""
     _until(lambda: results(redis, streams) > 0, "the first result")
-    common = ["--redis-url", url, "--namespace", streams.namespace]
+    common = ["--redis-url", url, "--namespace", streams.namespace, "--shards", "1"]
     said = _abstream([*common, "adapters", "release", str(adapter), "--store", str(out / "store")], out / "release.log")
     digest = str(json.loads(said)["digest"])
 
@@ -175,7 +175,7 @@ def _two_workers(url: str, streams: Streams, model: str, out: Path) -> Iterator[
 
 
 def _start(name: str, url: str, streams: Streams, model: str, log: Path) -> WorkerProcess:
-    common = ["--redis-url", url, "--namespace", streams.namespace, "--log-format", "json"]
+    common = ["--redis-url", url, "--namespace", streams.namespace, "--shards", "1", "--log-format", "json"]
     work = ["work", "--name", name, "--model", model, "--threads", "1", "--lease-seconds", str(LEASE_SECONDS)]
     with log.open("wb") as stderr:
         command = [sys.executable, "-m", "abstream.ops", *common, *work]

@@ -14,7 +14,8 @@ from ..consumer.adapters.comparison import Answers, Comparison, labels
 from ..consumer.engine import Engine
 from ..consumer.engine.packing import pack_by
 from ..consumer.engine.scoring import score
-from ..schemas import Abstract, AbstractClassified, Answer, Streams
+from ..producer.connection import connect_blocking
+from ..schemas import Abstract, AbstractClassified, AbstreamError, Answer, Shards, Streams
 from ..schemas.events import ModelReceipt, Review
 from .choosing import choose
 from .files import Tally, usable
@@ -59,7 +60,7 @@ class Difference:
 
 def run(
     url: str,
-    namespace: str,
+    shards: Shards,
     wanted: tuple[str, str],
     data: tuple[str, ...],
     since: str | None,
@@ -68,10 +69,12 @@ def run(
     publishing: bool,
 ) -> str:
     """Compare two adapters, as people call them, on files or on what was answered, and say what was found."""
-    chosen = [choose(url, namespace, one) for one in wanted]
+    chosen = [choose(url, shards, one) for one in wanted]
     first, second = (load_engine(flags | {"adapter": "none"}, adapter=adapter) for adapter in chosen)
-    streams, receipt = Streams(namespace), second.model.receipt
-    with Redis.from_url(url, protocol=2) as redis:
+    if shards.count > 1 and (since or publishing):
+        raise AbstreamError("adapters diff does not know shards yet: give files, without --since and --publish")
+    streams, receipt = shards.control, second.model.receipt
+    with connect_blocking(url, streams) as redis:
         answered = Answered(redis, streams, _entry(since), first.model.receipt.adapter_digest) if since else None
         asked = answered or (Asked(record.id, record.abstract) for record in usable(data, "auto", Tally()))
         found = compare(first, second, asked, flags["max_batch_tokens"])

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-from ..schemas import AbstreamError, Streams
+from ..schemas import AbstreamError, Shards
 from ..schemas.artifacts import verify
 from .finding import Finding
 from .redis_doctor import examine_redis
@@ -17,13 +17,13 @@ from .redis_doctor import examine_redis
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  ", "out of reach": "ERROR  "}
 
 
-def examine(url: str, streams: Streams, model: str, adapter: Path | None, cache: Path, *, as_json: bool) -> int:
+def examine(url: str, shards: Shards, model: str, adapter: Path | None, cache: Path, *, as_json: bool) -> int:
     """Look at everything and print what was found; the exit code: 0 all can work, 1 not, 5 Redis is out of reach."""
     looks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
         _gpu,
-        lambda: examine_redis(url, streams),
+        lambda: examine_redis(url, shards),
         lambda: _model(model, adapter),
         lambda: _cache(cache),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..schemas import EVENTS, Event, Streams
+from ..schemas import EVENTS, Event, Shards
 from .asyncapi import document as asyncapi_document
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -56,7 +56,7 @@ def _openapi() -> dict[str, Any]:
     from ..producer.gateway.app import build
     from ..producer.gateway.config import GatewayConfig
 
-    return build(DEFAULT_URL, Streams().namespace, GatewayConfig.model_validate({})).openapi()
+    return build(DEFAULT_URL, Shards(), GatewayConfig.model_validate({})).openapi()
 
 
 def _schema(name: str, event: type[Event]) -> dict[str, Any]:

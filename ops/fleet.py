@@ -1,18 +1,18 @@
 """What the streams of adapters and of the fleet's answers say, for people and for programs."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from ..consumer.adapters.history import Announced, Order, in_service
 from ..consumer.adapters.standing import Answer, Standing, standing
-from ..producer.connection import connect
-from ..schemas import AdapterActivated, AdapterUpdated, Event, Malformed, Streams
-from ..schemas.streams import GROUP, LANES, from_fields
+from ..producer.connection import Connections, Shard
+from ..schemas import AdapterActivated, AdapterUpdated, Event, Malformed, Shards
+from ..schemas.streams import GROUP, LANES, Output, from_fields
 
 Row = dict[str, Any]
 """One line of a table or one object of JSON."""
@@ -55,41 +55,38 @@ class Known:
         return {answer.data.digest for answer in self.answers if isinstance(answer, AdapterActivated)}
 
 
-async def look(redis: Redis, streams: Streams) -> Known:
-    """Everything that is known of the adapters of a namespace.
+async def look(control: Shard, shards: Sequence[Shard]) -> Known:
+    """Everything that is known of the adapters of a namespace: ``control`` has it, and workers are known to all shards.
 
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach.
     """
-    entries = await _entries(redis, streams.output("adapters"))
+    entries = await _entries(control, "adapters")
     announced = [
         Announced(entry_id, event) for entry_id, event in _events(entries) if isinstance(event, AdapterUpdated)
     ]
-    said = _events(await _entries(redis, streams.output("fleet")))
+    said = _events(await _entries(control, "fleet"))
     answers = tuple(event for _, event in said if isinstance(event, Answer))
     order = Order()
     history = tuple(one for one in announced if order.objection(one) is None)
     newest = entries[-1][0].decode() if entries else "0-0"
-    return Known(history, answers, await _alive(redis, streams), newest)
+    return Known(history, answers, await _alive(shards), newest)
 
 
-def known(url: str, namespace: str) -> Known:
-    """As ``look``, over a connection of its own."""
+def known(url: str, shards: Shards) -> Known:
+    """As ``look``, over connections of its own."""
 
     async def ask() -> Known:
-        redis = connect(url)
-        try:
-            return await look(redis, Streams(namespace))
-        finally:
-            await redis.aclose()
+        async with Connections(url, shards) as connections:
+            return await look(connections.control, connections.shards)
 
     return asyncio.run(ask())
 
 
-async def _alive(redis: Redis, streams: Streams) -> dict[str, float]:
-    """A worker is heard of when it reads either lane, or renews a lease."""
+async def _alive(shards: Sequence[Shard]) -> dict[str, float]:
+    """A worker is heard of when it reads a lane, or renews a lease."""
     idle: dict[str, float] = {}
-    for lane in LANES:
+    for (redis, streams), lane in product(shards, LANES):
         try:
             consumers: Any = await redis.xinfo_consumers(streams.lane(lane), GROUP)
         except ResponseError:
@@ -107,8 +104,8 @@ def table(rows: list[Row], *columns: str) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-async def _entries(redis: Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    entries: Any = await redis.xrange(stream)
+async def _entries(shard: Shard, output: Output) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    entries: Any = await shard.redis.xrange(shard.streams.output(output))
     return list(entries)
 
 

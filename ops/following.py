@@ -6,13 +6,13 @@ from datetime import datetime, timezone
 
 from ..producer import Subscriber
 from ..producer.subscriber import NOW
-from ..schemas import AbstreamError
+from ..schemas import AbstreamError, Shards
 from ..schemas.streams import EVENT_FIELD, Output
 
 
-async def follow(url: str, namespace: str, output: Output, since: str | None, until_idle: float | None) -> None:
+async def follow(url: str, shards: Shards, output: Output, since: str | None, until_idle: float | None) -> None:
     """Print every event after ``since``, as it stands in the stream."""
-    async with Subscriber(url, namespace=namespace) as subscriber:
+    async with Subscriber(url, namespace=shards.namespace, shards=shards.count) as subscriber:
         async for entry_id, fields in subscriber.entries(output, moment(since), until_idle=until_idle):
             try:
                 sys.stdout.write(fields[EVENT_FIELD.encode()].decode() + "\n")
@@ -27,7 +27,7 @@ def moment(since: str | None) -> str | datetime:
     Raises:
         AbstreamError: it is neither.
     """
-    if since is None or re.fullmatch(r"\d+(-\d+)?|\$", since):
+    if since is None or re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*|\$", since):
         return since or NOW
     try:
         moment = datetime.fromisoformat(since.replace("Z", "+00:00"))

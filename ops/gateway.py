@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..producer.gateway.config import GatewayConfig
-from ..schemas import Streams
+from ..schemas import Shards
 from .settings import build, config_options
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ def gateway(common: "Common", /, **flags: Any) -> None:
     from .logs import configure
 
     configure(common.log_format)
-    serve(common.url, common.namespace, config, [backlog_gauges(common.url, common.namespace)])
+    serve(common.url, common.shards, config, [backlog_gauges(common.url, common.shards)])
 
 
-def backlog_gauges(url: str, namespace: str) -> "Collector":
+def backlog_gauges(url: str, shards: Shards) -> "Collector":
     """What is not answered, as workers tell it too: workers are started by it, and where none runs a gateway does."""
-    from ..consumer.backlog import BacklogGauges, Broker
+    from ..consumer.backlog import BacklogGauges
+    from .working import broker_at
 
-    return BacklogGauges(Broker(url, Streams(namespace)))
+    return BacklogGauges(broker_at(url, shards))

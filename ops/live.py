@@ -11,6 +11,7 @@ from .settings import option
 if TYPE_CHECKING:
     from ..consumer.adapters.history import Announced
     from ..consumer.adapters.standing import Standing, WorkerStanding
+    from ..schemas import Shards
     from .cli import Common
     from .fleet import Row
 
@@ -24,7 +25,7 @@ def list_(common: "Common", json: bool) -> None:
     """Every adapter that was announced, oldest first."""
     from .fleet import known, table
 
-    found = known(common.url, common.namespace)
+    found = known(common.url, common.shards)
     rows = [_row(one) | {"live": "live" if one is found.live else None} for one in found.history]
     columns = ("time", "name", "version", "action", "digest", "live", "reason")
     click.echo(json_format.dumps(rows) if json else table(rows, *columns))
@@ -40,7 +41,7 @@ def show(common: "Common", adapter: str | None, json: bool) -> None:
     from ..schemas import AdapterRefused
     from .fleet import known
 
-    found = known(common.url, common.namespace)
+    found = known(common.url, common.shards)
     shown = find(found.history, adapter) if adapter else found.live
     if shown is None:
         raise AdapterRefused("no adapter was announced yet: `abstream adapters release` announces one")
@@ -58,7 +59,7 @@ def status(common: "Common", json: bool) -> None:
     """How many of the workers that are at work serve the live adapter; who is late, since when, why."""
     from .fleet import known, table
 
-    found = known(common.url, common.namespace).standing
+    found = known(common.url, common.shards).standing
     rows = [_worker_row(one) for one in found.workers]
     if json:
         live = _row(found.live) if found.live else None
@@ -77,13 +78,13 @@ def status(common: "Common", json: bool) -> None:
 @click.pass_obj
 def rollback(common: "Common", to: str | None, reason: str | None) -> None:
     """Announce an older adapter again: workers take it from their own disk and switch back."""
-    click.echo(json_format.dumps(_row(asyncio.run(_roll_back(common.url, common.namespace, to, reason)))))
+    click.echo(json_format.dumps(_row(asyncio.run(_roll_back(common.url, common.shards, to, reason)))))
 
 
 COMMANDS = (list_, show, status, rollback)
 
 
-async def _roll_back(url: str, namespace: str, to: str | None, reason: str | None) -> "Announced":
+async def _roll_back(url: str, shards: "Shards", to: str | None, reason: str | None) -> "Announced":
     """Announce it and return the announcement.
 
     Raises:
@@ -93,23 +94,20 @@ async def _roll_back(url: str, namespace: str, to: str | None, reason: str | Non
     from ..consumer.adapters.history import Announced, find, one_before
     from ..consumer.adapters.rollback import announce
     from ..consumer.adapters.rollback import rollback as event_of
-    from ..producer.connection import connect
-    from ..schemas import AdapterRefused, Streams, Unavailable
+    from ..producer.connection import Connections
+    from ..schemas import AdapterRefused, Unavailable
     from .fleet import look
 
-    redis, streams = connect(url), Streams(namespace)
-    try:
-        known = await look(redis, streams)
+    async with Connections(url, shards) as connections:
+        known = await look(connections.control, connections.shards)
         if known.live is None:
             raise AdapterRefused("no adapter was announced yet, so there is nothing to roll back")
         target = find(known.history, to) if to else one_before(known.history, known.served)
         if target.update.digest == known.live.update.digest:
             raise AdapterRefused(f"{target.update.version} is the one announced last: there is nothing to roll back")
         event = event_of(target, known.live, reason or "asked for by an operator", SOURCE)
-        if entry_id := await announce(redis, streams, event, known.newest_entry):
+        if entry_id := await announce(*connections.control, event, known.newest_entry):
             return Announced(entry_id, event)
-    finally:
-        await redis.aclose()
     raise Unavailable(
         "something else was announced in the same moment: look at `abstream adapters list`, then try again"
     )

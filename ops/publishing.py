@@ -11,7 +11,7 @@ from ..consumer.tasks import end
 from ..producer import Published, Publisher, Subscriber
 from ..producer.formats import Format, Record
 from ..producer.subscriber import BEGINNING, NOW
-from ..schemas import AbstractRefused, AbstreamError, Event, Lane, Malformed
+from ..schemas import AbstractRefused, AbstreamError, Event, Lane, Malformed, Shards
 from ..schemas.streams import Output
 from .files import CHUNK, Tally, usable
 from .progress import bar
@@ -40,10 +40,11 @@ class Terms:
     wait_for_room_seconds: float
     wait_replicas: int = 0
 
-    def publisher(self, url: str, namespace: str, source: str) -> Publisher:
+    def publisher(self, url: str, shards: Shards, source: str) -> Publisher:
         return Publisher(
             url,
-            namespace=namespace,
+            namespace=shards.namespace,
+            shards=shards.count,
             source=source,
             max_backlog=self.max_backlog or None,
             wait_for_room_seconds=self.wait_for_room_seconds,
@@ -51,7 +52,7 @@ class Terms:
         )
 
 
-async def publish(url: str, namespace: str, paths: list[str], terms: Terms, wait: float | None) -> Tally:
+async def publish(url: str, shards: Shards, paths: list[str], terms: Terms, wait: float | None) -> Tally:
     """Publish files; print ids and entry ids as they are known, or with ``wait`` every result, as JSON lines.
 
     Args:
@@ -63,13 +64,13 @@ async def publish(url: str, namespace: str, paths: list[str], terms: Terms, wait
     """
     tally = Tally()
     how = (terms.wanted, terms.lane)
-    async with Subscriber(url, namespace=namespace) as subscriber:
+    async with Subscriber(url, namespace=shards.namespace, shards=shards.count) as subscriber:
         # With a source of one's own, and in a run that goes on, results may have been published long before.
         since = BEGINNING if terms.source or terms.resume else None
         starts = {output: since or await subscriber.resolve(output, NOW) for output in _RESULTS}
-        run = await begin(url, namespace, paths, how, terms.source, resume=terms.resume)
+        run = await begin(url, shards.control, paths, how, terms.source, resume=terms.resume)
         published: list[Published] = []
-        async with terms.publisher(url, namespace, run.source) as publisher:
+        async with terms.publisher(url, shards, run.source) as publisher:
             async for part in _publish_files(_Out(publisher, terms.lane, run.name), paths, terms.wanted, tally):
                 published += part
                 if wait is None:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from redis import Redis
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 
-from ..schemas import Streams
+from ..producer.connection import connect_blocking
+from ..schemas import Shards, Streams
 from ..schemas.streams import GROUP, LANES, OUTPUTS
 from .finding import Finding
 
@@ -23,16 +23,25 @@ _COMMANDS = (
 )  # fmt: skip
 
 
-def examine_redis(url: str, streams: Streams) -> Iterator[Finding]:
-    """The server, its settings, what this user may do, and the keys of the namespace."""
+def examine_redis(url: str, shards: Shards) -> Iterator[Finding]:
+    """Each server that has a shard, its settings, what this user may do there, and the keys of the namespace."""
+    servers: set[object] = set()
+    wrong: list[Finding] = []
     try:
-        with Redis.from_url(url, protocol=2, socket_connect_timeout=3, socket_timeout=3) as redis:
-            info = _info(redis)
-            yield from _server(redis, info)
-            yield _memory(info.get("maxmemory_policy") or _setting(redis, "maxmemory-policy"), info.get("maxmemory"))
-            yield _persistence(redis, info)
-            yield _permissions(redis, streams)
-            yield _keys(redis, streams)
+        for streams in dict.fromkeys((shards.control, *shards.all)):
+            with connect_blocking(url, streams, answer_seconds=3) as redis:
+                info = _info(redis)
+                if (server := info.get("run_id")) not in servers:
+                    servers.add(server)
+                    yield from _server(redis, info)
+                    policy = info.get("maxmemory_policy") or _setting(redis, "maxmemory-policy")
+                    yield _memory(policy, info.get("maxmemory"))
+                    yield _persistence(redis, info)
+                    yield _permissions(redis, streams)
+                wrong += [found for found in [_keys(redis, streams)] if found.verdict != "ok"]
+        yield from wrong or [Finding("Redis keys", "ok", f"those of {shards.namespace} are as they should be")]
+        if shards.count > 1:
+            yield Finding("shards", "ok", f"{shards.count}, on {len(servers)} servers")
     except (AuthenticationError, AuthorizationError) as error:
         remedy = "put the user and password into the URL: redis://USER:PASSWORD@HOST"
         yield Finding("Redis", "error", str(error), remedy)

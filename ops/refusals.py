@@ -91,12 +91,11 @@ def replay(
 
 def _with_refusals(common: "Common", work: "Callable[[Refusals], Awaitable[T]]") -> T:
     async def connected() -> T:
-        from ..producer.connection import connect
+        from ..producer.connection import Connections
         from ..producer.replaying import Refusals
-        from ..schemas import Streams
 
-        async with connect(common.url) as redis:
-            return await work(Refusals(redis, Streams(common.namespace)))
+        async with Connections(common.url, common.shards) as connections:
+            return await work(Refusals(connections.shards))
 
     return asyncio.run(connected())
 

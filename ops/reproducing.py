@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redis import Redis
-
 from ..consumer.adapters.probes import ROUNDED, TOLERANCE
 from ..consumer.engine import Engine
 from ..consumer.engine.scoring import Scored, score
+from ..producer.connection import connect_blocking
 from ..producer.formats import Format
-from ..schemas import Abstract, AbstractClassified, AbstreamError, Prompt, Streams, VerifiedAdapter
+from ..schemas import Abstract, AbstractClassified, AbstreamError, Prompt, Shards, VerifiedAdapter
 from ..schemas.events import ModelReceipt
 from .choosing import choose
 from .files import Tally, usable
@@ -64,13 +63,13 @@ class Reproduced:
 
 
 def reproduce(
-    url: str, namespace: str, event_id: str, data: tuple[str, ...], adapter: str | None, load_engine: LoadEngine
+    url: str, shards: Shards, event_id: str, data: tuple[str, ...], adapter: str | None, load_engine: LoadEngine
 ) -> Reproduced:
     """Find a prediction, its abstract and its model, and ask again.
 
     Args:
         url: of Redis.
-        namespace: whose streams.
+        shards: of the namespace.
         event_id: of the prediction, or of the abstract.
         data: files that hold the abstract, where its entry was trimmed.
         adapter: where to find the adapter, if not by its digest.
@@ -79,16 +78,29 @@ def reproduce(
     Raises:
         AbstreamError: one of them is not to be found, or not what the receipt says.
     """
-    with Redis.from_url(url, protocol=2) as redis:
-        past = Past(redis, Streams(namespace))
-        then = past.prediction(event_id)
-        abstract = past.abstract(then) or _in_files(data, then)
+    then, abstract = _look_back(url, shards, event_id)
+    abstract = abstract or _in_files(data, then)
     receipt = then.data.model
-    engine = load_engine(receipt, choose(url, namespace, adapter or receipt.adapter_digest or "none"))
+    engine = load_engine(receipt, choose(url, shards, adapter or receipt.adapter_digest or "none"))
     _same_model(receipt, engine.model.receipt)
     logits = engine.classify([engine.encode(abstract)]).logits[0]
     tolerance = ROUNDED.get(receipt.dtype, TOLERANCE)
     return Reproduced(then, score(engine.model, logits)[0], tolerance)
+
+
+def _look_back(url: str, shards: Shards, event_id: str) -> tuple[AbstractClassified, Abstract | None]:
+    """The prediction and its abstract, from whichever shard has them."""
+    missing = AbstreamError("there are no shards")
+    for streams in shards.all:
+        with connect_blocking(url, streams) as redis:
+            past = Past(redis, streams)
+            try:
+                then = past.prediction(event_id)
+            except AbstreamError as error:
+                missing = error
+            else:
+                return then, past.abstract(then)
+    raise missing
 
 
 def shown(found: Reproduced, *, as_json: bool) -> str:

@@ -15,7 +15,7 @@ from uuid import uuid4
 from redis.exceptions import OutOfMemoryError
 
 from ..producer.connection import connect
-from ..producer.publisher import RESUMABLE_SECONDS
+from ..producer.shipping import RESUMABLE_SECONDS
 from ..schemas import Streams
 
 _CHUNK_BYTES = 1 << 20
@@ -39,18 +39,21 @@ class Run:
 
 
 async def begin(
-    url: str, namespace: str, paths: Sequence[str], how: Iterable[str | None], source: str | None, *, resume: bool
+    url: str, streams: Streams, paths: Sequence[str], how: Iterable[str | None], source: str | None, *, resume: bool
 ) -> Run:
     """The run of these files that was begun last, with ``resume``, or a new one.
 
     Args:
+        url: of Redis.
+        streams: beside which it is noted.
+        paths: of the files.
         how: what else must be the same, for a run to be the same.
     """
     digest = _digest(paths, [*how, source])
     if digest is None:
         return Run.new(source, resumable=False)
-    key = Streams(namespace).run(digest)
-    async with connect(url) as redis:
+    key = streams.run(digest)
+    async with connect(url, streams) as redis:
         known = await redis.get(key) if resume else None
         if resume and not known:
             print("nothing to resume is known of these files: publishing from their beginning", file=sys.stderr)

@@ -22,6 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config", bound=BaseModel)
 
 DEFAULT_MODEL = "phi3-nano"
+_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 SHIPPED_ADAPTERS = {"phi3-nano": "phi3-nano-oncology"}  # of each shipped model
 
 
@@ -33,13 +34,14 @@ def check_redis_url(url: str) -> None:
     """
     try:
         parts = urlsplit(url)
-        readable = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+        readable = parts.scheme in _SCHEMES and parts.port != 0
     except ValueError:
         readable = False
     if not readable:
         raise click.UsageError(
-            "the URL of Redis cannot be read: redis://USER:PASSWORD@HOST:6379, rediss://… or unix:///PATH; in user and "
-            "password / is written %2F, @ %40, : %3A"
+            "the URL of Redis cannot be read: redis://USER:PASSWORD@HOST:6379, rediss://… or unix:///PATH, or "
+            "redis+cluster://… or rediss+cluster://… for a Redis Cluster; in user and password / is written %2F, "
+            "@ %40, : %3A"
         )
 
 

@@ -11,6 +11,8 @@ from .settings import option, retention_options
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from ..consumer.backlog import Backlog
+    from ..schemas import Shards
     from .cli import Common
     from .fleet import Row
 
@@ -25,8 +27,8 @@ def streams() -> None:
 @streams.command()
 @click.pass_obj
 def init(common: "Common") -> None:
-    """Create both lanes with the workers' group; nothing happens to what exists."""
-    asyncio.run(_create(common.url, common.namespace))
+    """Create both lanes of every shard with the workers' group; nothing happens to what exists."""
+    asyncio.run(_create(common.url, common.shards))
 
 
 @streams.command()
@@ -34,7 +36,7 @@ def init(common: "Common") -> None:
 @click.pass_obj
 def info(common: "Common", json: bool) -> None:
     """Of each stream: length, unread and unacknowledged entries, age of the oldest; and who reads it."""
-    found = asyncio.run(_info(common.url, common.namespace))
+    found = asyncio.run(_info(common.url, common.shards))
     click.echo(json_format.dumps(found) if json else _tables(found))
 
 
@@ -46,56 +48,59 @@ def trim(common: "Common", /, json: bool, **keep: Any) -> None:
     """Remove what every group has acknowledged, and results past their time; workers do the same now and then."""
     from .fleet import table
 
-    removed = asyncio.run(_trim(common.url, common.namespace, keep))
+    removed = asyncio.run(_trim(common.url, common.shards, keep))
     rows: list[Row] = [{"stream": stream, "removed": entries} for stream, entries in removed.items()]
     click.echo(json_format.dumps(removed) if json else table(rows, "stream", "removed"))
 
 
-async def _create(url: str, namespace: str) -> None:
-    from ..consumer.config import WorkerConfig
-    from ..consumer.metrics import Metrics
-    from ..consumer.source import Source
-    from ..producer.connection import connect
-    from ..schemas import Streams
+async def _create(url: str, shards: "Shards") -> None:
+    from ..consumer.shards import Shard, inlets
+    from ..producer.connection import Connections
 
-    async with connect(url) as redis:
-        await Source(redis, Streams(namespace), WorkerConfig(name=_OPERATOR), Metrics("")).create_groups()
+    async with Connections(url, shards) as connections:
+        for inlet in inlets([Shard(*shard) for shard in connections.shards], _OPERATOR):
+            await inlet.create_group()
 
 
-async def _trim(url: str, namespace: str, keep: dict[str, Any]) -> dict[str, int]:
+async def _trim(url: str, shards: "Shards", keep: dict[str, Any]) -> dict[str, int]:
     from ..consumer.config import WorkerConfig
     from ..consumer.metrics import Metrics
     from ..consumer.upkeep import Upkeep
-    from ..producer.connection import connect
-    from ..schemas import Streams
+    from ..producer.connection import Connections
 
-    async with connect(url) as redis:
-        return await Upkeep(redis, Streams(namespace), WorkerConfig(name=_OPERATOR, **keep), Metrics("")).trim()
+    config, removed = WorkerConfig(name=_OPERATOR, **keep), dict[str, int]()
+    async with Connections(url, shards) as connections:
+        for shard in connections.shards:
+            removed |= await Upkeep(*shard, config, Metrics("")).trim()
+    return removed
 
 
-async def _info(url: str, namespace: str) -> "list[Row]":
+async def _info(url: str, shards: "Shards") -> "list[Row]":
     """Each stream with its groups and their consumers; of the lanes also what is not answered."""
-    from ..consumer.backlog import Broker
-    from ..producer.connection import connect
-    from ..schemas import Streams
-    from ..schemas.streams import LANES, OUTPUTS
+    from ..producer.connection import Connections
+    from ..schemas.streams import CONTROL, LANES
+    from .working import broker_at
 
-    names, broker = Streams(namespace), Broker(url, Streams(namespace))
+    broker = broker_at(url, shards)
     try:
-        backlogs = {names.lane(lane): backlog for lane, backlog in broker.backlogs().items()}
+        backlogs = broker.backlogs_of_shards()
     finally:
         broker.close()
-    keys = [*map(names.lane, LANES), *map(names.output, OUTPUTS)]
-    async with connect(url) as redis:
-        found = [await _stream(redis, key) for key in keys]
-    for row in found:
-        if backlog := backlogs.get(row["stream"]):
-            row |= {
-                "lag": backlog.lag,
-                "pending": backlog.pending,
-                "oldest_unanswered_seconds": round(backlog.oldest_age_seconds, 3),
-            }
+    found: list[Row] = []
+    async with Connections(url, shards) as connections:
+        for (redis, names), backlog in zip(connections.shards, backlogs, strict=True):
+            found += [await _stream(redis, names.lane(lane)) | _waiting(backlog[lane]) for lane in LANES]
+            found += [await _stream(redis, key) for key in (names.predictions, names.refusals)]
+        redis, names = connections.control
+        found += [await _stream(redis, names.output(output)) for output in CONTROL]
     return found
+
+
+def _waiting(backlog: "Backlog | None") -> "Row":
+    if backlog is None:
+        return {}
+    seconds = round(backlog.oldest_age_seconds, 3)
+    return {"lag": backlog.lag, "pending": backlog.pending, "oldest_unanswered_seconds": seconds}
 
 
 async def _stream(redis: "Redis", key: str) -> "Row":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 
 from .. import __version__
-from ..consumer.backlog import BacklogGauges, Broker, RedisGauges
+from ..consumer.backlog import ANSWER_SECONDS, BacklogGauges, Broker, RedisGauges
 from ..consumer.config import WorkerConfig
 from ..consumer.endpoints import Endpoints
 from ..consumer.engine import Engine
@@ -17,9 +17,10 @@ from ..consumer.health import Health
 from ..consumer.memory import settle_memory
 from ..consumer.metrics import GpuMemory, Metrics
 from ..consumer.service import serve
+from ..consumer.shards import Shard
 from ..consumer.worker import Observer, Stuck
-from ..producer.connection import connect
-from ..schemas import ONCOLOGY, Streams, Task, VerifiedAdapter
+from ..producer.connection import Connections, connect_blocking
+from ..schemas import ONCOLOGY, Shards, Task, VerifiedAdapter
 from ..schemas.artifacts import verify
 from .admitting import PLAIN, admitted
 from .settings import adapter_folder, budgets_file, shipped_model
@@ -70,7 +71,7 @@ def _base(config: EngineConfig) -> "Base":
     return Base(config)
 
 
-async def run_worker(url: str, namespace: str, flags: dict[str, Any], *, tracing: bool = False) -> None:
+async def run_worker(url: str, shards: Shards, flags: dict[str, Any], *, tracing: bool = False) -> None:
     """Connect, load, work, drain, and end the process. A worker that was given an adapter keeps it; any other follows
     the adapter stream.
     """
@@ -78,22 +79,22 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any], *, tracing
     config = WorkerConfig(**{name: flags[name] for name in WorkerConfig.model_fields})
     metrics = Metrics(__version__, Health(config.batch_deadline_seconds))
     if flags["metrics_port"] is not None:
-        _serve_endpoints(flags["metrics_port"], metrics, Broker(url, Streams(namespace)))
+        _serve_endpoints(flags["metrics_port"], metrics, broker_at(url, shards))
         if flags["engine"] == "torch":
             from ..consumer.engine.memory import gpu_memory_bytes
 
             metrics.registry.register(GpuMemory(gpu_memory_bytes))
-    redis = connect(url)
+    connections = Connections(url, shards)
     try:
         follow = flags["adapter"] in ("auto", "none")
         await serve(
-            redis,
-            Streams(namespace),
+            Shard(*connections.control),
+            [Shard(*shard) for shard in connections.shards],
             config,
             lambda adapter: served_engine(flags, adapter),
             metrics,
             follow=follow,
-            observers=_spans(Streams(namespace)) if tracing else (),
+            observers=_spans() if tracing else (),
         )
     except Stuck as stuck:
         structlog.get_logger().error("worker_stuck", reason=str(stuck))
@@ -101,13 +102,18 @@ async def run_worker(url: str, namespace: str, flags: dict[str, Any], *, tracing
     else:
         _leave(0, tracing)
     finally:
-        await redis.aclose()
+        await connections.aclose()
 
 
-def _spans(streams: Streams) -> list[Observer]:
+def broker_at(url: str, shards: Shards) -> Broker:
+    """What asks of all shards what is not answered."""
+    return Broker([(connect_blocking(url, streams, answer_seconds=ANSWER_SECONDS), streams) for streams in shards.all])
+
+
+def _spans() -> list[Observer]:
     from ..consumer.tracing import Spans
 
-    return [Spans(streams).observe]
+    return [Spans().observe]
 
 
 def _leave(code: int, tracing: bool) -> NoReturn:

@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .publisher import Published, Publisher
+    from .publisher import Publisher
+    from .shipping import Published
     from .subscriber import Subscriber
 
 __all__ = ["Published", "Publisher", "Subscriber"]
 
-_ROOMS = {"Published": ".publisher", "Publisher": ".publisher", "Subscriber": ".subscriber"}
+_ROOMS = {"Published": ".shipping", "Publisher": ".publisher", "Subscriber": ".subscriber"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,31 +1,77 @@
 """How every part of abstream connects to Redis."""
 
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import redis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry as BlockingRetry
 
-from ..schemas import Streams
+from ..schemas import Shards, Streams
+from .cluster import MARK, AtOwner, AtOwnerBlocking, Directory
 from .defaults import DEFAULT_URL
 
 AWAY = (RedisConnectionError, RedisTimeoutError)
 
 
-def connect(url: str = DEFAULT_URL) -> Redis:
+def connect(url: str = DEFAULT_URL, streams: Streams | None = None) -> Redis:
     """A client that gives bytes and never repeats a command by itself.
 
     redis-py repeats every command ten times by default, and a repeated XADD is a second abstract.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``; ``redis+cluster://`` or ``rediss+cluster://`` for a cluster.
+        streams: whose server it is, in a cluster; the client is for no other keys.
     """
     # 5 s is above the longest blocking read of 1 s, and soon enough to notice a half-open connection.
-    redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, socket_connect_timeout=5, protocol=2)
-    pool = redis.connection_pool
-    pool.connection_class = type("Connection", (_PackingInC, pool.connection_class), {})
-    return redis
+    plain, in_cluster = _plain(url)
+    client = Redis.from_url(plain, retry=Retry(NoBackoff(), 0), socket_timeout=5, socket_connect_timeout=5, protocol=2)
+    pool = client.connection_pool
+    bases: tuple[type[Any], ...] = (_PackingInC, pool.connection_class)
+    members: dict[str, Any] = {}
+    if in_cluster:
+        bases, members = (AtOwner, *bases), {"directory": _directory(plain, streams)}
+    pool.connection_class = type("Connection", bases, members)
+    return client
+
+
+def connect_blocking(url: str, streams: Streams | None = None, *, answer_seconds: float = 5) -> "redis.Redis":
+    """The same for who has no event loop.
+
+    Args:
+        url: as for ``connect``.
+        streams: as for ``connect``.
+        answer_seconds: after which Redis counts as away.
+    """
+    plain, in_cluster = _plain(url)
+    client = redis.Redis.from_url(
+        plain,
+        protocol=2,
+        retry=BlockingRetry(NoBackoff(), 0),
+        socket_timeout=answer_seconds,
+        socket_connect_timeout=answer_seconds,
+    )
+    if in_cluster:
+        pool = client.connection_pool
+        members = {"directory": _directory(plain, streams)}
+        pool.connection_class = type("Connection", (AtOwnerBlocking, pool.connection_class), members)
+    return client
+
+
+def _plain(url: str) -> tuple[str, bool]:
+    """The URL as redis-py takes it, and whether it is of a cluster."""
+    scheme, separator, rest = url.partition("://")
+    return scheme.removesuffix(MARK) + separator + rest, scheme.endswith(MARK)
+
+
+def _directory(url: str, streams: Streams | None) -> Directory:
+    assert streams, "in a cluster a client is for the keys of one shard"
+    return Directory(url, streams.predictions)
 
 
 class _PackingInC:
@@ -36,15 +82,18 @@ class _PackingInC:
         return packed
 
 
-Self = TypeVar("Self", bound="Client")
+class Shard(NamedTuple):
+    """The streams of a shard, and a client of the server that has them."""
+
+    redis: Redis
+    streams: Streams
 
 
-class Client:
-    """A connection to one namespace, closed at the end of its ``async with``."""
+Self = TypeVar("Self", bound="_Closing")
 
-    def __init__(self, url: str, namespace: str) -> None:
-        self._redis = connect(url)
-        self._streams = Streams(namespace)
+
+class _Closing:
+    """Closed at the end of its ``async with``."""
 
     async def __aenter__(self: Self) -> Self:
         return self
@@ -55,5 +104,36 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connection."""
-        await self._redis.aclose()
+        """Close the connections."""
+        raise NotImplementedError
+
+
+class Connections(_Closing):
+    """Clients of all shards of a namespace, which connect when they are used.
+
+    Attributes:
+        shards: in the order of their numbers.
+        control: the streams that the namespace has once; where there is one shard, it is that.
+    """
+
+    def __init__(self, url: str, names: Shards) -> None:
+        self.shards = [Shard(connect(url, streams), streams) for streams in names.all]
+        alone = names.count == 1
+        self.control = self.shards[0] if alone else Shard(connect(url, names.control), names.control)
+
+    async def aclose(self) -> None:
+        """Close all of them."""
+        for shard in {self.control, *self.shards}:
+            await shard.redis.aclose()
+
+
+class Client(_Closing):
+    """What the clients of one namespace have in common."""
+
+    def __init__(self, url: str, namespace: str, shards: int) -> None:
+        self._names = Shards(namespace, shards)
+        self._at = Connections(url, self._names)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._at.aclose()

@@ -1,8 +1,10 @@
 """Receive what the workers publish."""
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, cast
 
@@ -10,9 +12,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Unavailable
-from ..schemas.streams import Output, from_fields
-from .connection import AWAY, Client
+from ..schemas.streams import CONTROL, Output, from_fields
+from .connection import AWAY, Client, Shard
+from .cursor import join, split
 from .defaults import DEFAULT_URL
+from .ending import end
 
 BEGINNING, NOW = "0", "$"
 _BLOCK_MILLISECONDS = 1_000
@@ -22,6 +26,7 @@ _READS = 40  # with pauses of up to 2 s: about a minute
 log = logging.getLogger(__name__)
 
 Entry = tuple[bytes, dict[bytes, bytes]]
+Read = asyncio.Task[list[Entry]]
 
 
 class Subscriber(Client):
@@ -31,11 +36,19 @@ class Subscriber(Client):
             async for entry_id, result in subscriber.predictions(since="0"):
                 print(result.causationid, result.data.answers["cancer"].label)
 
-    Nothing is remembered here: keep the last ``entry_id`` and pass it as ``since`` to go on after it.
+    Nothing is remembered here: keep the last ``entry_id`` and pass it as ``since`` to go on after it. Where there are
+    several shards it is the place in each of them, as ``producer.cursor`` writes it.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, namespace: str = "abstream") -> None:
-        super().__init__(url, namespace)
+    def __init__(self, url: str = DEFAULT_URL, *, namespace: str = "abstream", shards: int = 1) -> None:
+        """``shards`` are those of the namespace, as its workers have them. Connects when something is read."""
+        super().__init__(url, namespace, shards)
+        self._reads: set[Read] = set()
+
+    async def aclose(self) -> None:
+        """End all that reads, and close the connections."""
+        await end(self._reads)
+        await super().aclose()
 
     async def predictions(
         self, since: str | datetime = NOW, *, until_idle: float | None = None
@@ -71,7 +84,7 @@ class Subscriber(Client):
             try:
                 event = from_fields(fields)
             except Malformed as problem:
-                log.warning("entry %s of %s is skipped: %s", entry_id, self._streams.output(output), problem.message)
+                log.warning("entry %s of %s is skipped: %s", entry_id, output, problem.message)
             else:
                 yield entry_id, event
 
@@ -79,40 +92,74 @@ class Subscriber(Client):
         self, output: Output, since: str | datetime = NOW, *, until_idle: float | None = None
     ) -> AsyncIterator[tuple[str, dict[bytes, bytes]]]:
         """Yield every entry as Redis holds it; otherwise as ``events``."""
-        stream = self._streams.output(output)
         try:
-            await self._redis.ping()  # a wrong address is said at once; only later is Redis waited for
-            cursor = await self.resolve(output, since)
-            idle_since = time.monotonic()
-            while until_idle is None or time.monotonic() - idle_since < until_idle:
-                entries = await self._read(stream, cursor, until_idle)
-                for entry_id, fields in entries:
-                    cursor = entry_id.decode()
-                    yield cursor, fields
-                if entries:
-                    idle_since = time.monotonic()
+            for shard in self._of(output):
+                await shard.redis.ping()  # a wrong address is said at once; only later is Redis waited for
+            places = split(await self.resolve(output, since), len(self._of(output)))
+            async with aclosing(self._pages(output, list(places), until_idle)) as pages:
+                async for at, entries in pages:
+                    for entry_id, fields in entries:
+                        places[at] = entry_id.decode()
+                        yield join(places), fields
         except AWAY as error:
             raise Unavailable(f"Redis is out of reach ({error}): subscribe again after the last entry id") from error
 
-    async def _read(self, stream: str, cursor: str, until_idle: float | None) -> list[Entry]:
-        """Entries after ``cursor``, or none if none came; reading may be repeated, so Redis is waited for."""
-        wait = _BLOCK_MILLISECONDS if until_idle is None else min(_BLOCK_MILLISECONDS, int(until_idle * 1000))
-
-        async def read() -> list[Entry]:
-            # redis-py's own types are the union of all protocols' replies; of RESP2's, this is the one.
-            reply: Any = await self._redis.xread({stream: cursor}, count=_COUNT, block=max(1, wait))
-            return cast(list[Entry], reply[0][1]) if reply else []
-
-        async def wait_more(error: Exception) -> None:
-            """The client has dropped the connection by itself."""
-
-        return await Retry(ExponentialWithJitterBackoff(base=0.05, cap=2), _READS).call_with_retry(read, wait_more)
-
     async def resolve(self, output: Output, since: str | datetime = NOW) -> str:
-        """The entry id that ``since`` means: for ``"$"``, the last entry there is now."""
+        """The entry id that ``since`` means, of each shard: for ``"$"``, the last entry there is now."""
         if isinstance(since, datetime):
             return f"{max(0, int(since.timestamp() * 1000) - 1)}"
         if since != NOW:
             return since
-        newest: Any = await self._redis.xrevrange(self._streams.output(output), count=1)
+        return join([await self._newest(shard, output) for shard in self._of(output)])
+
+    async def _newest(self, shard: Shard, output: Output) -> str:
+        newest: Any = await shard.redis.xrevrange(shard.streams.output(output), count=1)
         return cast(bytes, newest[0][0]).decode() if newest else BEGINNING
+
+    def _of(self, output: Output) -> list[Shard]:
+        """Where an output is: what is told to all workers, and what they answer to it, is in one place."""
+        return [self._at.control] if output in CONTROL else self._at.shards
+
+    async def _pages(
+        self, output: Output, after: list[str], until_idle: float | None
+    ) -> AsyncGenerator[tuple[int, list[Entry]], None]:
+        """Entries with the number of their shard, as they come; ends where none come for long."""
+        shards = self._of(output)
+        idle_since = time.monotonic()
+        reads: dict[int, Read] = {}
+        try:
+            while until_idle is None or time.monotonic() - idle_since < until_idle:
+                for at in range(len(shards)):
+                    if at not in reads:
+                        reads[at] = self._begin(shards[at], output, after[at], until_idle)
+                done, _ = await asyncio.wait(reads.values(), return_when="FIRST_COMPLETED")
+                for at in [at for at, read in reads.items() if read in done]:
+                    if entries := reads.pop(at).result():
+                        after[at] = entries[-1][0].decode()
+                        yield at, entries
+                        idle_since = time.monotonic()
+        finally:
+            await end(reads.values())
+
+    def _begin(self, shard: Shard, output: Output, after: str, until_idle: float | None) -> Read:
+        """A read that ends with the subscriber at the latest: who breaks off a loop does not end it."""
+        reading = asyncio.create_task(_read(shard, output, after, until_idle))
+        self._reads.add(reading)
+        reading.add_done_callback(self._reads.discard)
+        return reading
+
+
+async def _read(shard: Shard, output: Output, after: str, until_idle: float | None) -> list[Entry]:
+    """Entries after one, or none if none came; reading may be repeated, so Redis is waited for."""
+    wait = _BLOCK_MILLISECONDS if until_idle is None else min(_BLOCK_MILLISECONDS, int(until_idle * 1000))
+    stream = shard.streams.output(output)
+
+    async def read() -> list[Entry]:
+        # redis-py's own types are the union of all protocols' replies; of RESP2's, this is the one.
+        reply: Any = await shard.redis.xread({stream: after}, count=_COUNT, block=max(1, wait))
+        return cast(list[Entry], reply[0][1]) if reply else []
+
+    async def wait_more(error: Exception) -> None:
+        """The client has dropped the connection by itself."""
+
+    return await Retry(ExponentialWithJitterBackoff(base=0.05, cap=2), _READS).call_with_retry(read, wait_more)

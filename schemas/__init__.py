@@ -27,6 +27,7 @@ from .events import (
     Refusal,
 )
 from .prompt import Prompt
+from .shards import Shards
 from .streams import Lane, Streams
 from .task import ONCOLOGY, Condition, Question, Task
 
@@ -56,6 +57,7 @@ __all__ = [
     "Prompt",
     "Question",
     "Refusal",
+    "Shards",
     "Streams",
     "Task",
     "TaskInvalid",

@@ -26,11 +26,12 @@ Lane = Literal["interactive", "bulk"]
 LANES: tuple[Lane, ...] = get_args(Lane)
 Output = Literal["predictions", "refusals", "adapters", "fleet"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+CONTROL: tuple[Output, ...] = ("adapters", "fleet")  # a namespace has these once, however many shards it has
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The keys of one namespace. One hash tag, so that one script can touch them all in a cluster."""
+    """The keys of a namespace, or of one of its shards: of one hash tag, so that a script can touch them all."""
 
     namespace: str = "abstream"
 
@@ -69,6 +70,11 @@ class Streams:
     def turn(self) -> str:
         """Held for a while by the worker whose turn it is to trim."""
         return self._key("turn")
+
+    @property
+    def workers(self) -> str:
+        """The workers of a namespace of several shards, by when they last told that they live."""
+        return self._key("workers")
 
     @property
     def replayed(self) -> str:

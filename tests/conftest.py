@@ -17,14 +17,16 @@ from abstream.consumer.config import WorkerConfig
 from abstream.consumer.engine import Engine
 from abstream.consumer.engine.fake import BASE, FakeEngine
 from abstream.consumer.metrics import Metrics
-from abstream.consumer.sink import Sink
+from abstream.consumer.shards import Shard, inlets
+from abstream.consumer.sink import Outlet, Sink
 from abstream.consumer.source import Source
 from abstream.consumer.tasks import end
 from abstream.consumer.worker import Worker
 from abstream.ops.embedded import embedded_redis
 from abstream.ops.settings import shipped_model
 from abstream.producer.connection import connect
-from abstream.schemas import Streams, VerifiedAdapter
+from abstream.schemas import Shards, Streams, VerifiedAdapter
+from abstream.schemas.streams import LANES
 from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
@@ -106,16 +108,21 @@ def fake_engine(adapter: VerifiedAdapter) -> Engine:
 class Workers:
     """Workers of one namespace, inside the test's own process, with the fake engine unless told otherwise."""
 
-    def __init__(self, redis: Redis, streams: Streams) -> None:
+    def __init__(self, redis: Redis, streams: Streams, shards: int = 1) -> None:
         self.redis = redis
-        self.streams = streams
+        self.streams = streams  # of adapters and the fleet too
+        self.names = Shards(streams.namespace, shards)
+
+    @property
+    def shards(self) -> list[Shard]:
+        return [Shard(self.redis, streams) for streams in self.names.all]
 
     def new(self, name: str = "worker", engine: Engine | None = None, **knobs: object) -> Worker:
         config = WorkerConfig(name=name, **{"burst": True, **knobs})
         metrics = Metrics("test")
-        source = Source(self.redis, self.streams, config, metrics)
-        sink = Sink(self.redis, self.streams, metrics)
-        return Worker(config, self.streams, source, engine or FakeEngine(), sink, metrics)
+        source = Source(inlets(self.shards, name), config, metrics)
+        sink = Sink([Outlet(*shard, metrics) for shard in self.shards])
+        return Worker(config, source, engine or FakeEngine(), sink, metrics)
 
     async def burst(self, name: str = "worker", engine: Engine | None = None, **knobs: object) -> Worker:
         """Run one until nothing is left to read."""
@@ -162,7 +169,7 @@ class Workers:
 
     async def pending(self) -> int:
         """Entries that were read and not answered."""
-        lanes = (self.streams.lane("interactive"), self.streams.lane("bulk"))
+        lanes = [shard.streams.lane(lane) for shard in self.shards for lane in LANES]
         return sum([(await self.redis.xpending(lane, "classifiers"))["pending"] for lane in lanes])
 
 

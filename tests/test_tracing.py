@@ -49,7 +49,7 @@ def tracing(monkeypatch) -> Tracing:
 def traced_worker(workers, streams, tracing):
     async def run(engine: FakeEngine | None = None) -> None:
         worker = workers.new(engine=engine)
-        worker.observers.append(Spans(streams, tracing.provider).observe)
+        worker.observers.append(Spans(tracing.provider).observe)
         await worker.source.create_groups()
         await worker.run()
 

@@ -23,6 +23,7 @@ from ...consumer.engine.fake import FakeEngine
 from ...consumer.metrics import Metrics
 from ...consumer.scripts import script
 from ...consumer.service import serve
+from ...consumer.shards import Shard
 from ...consumer.stages import Delivery, Job
 from ...producer.connection import connect
 from ...schemas import Abstract, AbstractSubmitted, Event, Streams
@@ -76,7 +77,9 @@ async def work(url: str, streams: Streams, engine: Engine, *, burst: bool, max_b
     """A worker's life in this process; one that stays follows the adapters too."""
     redis = connect(url)
     config = WorkerConfig(name="worker", burst=burst, read_count=BATCH, max_batch_tokens=max_batch_tokens)
-    await serve(redis, streams, config, lambda _: engine, Metrics(__version__), follow=not burst)
+    await serve(
+        Shard(redis, streams), [Shard(redis, streams)], config, lambda _: engine, Metrics(__version__), follow=not burst
+    )
     await redis.aclose()
 
 

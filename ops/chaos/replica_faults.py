@@ -4,7 +4,7 @@ import asyncio
 
 from .proxy import SlowLink
 from .scene import AOF_EVERYSEC, Row, Scene
-from .servers import Server, replica_options
+from .servers import Server, free_port, replica_options
 from .waiting import until, within
 
 LINK_SECONDS = 0.04  # there and back
@@ -39,7 +39,9 @@ async def failed_over(scene: Scene) -> str:
 async def _replica(scene: Scene) -> Server:
     """A replica that has all there is, over a slow link."""
     link = await scene.stack.enter_async_context(SlowLink(scene.server.port, LINK_SECONDS / 2))
-    replica = await scene.stack.enter_async_context(Server(*AOF_EVERYSEC, *replica_options(link.port), port=True))
+    replica = await scene.stack.enter_async_context(
+        Server(*AOF_EVERYSEC, *replica_options(link.port), port=free_port())
+    )
     scene.expect(await until(scene.server.has_replica, within(_SYNC_SECONDS)), "the replica did not follow")
     return replica
 

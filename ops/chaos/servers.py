@@ -21,13 +21,13 @@ _LOOK_SECONDS = 0.05
 class Server:
     """A Redis process and its folder; the folder outlives the process, not the block."""
 
-    def __init__(self, *options: str, port: bool = False) -> None:
+    def __init__(self, *options: str, port: int = 0) -> None:
         """
         Args:
             options: of redis-server.
-            port: whether it has a TCP port too, as a primary needs for its replicas.
+            port: of TCP, where it has one too, as a primary needs for its replicas.
         """
-        self.port = free_port() if port else 0
+        self.port = port
         self._options = (*options, "--port", str(self.port), "--bind", "127.0.0.1")
         self.folder = Path(tempfile.mkdtemp(prefix="abstream-"))  # short: a socket's path has at most 107 bytes
         self.url = url_of(self.folder)

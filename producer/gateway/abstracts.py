@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 from ...schemas import Lane, Unavailable
 from ...schemas.streams import Output
+from ..connection import Shard
 from ..formats import Format, Record
 from .access import Caller, OfDoor
 from .bodies import IdempotencyKey, Many, one_record, records
@@ -93,7 +94,7 @@ async def look_up(door: OfDoor, caller: Caller, id: str, source: _SourceOf = Non
     answered = standing.answered
     if answered is None or not answered.settles(standing.submitted):
         return JSONResponse(_queued(id, standing.submitted))
-    entry = await _entry(door, answered.output, answered.entry_id)
+    entry = await _entry(door.shard_of(id), answered.output, answered.entry_id)
     if entry is None:
         raise Problem(410, "trimmed", f"it was answered by entry {answered.entry_id}, which is no longer kept")
     return JSONResponse(_settled(id, entry, standing.submitted))
@@ -139,12 +140,12 @@ async def _answered_before(door: Door, identity: Identity) -> Entry | None:
     """The prediction that an abstract has already; workers would give it no second one."""
     standing = await door.index.find(identity)
     if standing and standing.answered and standing.answered.output == "predictions":
-        return await _entry(door, "predictions", standing.answered.entry_id)
+        return await _entry(door.shard_of(identity.id), "predictions", standing.answered.entry_id)
     return None
 
 
-async def _entry(door: Door, output: Output, entry_id: str) -> Entry | None:
-    found: Any = await door.redis.xrange(door.streams.output(output), min=entry_id, max=entry_id, count=1)
+async def _entry(shard: Shard, output: Output, entry_id: str) -> Entry | None:
+    found: Any = await shard.redis.xrange(shard.streams.output(output), min=entry_id, max=entry_id, count=1)
     return next(iter(read_entries(output, found)), None)
 
 

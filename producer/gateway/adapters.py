@@ -34,7 +34,8 @@ async def adapters(door: OfDoor, _: Caller) -> Adapters:
 
 
 async def _events(door: Door, output: Output) -> list[tuple[str, Event]]:
-    entries: Any = await door.redis.xrange(door.streams.output(output))
+    redis, streams = door.connections.control
+    entries: Any = await redis.xrange(streams.output(output))
     return list(_readable(entries))
 
 

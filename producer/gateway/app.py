@@ -9,6 +9,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client.registry import Collector
 
+from ...schemas import Shards
 from . import abstracts, adapters, operations, predictions, refusals
 from .config import GatewayConfig
 from .documenting import DESCRIPTION, document
@@ -26,19 +27,19 @@ _TAGS = [
 ]
 
 
-def build(url: str, namespace: str, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> FastAPI:
+def build(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> FastAPI:
     """The gateway of a namespace, as an ASGI application; ``app.state.door`` ends its streams.
 
     Args:
         url: of Redis.
-        namespace: of the streams.
+        names: of the streams.
         config: the gateway's knobs.
         gauges: what its metrics tell beside its own.
 
     Raises:
         TokensUnusable: the file of tokens cannot be used.
     """
-    door = Door(url, namespace, config, version("abstream"))
+    door = Door(url, names, config, version("abstream"))
     for gauge in gauges:
         door.measurements.registry.register(gauge)
 

@@ -1,12 +1,12 @@
 """What all requests of a gateway share: its connections, its one reader, who waits and who may ask."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ...schemas import Streams
-from ..connection import connect
+from ...schemas import Shards
+from ..connection import Connections, Shard
+from ..ending import end
 from ..publisher import Publisher
 from ..replaying import Refusals
 from .config import GatewayConfig
@@ -25,15 +25,16 @@ class Door:
         TokensUnusable: the file of tokens cannot be used.
     """
 
-    def __init__(self, url: str, namespace: str, config: GatewayConfig, version: str) -> None:
+    def __init__(self, url: str, names: Shards, config: GatewayConfig, version: str) -> None:
         self.config = config
-        self.streams = Streams(namespace)
-        self.redis = connect(url)
+        self.names = names
+        self.connections = Connections(url, names)
+        self.shards = self.connections.shards
         self.tokens = Tokens(config.tokens_file) if config.tokens_file else None
-        self.index = Index(self.redis, self.streams, config.source)
+        self.index = Index(self.shards, names, config.source)
         self.tail = Tail()
         self.waiting = Waiting()
-        self.refusals = Refusals(self.redis, self.streams)
+        self.refusals = Refusals(self.shards)
         self.measurements = Measurements(version, self.tail, self.waiting)
         self.ending = False
         self._url = url
@@ -43,30 +44,34 @@ class Door:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Read results while the block lasts, then let go of every connection."""
-        reader = Reader(self.redis, self.streams, self.index, self.tail, self.waiting)
+        reader = Reader(self.shards, self.index, self.tail, self.waiting)
         self._reading = asyncio.create_task(reader.run())
         heart = asyncio.create_task(self._beat())
         try:
             yield
         finally:
             self.end()
-            for task in (self._reading, heart):
-                await _ended(task)
+            await end([self._reading, heart])
             for publisher in self._publishers.values():
                 await publisher.aclose()
-            await self.redis.aclose()
+            await self.connections.aclose()
 
     @property
     def reads(self) -> bool:
         """Whether the reader is at work, though Redis may be away."""
         return self._reading is not None and not self._reading.done()
 
+    def shard_of(self, id: str) -> Shard:
+        """Where an abstract of this id goes."""
+        return self.shards[self.names.of(id)]
+
     def publisher(self, source: str) -> Publisher:
         """What sends the abstracts of one client."""
         if source not in self._publishers:
             self._publishers[source] = Publisher(
                 self._url,
-                namespace=self.streams.namespace,
+                namespace=self.names.namespace,
+                shards=self.names.count,
                 source=source,
                 max_backlog=self.config.max_backlog or None,
                 wait_replicas=self.config.wait_replicas,
@@ -83,12 +88,3 @@ class Door:
         while True:
             await asyncio.sleep(self.config.heartbeat_seconds)
             self.tail.sign_of_life()
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    """Cancel a task until it has ended: before Python 3.12, redis-py may swallow a cancellation."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.05)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

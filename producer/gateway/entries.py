@@ -3,20 +3,16 @@
 import json
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
-
-from ...schemas import AbstractClassified, AbstractRefused, Streams
+from ...schemas import AbstractClassified, AbstractRefused
 from ...schemas.streams import EVENT_FIELD, Output
+from ..connection import Shard
+from ..cursor import RawEntry
 
 _EVENT = EVENT_FIELD.encode()
 _TYPES: dict[Output, str] = {
     "predictions": AbstractClassified.model_fields["type"].default,
     "refusals": AbstractRefused.model_fields["type"].default,
 }
-
-RawEntry = tuple[bytes, dict[bytes, bytes]]
-Id = tuple[int, int]
-"""An entry's id as it sorts."""
 
 
 class Entry(NamedTuple):
@@ -26,17 +22,6 @@ class Entry(NamedTuple):
     entry_id: str
     event: dict[str, Any]
     body: bytes
-
-
-def parse_id(entry_id: str) -> Id:
-    """The id that ``1700000000000-0`` writes, or ``1700000000000`` alone."""
-    milliseconds, _, number = entry_id.partition("-")
-    return int(milliseconds), int(number or 0)
-
-
-def write_id(id: Id) -> str:
-    """The id as Redis writes it."""
-    return f"{id[0]}-{id[1]}"
 
 
 def read_entries(output: Output, entries: list[RawEntry]) -> list[Entry]:
@@ -52,13 +37,13 @@ def read_entries(output: Output, entries: list[RawEntry]) -> list[Entry]:
     return found
 
 
-async def read_after(redis: Redis, streams: Streams, output: Output, after: str, count: int) -> list[RawEntry]:
-    """The ``count`` entries after an id, in their order."""
-    entries: Any = await redis.xrange(streams.output(output), min=f"({after}", count=count)
+async def read_after(shard: Shard, output: Output, after: str, count: int, until: str = "+") -> list[RawEntry]:
+    """The ``count`` entries after an id, in their order, up to another."""
+    entries: Any = await shard.redis.xrange(shard.streams.output(output), min=f"({after}", max=until, count=count)
     return list(entries)
 
 
-async def last_id(redis: Redis, streams: Streams, output: Output) -> str:
+async def last_id(shard: Shard, output: Output) -> str:
     """The id of the newest entry; ``0-0`` where there is none."""
-    newest: Any = await redis.xrevrange(streams.output(output), count=1)
+    newest: Any = await shard.redis.xrevrange(shard.streams.output(output), count=1)
     return newest[0][0].decode() if newest else "0-0"

@@ -6,19 +6,21 @@ no answer, and a day from it on, which is as long as workers know the abstract a
 still in the pages of predictions. What was answered while no gateway ran is taken note of when one starts.
 """
 
+import asyncio
 import hashlib
-from collections import deque
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ...schemas import Streams
+from ...schemas import Shards
 from ...schemas.streams import DEDUPE_WINDOW_SECONDS, LANES, Output
-from ..publisher import Published
-from .entries import Entry, parse_id, read_after, read_entries
+from ..connection import Shard
+from ..cursor import parse_id
+from ..shipping import Published
+from .entries import Entry, read_after, read_entries
 
 _QUEUED_SECONDS = 7 * 24 * 3600
 _ANSWERED_SECONDS = DEDUPE_WINDOW_SECONDS
@@ -75,19 +77,37 @@ def answered_by(entry: Entry) -> Answered:
 
 
 class Index:
-    """The standings of one namespace."""
+    """The standings of one namespace, each in the shard of its abstract."""
 
-    def __init__(self, redis: Redis, streams: Streams, source: str) -> None:
+    def __init__(self, shards: Sequence[Shard], names: Shards, source: str) -> None:
         """Takes note of the results of ``source`` and of the clients' sources below it."""
-        self._redis = redis
-        self._streams = streams
+        self.parts = [IndexOfShard(shard, source) for shard in shards]
+        self._names = names
+
+    async def submitted(self, source: str, published: Iterable[Published]) -> None:
+        """Note that abstracts were sent. They were in any case, so that a failure is only logged."""
+        shards: defaultdict[int, list[Published]] = defaultdict(list)
+        for one in published:
+            shards[self._names.of(one.id)].append(one)
+        await asyncio.gather(*(self.parts[shard].submitted(source, part) for shard, part in shards.items()))
+
+    async def find(self, identity: Identity) -> Standing | None:
+        """What is known of an abstract."""
+        return await self.parts[self._names.of(identity.id)].find(identity)
+
+
+class IndexOfShard:
+    """The standings of one shard; otherwise as ``Index``."""
+
+    def __init__(self, shard: Shard, source: str) -> None:
+        self._shard = shard
+        self._redis, self._streams = shard
         self._source = source
-        self._lanes = frozenset(map(streams.lane, LANES))
+        self._lanes = frozenset(map(shard.streams.lane, LANES))
         self._unwritten: deque[Entry] = deque(maxlen=_HELD)
         self._whole = False  # whether all before the live tail has been noted
 
     async def submitted(self, source: str, published: Iterable[Published]) -> None:
-        """Note that abstracts were sent. They were in any case, so that a failure is only logged."""
         pipeline = self._redis.pipeline(transaction=False)
         for one in published:
             key = self._key(Identity(source, one.id))
@@ -99,7 +119,6 @@ class Index:
             log.warning("standing_not_noted", error=type(error).__name__)
 
     async def find(self, identity: Identity) -> Standing | None:
-        """What is known of an abstract."""
         standing = await self._read(identity)
         if standing and standing.submitted and standing.answered is None:
             # Of an entry that was trimmed unread nobody knows whose it was.
@@ -122,7 +141,7 @@ class Index:
         for output in _OUTPUTS:
             after = noted.get(output.encode(), until[output].encode()).decode()
             while parse_id(after) < parse_id(until[output]):
-                raw = await read_after(self._redis, self._streams, output, after, _PAGE)
+                raw = await read_after(self._shard, output, after, _PAGE)
                 if not raw:
                     break
                 entries = read_entries(output, raw)
@@ -143,7 +162,7 @@ class Index:
         for output in _OUTPUTS:
             if last := [entry.entry_id for entry in passed if entry.output == output]:
                 pipeline.hset(self._streams.noted, output, last[-1])
-        if pipeline.command_stack:
+        if len(pipeline):
             await pipeline.execute()
 
     async def _read(self, identity: Identity) -> Standing | None:

@@ -9,7 +9,12 @@ from ...schemas.events import MAX_ABSTRACT_CHARACTERS
 
 MAX_ID_CHARACTERS = 1_000
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS)]
-EntryId = Annotated[str, Field(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$", examples=["1700000000000-0"])]
+_ENTRY_ID = r"[0-9]{1,19}(-[0-9]{1,19})?"
+EntryId = Annotated[str, Field(pattern=rf"^{_ENTRY_ID}(@[0-9]{{1,4}})?$", examples=["1700000000000-0"])]
+# An entry id; where there are several shards one of each, in their order, with commas between.
+Cursor = Annotated[
+    str, Field(pattern=rf"^{_ENTRY_ID}(,{_ENTRY_ID})*$", max_length=50_000, examples=["1700000000000-0"])
+]
 
 EXAMPLE: dict[str, JsonValue] = {
     "id": "38048813",
@@ -71,7 +76,7 @@ class PredictionPage(BaseModel):
     """Predictions in the order of the stream; ``next`` is what to ask ``after`` for the page that follows."""
 
     predictions: list[PredictionEntry]
-    next: EntryId
+    next: Cursor
 
 
 class RefusalEntry(BaseModel):
@@ -84,7 +89,7 @@ class RefusalPage(BaseModel):
     """Refusals in the order of the stream; ``next`` is what to ask ``after`` for the page that follows."""
 
     refusals: list[RefusalEntry]
-    next: EntryId
+    next: Cursor
 
 
 class Replayed(BaseModel):

@@ -1,6 +1,6 @@
 """What operators and programs ask of the gateway itself: health, metrics, documents."""
 
-from asyncio import to_thread
+import asyncio
 from importlib.resources import files
 
 from fastapi import APIRouter
@@ -43,7 +43,7 @@ async def ready(door: OfDoor) -> Readiness:
 
 async def _redis(door: OfDoor) -> Check:
     try:
-        await door.redis.ping()
+        await asyncio.gather(*(shard.redis.ping() for shard in door.shards))
     except RedisError as error:
         return Check(ok=False, detail=f"does not answer ({type(error).__name__}): bring it back")
     return Check(ok=True, detail="answers")
@@ -58,7 +58,7 @@ async def _redis(door: OfDoor) -> Check:
 )
 async def metrics(door: OfDoor) -> Response:
     """Counts and times of requests, and what is not answered yet; no ids and no texts."""
-    said = await to_thread(generate_latest, door.measurements.registry)  # gauges may ask Redis
+    said = await asyncio.to_thread(generate_latest, door.measurements.registry)  # gauges may ask Redis
     return Response(said, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

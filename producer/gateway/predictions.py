@@ -9,12 +9,14 @@ from redis.exceptions import RedisError
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from ...schemas import AbstreamError
+from ..cursor import Place, RawEntry, moved, oldest, parse, parse_id, write, write_id
 from .access import Caller, OfDoor
 from .documenting import problems
 from .door import Door
-from .entries import Id, parse_id, read_after, read_entries, write_id
-from .models import EntryId, PredictionPage
-from .problems import unavailable
+from .entries import read_after, read_entries
+from .models import Cursor, PredictionPage
+from .problems import Problem, unavailable
 from .tail import BEGIN_PACKED, SIGN_OF_LIFE, Subscriber, as_sent, packed
 
 router = APIRouter(tags=["predictions"])
@@ -38,7 +40,7 @@ _SENT = {
     },
 }
 
-After = Annotated[EntryId, Query(description="An entry id; `0` is the beginning.")]
+After = Annotated[Cursor, Query(description="An entry id; `0` is the beginning.")]
 
 
 @router.get(
@@ -52,17 +54,22 @@ async def page(
     door: OfDoor, _: Caller, after: After = "0", limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> Response:
     """Oldest first. Keep `next` and ask for what is `after` it; a page without predictions is the end for now."""
-    raw = await read_after(door.redis, door.streams, "predictions", after, limit)
+    places = list(place_of(after, door))
+    pages = [
+        await read_after(shard, "predictions", write_id(last), limit)
+        for shard, last in zip(door.shards, places, strict=True)
+    ]
     entries, size = [], 0
-    for one in raw:
+    for number, one in oldest(pages, limit):
+        places[number] = parse_id(one[0].decode())
         for entry in read_entries("predictions", [one]):
             # The event's own bytes: to parse and write a thousand of them anew would hold up all other requests.
             entries.append(b'{"entry_id":"%s","event":%s}' % (entry.entry_id.encode(), entry.body))
             size += len(entry.body)
-        after = one[0].decode()
         if size > _PAGE_BYTES:
             break
-    body = b'{"predictions":[%s],"next":"%s"}' % (b",".join(entries), after.encode())
+    following = after if tuple(places) == place_of(after, door) else write(tuple(places))
+    body = b'{"predictions":[%s],"next":"%s"}' % (b",".join(entries), following.encode())
     return Response(body, media_type="application/json")
 
 
@@ -87,9 +94,9 @@ async def page(
 async def stream(
     door: OfDoor,
     _: Caller,
-    after: Annotated[EntryId | None, Query(description="As `Last-Event-ID`, for the first time.")] = None,
+    after: Annotated[Cursor | None, Query(description="As `Last-Event-ID`, for the first time.")] = None,
     last_event_id: Annotated[
-        EntryId | None, Header(alias="Last-Event-ID", description="The last event that was seen; now by default.")
+        Cursor | None, Header(alias="Last-Event-ID", description="The last event that was seen; now by default.")
     ] = None,
 ) -> Response:
     """Begins after an entry, and goes on until the client leaves or the gateway ends; then ask again with
@@ -100,7 +107,19 @@ async def stream(
     if door.tail.subscribers >= door.config.max_subscribers:
         raise unavailable(f"there are {door.config.max_subscribers} streams already: try again, or ask another gateway")
     begin = last_event_id or after
-    return EventStream(door, parse_id(begin) if begin else newest)
+    return EventStream(door, place_of(begin, door) if begin else newest)
+
+
+def place_of(cursor: str, door: Door) -> Place:
+    """Where a client says that it is.
+
+    Raises:
+        Problem: it is no place in so many shards.
+    """
+    try:
+        return parse(cursor, len(door.shards))
+    except AbstreamError as error:
+        raise Problem(422, "invalid", str(error)) from error
 
 
 class EventStream(Response):
@@ -109,7 +128,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
     _reads = asyncio.Semaphore(_READS_AT_A_TIME)
 
-    def __init__(self, door: Door, after: Id) -> None:
+    def __init__(self, door: Door, after: Place) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept-Encoding"})
         del self.headers["content-length"]
         self._door = door
@@ -147,19 +166,37 @@ class EventStream(Response):
             await subscriber.news.wait()
         return b""
 
-    async def _read(self) -> tuple[bytes, Id]:
+    async def _read(self) -> tuple[bytes, Place]:
         """What follows in Redis; nothing while it is away, so that it is asked again at the next sign of life."""
         try:
             async with self._reads:
-                raw = await read_after(
-                    self._door.redis, self._door.streams, "predictions", write_id(self._after), _CATCH_UP
-                )
+                return await self._read_one() if len(self._after) == 1 else await self._read_several()
         except RedisError:
             return b"", self._after
-        if not raw:
-            return b"", self._after
-        chunk = b"".join(map(as_sent, read_entries("predictions", raw)))
-        return self._packed(chunk or SIGN_OF_LIFE), parse_id(raw[-1][0].decode())
+
+    async def _read_one(self) -> tuple[bytes, Place]:
+        raw = await read_after(self._door.shards[0], "predictions", write(self._after), _CATCH_UP)
+        return self._sent(0, raw) if raw else (b"", self._after)
+
+    async def _read_several(self) -> tuple[bytes, Place]:
+        """From the first shard of which the tail has had more, but no more than that: so the tail is arrived at."""
+        newest = self._door.tail.newest
+        assert newest, "there is no stream before the tail has begun"
+        for number, (last, bound) in enumerate(zip(self._after, newest, strict=True)):
+            if last < bound:
+                shard, until = self._door.shards[number], write_id(bound)
+                raw = await read_after(shard, "predictions", write_id(last), _CATCH_UP, until)
+                chunk, place = self._sent(number, raw)
+                return chunk, place if len(raw) == _CATCH_UP else moved(place, number, bound)
+        return b"", self._after  # ahead of this tail, by another gateway's
+
+    def _sent(self, number: int, raw: list[RawEntry]) -> tuple[bytes, Place]:
+        """Entries of one shard as they are sent, and the place behind them."""
+        chunk, place = b"", self._after
+        for one in raw:
+            place = moved(place, number, parse_id(one[0].decode()))
+            chunk += b"".join(as_sent(write(place), entry) for entry in read_entries("predictions", [one]))
+        return self._packed(chunk or SIGN_OF_LIFE), place
 
     def _packed(self, chunk: bytes) -> bytes:
         return packed(chunk) if self._pack else chunk

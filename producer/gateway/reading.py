@@ -2,14 +2,17 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from ...schemas import Streams
 from ...schemas.streams import Output
+from ..connection import Shard
+from ..cursor import parse_id
+from ..ending import end
 from .entries import Entry, last_id, read_entries
 from .index import Index
 from .tail import Tail
@@ -26,44 +29,34 @@ log = structlog.get_logger()
 class Reader:
     """Reads predictions and refusals as they come and hands each read to index, tail and waiting requests."""
 
-    def __init__(self, redis: Redis, streams: Streams, index: Index, tail: Tail, waiting: Waiting) -> None:
-        self._redis = redis
-        self._streams = streams
+    def __init__(self, shards: Sequence[Shard], index: Index, tail: Tail, waiting: Waiting) -> None:
+        self._shards = shards
         self._index = index
         self._tail = tail
         self._waiting = waiting
-        self._after: dict[Output, str] = {}
 
     async def run(self) -> None:
         """Read until cancelled; Redis is waited for."""
-        self._after = await self._patiently(self._newest)
-        self._tail.begin(self._after["predictions"])
-        begun = dict(self._after)
-        catching_up = asyncio.create_task(self._patiently(lambda: self._index.catch_up(begun)))
+        after = await asyncio.gather(*(self._patiently(partial(_newest, shard)) for shard in self._shards))
+        self._tail.begin(tuple(parse_id(newest["predictions"]) for newest in after))
+        catching_up = [
+            asyncio.create_task(self._patiently(partial(part.catch_up, dict(newest))))
+            for part, newest in zip(self._index.parts, after, strict=True)
+        ]
+        following = [asyncio.create_task(self._follow(number, newest)) for number, newest in enumerate(after)]
         try:
-            while True:
-                await self._hand_on(await self._patiently(self._read))
+            await asyncio.gather(*following)
         finally:
-            catching_up.cancel()
+            await end([*following, *catching_up])
 
-    async def _newest(self) -> dict[Output, str]:
-        return {output: await last_id(self._redis, self._streams, output) for output in _OUTPUTS}
-
-    async def _read(self) -> list[Entry]:
-        names = {self._streams.output(output).encode(): output for output in _OUTPUTS}
-        after: dict[Any, Any] = {self._streams.output(output): last for output, last in self._after.items()}
-        replies: Any = await self._redis.xread(after, count=_COUNT, block=_BLOCK_MILLISECONDS)
-        entries: list[Entry] = []
-        for stream, raw in replies or ():
-            self._after[names[stream]] = raw[-1][0].decode()
-            entries += read_entries(names[stream], raw)
-        return entries
-
-    async def _hand_on(self, entries: list[Entry]) -> None:
-        if entries:
-            await self._index.note(entries)  # first, so that who is woken finds what woke it
-            self._tail.append([entry for entry in entries if entry.output == "predictions"])
-            self._waiting.arrived(entries)
+    async def _follow(self, number: int, after: dict[Output, str]) -> None:
+        """Read one shard, each time after what was read before."""
+        while True:
+            entries = await self._patiently(partial(_read, self._shards[number], after))
+            if entries:
+                await self._index.parts[number].note(entries)  # first, so that who is woken finds what woke it
+                self._tail.append([entry for entry in entries if entry.output == "predictions"], number)
+                self._waiting.arrived(entries)
 
     async def _patiently(self, call: Any) -> Any:
         """The result of ``call``, which is repeated while Redis is away."""
@@ -80,3 +73,19 @@ class Reader:
                 if pause > _FIRST_PAUSE_SECONDS:
                     log.info("redis_back")
                 return result
+
+
+async def _newest(shard: Shard) -> dict[Output, str]:
+    return {output: await last_id(shard, output) for output in _OUTPUTS}
+
+
+async def _read(shard: Shard, after: dict[Output, str]) -> list[Entry]:
+    """What comes next, of which ``after`` is told."""
+    names = {shard.streams.output(output).encode(): output for output in _OUTPUTS}
+    keys: dict[Any, Any] = {shard.streams.output(output): last for output, last in after.items()}
+    replies: Any = await shard.redis.xread(keys, count=_COUNT, block=_BLOCK_MILLISECONDS)
+    entries: list[Entry] = []
+    for stream, raw in replies or ():
+        after[names[stream]] = raw[-1][0].decode()
+        entries += read_entries(names[stream], raw)
+    return entries

@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 
-from ..publisher import Published
 from ..replaying import Refused
+from ..shipping import Published
 from .access import Caller, OfDoor
 from .documenting import problems
-from .models import EntryId, RefusalPage, Replayed
+from .models import Cursor, EntryId, RefusalPage, Replayed
 from .problems import Problem
 
 router = APIRouter(tags=["refusals"])
@@ -29,7 +29,7 @@ _AT_A_TIME = 8  # each holds its whole original, and may be of a megabyte
 async def page(
     door: OfDoor,
     _: Caller,
-    after: Annotated[EntryId, Query(description="An entry id; `0` is the beginning.")] = "0",
+    after: Annotated[Cursor, Query(description="An entry id; `0` is the beginning.")] = "0",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """Oldest first, each with the reason and the whole original. A page ends early where they are large."""

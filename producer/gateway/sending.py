@@ -2,7 +2,7 @@
 
 from ...schemas import Lane, Malformed
 from ..formats import Broken, Record
-from ..publisher import Published
+from ..shipping import Published
 from .door import Door
 
 

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client.registry import Collector
 
-from ...schemas import Unavailable
+from ...schemas import Shards, Unavailable
 from .app import build
 from .config import GatewayConfig
 from .door import Door
@@ -35,7 +35,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(url: str, namespace: str, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> None:
+def serve(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> None:
     """Answer requests until SIGTERM or SIGINT; SIGHUP reads the tokens again. Arguments are those of ``build``.
 
     Raises:
@@ -44,7 +44,7 @@ def serve(url: str, namespace: str, config: GatewayConfig, gauges: Sequence[Coll
     """
     if allow_files(wanted := config.max_subscribers + _OTHER_FILES) < wanted:
         log.warning("few_connections", wanted=wanted, mend="raise the limit of open files, or lower --max-subscribers")
-    app = build(url, namespace, config, gauges)
+    app = build(url, names, config, gauges)
     door: Door = app.state.door
     listening = _listen(config)
     address = "http://{}:{}".format(*listening.getsockname()[:2])

@@ -11,7 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .entries import Entry, Id, parse_id
+from ..cursor import Place, moved, parse_id, write
+from .entries import Entry
 
 _MAX_BYTES = 16 << 20
 _CHUNK_BYTES = 128 << 10  # sent at a time, at most by one event more
@@ -23,10 +24,13 @@ SIGN_OF_LIFE = b": still here\n\n"
 BEGIN_PACKED = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # of gzip
 
 
-def as_sent(entry: Entry) -> bytes:
-    """A prediction as a server-sent event. JSON may hold line ends between its tokens, which would end its line."""
+def as_sent(place: str, entry: Entry) -> bytes:
+    """A prediction as a server-sent event, and the place behind it.
+
+    JSON may hold line ends between its tokens, which would end its line.
+    """
     data = b"\ndata: ".join(entry.body.splitlines())
-    return b"id: %s\nevent: prediction\ndata: %s\n\n" % (entry.entry_id.encode(), data)
+    return b"id: %s\nevent: prediction\ndata: %s\n\n" % (place.encode(), data)
 
 
 def packed(chunk: bytes) -> bytes:
@@ -49,33 +53,40 @@ class Subscriber:
 
 
 class Tail:
-    """The newest predictions, and who waits for the next."""
+    """The newest predictions, in the order in which they came from the shards, and who waits for the next.
+
+    Other gateways may have them in another order: of several shards, a place is one in the tail only if the tail has
+    been at this very place.
+    """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._ids: list[Id] = []
+        self._places: list[Place] = []  # after each prediction
         self._sent: list[bytes] = []
         self._bytes = 0
-        self._floor: Id | None = None  # all that follows this entry is held
-        self._chunks: dict[tuple[int, bool], tuple[bytes, Id]] = {}  # since the last prediction, by where they begin
+        self._floor: Place | None = None  # all that follows it is held
+        self._chunks: dict[tuple[int, bool], tuple[bytes, Place]] = {}  # since the last prediction, by where they begin
         self._subscribers: set[Subscriber] = set()
         self._waking: TimerHandle | None = None
         self._rests_until = 0.0
 
     @property
-    def newest(self) -> Id | None:
-        """The last prediction, or where the tail begins; None before it has begun."""
-        return self._ids[-1] if self._ids else self._floor
+    def newest(self) -> Place | None:
+        """Behind the last prediction, or where the tail begins; None before it has begun."""
+        return self._places[-1] if self._places else self._floor
 
-    def begin(self, after: str) -> None:
-        """Hold what follows an entry."""
-        self._floor = parse_id(after)
+    def begin(self, after: Place) -> None:
+        """Hold what follows it."""
+        self._floor = after
 
-    def append(self, entries: list[Entry]) -> None:
-        """Hold predictions, in their order, and wake who waits for them; the oldest are let go."""
+    def append(self, entries: list[Entry], shard: int = 0) -> None:
+        """Hold predictions of a shard, in their order, and wake who waits for them; the oldest are let go."""
+        place = self.newest
+        assert place, "it has begun"
         for entry in entries:
-            self._ids.append(parse_id(entry.entry_id))
-            self._sent.append(as_sent(entry))
+            place = moved(place, shard, parse_id(entry.entry_id))
+            self._places.append(place)
+            self._sent.append(as_sent(write(place), entry))
             self._bytes += len(self._sent[-1])
         self._let_go()
         self._chunks.clear()
@@ -83,16 +94,18 @@ class Tail:
             loop = get_running_loop()
             self._waking = loop.call_at(max(self._rests_until, loop.time()), self._wake_all)
 
-    def after(self, id: Id, *, pack: bool = False) -> tuple[bytes, Id] | None:
-        """What to send after an entry, packed or not, and the last entry of that; empty where it is the newest.
+    def after(self, place: Place, *, pack: bool = False) -> tuple[bytes, Place] | None:
+        """What to send after a place, packed or not, and the place behind that; empty where it is the newest.
 
-        None where the tail no longer holds what follows.
+        None where the tail no longer holds what follows, or is not the one to know.
         """
-        if self._floor is None or id < self._floor:
+        if self._floor is None or place < self._floor:
             return None
-        begin = bisect_right(self._ids, id)
-        if begin == len(self._ids):
-            return b"", id
+        begin = bisect_right(self._places, place)
+        if len(place) > 1 and place != (self._places[begin - 1] if begin else self._floor):
+            return None
+        if begin == len(self._places):
+            return b"", place
         # Nearly all subscribers are at the same place.
         if (begin, pack) not in self._chunks:
             if len(self._chunks) == _CHUNKS:
@@ -100,13 +113,13 @@ class Tail:
             self._chunks[begin, pack] = self._chunk(begin, pack)
         return self._chunks[begin, pack]
 
-    def _chunk(self, begin: int, pack: bool) -> tuple[bytes, Id]:
+    def _chunk(self, begin: int, pack: bool) -> tuple[bytes, Place]:
         end, size = begin, 0
-        while end < len(self._ids) and size < _CHUNK_BYTES:
+        while end < len(self._places) and size < _CHUNK_BYTES:
             size += len(self._sent[end])
             end += 1
         chunk = b"".join(self._sent[begin:end])
-        return packed(chunk) if pack else chunk, self._ids[end - 1]
+        return packed(chunk) if pack else chunk, self._places[end - 1]
 
     @contextmanager
     def subscriber(self) -> Iterator[Subscriber]:
@@ -150,5 +163,5 @@ class Tail:
             self._bytes -= len(self._sent[count])
             count += 1
         if count:
-            self._floor = self._ids[count - 1]
-            del self._ids[:count], self._sent[:count]
+            self._floor = self._places[count - 1]
+            del self._places[:count], self._sent[:count]

@@ -3,7 +3,9 @@
 import time
 
 import pytest
-from abstream.consumer.backlog import BacklogGauges, Broker, RedisGauges
+from abstream.consumer.backlog import BacklogGauges, RedisGauges
+from abstream.ops.working import broker_at
+from abstream.schemas import Shards
 from abstream.schemas.streams import GROUP
 from prometheus_client import CollectorRegistry
 
@@ -12,7 +14,7 @@ NAMES = ("abstream_stream_lag", "abstream_stream_pending", "abstream_oldest_unan
 
 @pytest.fixture
 def broker(server, streams):
-    broker = Broker(server, streams)
+    broker = broker_at(server, Shards(streams.namespace))
     yield broker
     broker.close()
 
@@ -132,7 +134,7 @@ async def test_without_a_group_there_are_no_gauges(broker, gauges, redis, lane):
 def test_the_names_are_known_without_asking_redis(streams):
     """Else a worker could not start its endpoints while Redis is away."""
     registry = CollectorRegistry()
-    broker = Broker("unix:///nowhere/redis.sock", streams)
+    broker = broker_at("unix:///nowhere/redis.sock", Shards(streams.namespace))
     registry.register(BacklogGauges(broker))
     assert [registry.get_sample_value(name, {"lane": "bulk"}) for name in NAMES] == [None, None, None]
 
@@ -168,7 +170,7 @@ async def test_without_the_right_to_ask_only_these_metrics_are_missing(server, s
     await redis.acl_setuser(
         "nosy", enabled=True, passwords=["+secret"], keys="*", commands=["+type", "+xinfo", "-info"]
     )
-    broker = Broker(server.replace("unix://", "unix://nosy:secret@"), streams)
+    broker = broker_at(server.replace("unix://", "unix://nosy:secret@"), Shards(streams.namespace))
     await redis.xadd(streams.predictions, {"event": "x"}, id="1-0")
     await redis.xgroup_create(streams.predictions, "registry", "$")
     registry = CollectorRegistry()

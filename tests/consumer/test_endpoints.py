@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 from abstream import Abstract, Publisher
-from abstream.consumer.backlog import BacklogGauges, Broker
+from abstream.consumer.backlog import BacklogGauges
 from abstream.consumer.endpoints import Endpoints
 from abstream.consumer.health import Health
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.worker import Worker
 from abstream.ops.embedded import start_server, url_of
+from abstream.ops.working import broker_at
 from abstream.producer.connection import connect
-from abstream.schemas import Streams
+from abstream.schemas import Shards, Streams
 from abstream.schemas.streams import GROUP
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -74,7 +75,7 @@ class Probe:
 
 @contextmanager
 def endpoints(metrics: Metrics, url: str, streams: Streams) -> Iterator[Probe]:
-    broker = Broker(url, streams)
+    broker = broker_at(url, Shards(streams.namespace))
     metrics.registry.register(BacklogGauges(broker))
     served = Endpoints(0, metrics.registry, metrics.health, broker)
     served.start()

@@ -5,12 +5,14 @@ from collections import Counter
 import pytest
 import torch
 from abstream import Abstract
-from abstream.consumer.backlog import BacklogGauges, Broker
+from abstream.consumer.backlog import BacklogGauges
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.engine.memory import gpu_memory_bytes
 from abstream.consumer.metrics import GpuMemory, Metrics
 from abstream.consumer.patience import until_available
 from abstream.consumer.worker import Worker
+from abstream.ops.working import broker_at
+from abstream.schemas import Shards
 from abstream.schemas.streams import GROUP, from_fields
 from prometheus_client import CollectorRegistry
 from redis import Redis
@@ -28,7 +30,7 @@ CONTRACT = {
 
 
 async def test_every_metric_of_the_contract_is_there(server, streams, workers):
-    worker, broker = workers.new(), Broker(server, streams)
+    worker, broker = workers.new(), broker_at(server, Shards(streams.namespace))
     await worker.source.create_groups()
     registry = worker.metrics.registry
     registry.register(BacklogGauges(broker))

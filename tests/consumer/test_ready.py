@@ -7,8 +7,9 @@ import pytest
 from abstream.consumer.ready import Ready
 
 
-def job(name: str, length: int = 10) -> SimpleNamespace:
-    return SimpleNamespace(name=name, tokens=SimpleNamespace(ids=range(length)), engine="live")
+def job(name: str, length: int = 10, stream: str = "shard") -> SimpleNamespace:
+    delivery = SimpleNamespace(stream=stream)
+    return SimpleNamespace(name=name, tokens=SimpleNamespace(ids=range(length)), engine="live", delivery=delivery)
 
 
 @pytest.fixture

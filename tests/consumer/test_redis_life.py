@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from abstream import Abstract, Unavailable
-from abstream.consumer.backlog import Broker
 from abstream.consumer.upkeep import Upkeep
 from abstream.ops.embedded import embedded_redis, start_server, url_of
+from abstream.ops.working import broker_at
 from abstream.producer.connection import connect
+from abstream.schemas import Shards
 from abstream.schemas.streams import GROUP
 from redis.exceptions import BusyLoadingError, ResponseError
 from structlog.testing import capture_logs
@@ -36,7 +37,7 @@ CLIENT_RIGHTS = {
 SCRIPT_RIGHTS = {
     "+exists", "+expire", "+sadd", "+sismember", "+time", "+type", "+xack", "+xadd", "+xclaim", "+xgroup|delconsumer",
     "+xgroup|setid", "+xinfo|consumers", "+xinfo|groups", "+xinfo|stream", "+xlen", "+xpending", "+xrange",
-    "+xrevrange", "+xtrim",
+    "+xrevrange", "+xtrim", "+zadd", "+zrange", "+zremrangebyscore",
 }  # fmt: skip
 WORKER_RIGHTS = CLIENT_RIGHTS | SCRIPT_RIGHTS
 
@@ -295,7 +296,7 @@ async def test_few_rights_are_enough(server, redis, streams, publisher):
         upkeep = Upkeep(workers.redis, streams, worker.config, worker.metrics)
         for step in (upkeep.take_turn, upkeep.trim, upkeep.report_losses, upkeep.reap):
             await step()
-        assert await asyncio.to_thread(Broker(url, streams).backlogs)
+        assert await asyncio.to_thread(broker_at(url, Shards(streams.namespace)).backlogs)
         await workers.burst("heir", lease_seconds=0.001)
 
     denied = {entry["object"] for entry in await redis.acl_log()}

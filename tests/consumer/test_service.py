@@ -14,6 +14,7 @@ from abstream.consumer.engine import Classified, Tokens
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
+from abstream.consumer.shards import Shard
 from abstream.consumer.worker import PROBE, Stuck
 from abstream.training.release import release
 from structlog.testing import capture_logs
@@ -31,7 +32,14 @@ def serving(redis, streams):
     async def run(**options: object) -> None:
         follow, make = options.pop("follow", True), options.pop("engine", FakeEngine)
         config = WorkerConfig(name="worker", **{"burst": True, **options})
-        work = serve(redis, streams, config, lambda adapter: make(adapter=adapter), Metrics("test"), follow=follow)
+        work = serve(
+            Shard(redis, streams),
+            [Shard(redis, streams)],
+            config,
+            lambda adapter: make(adapter=adapter),
+            Metrics("test"),
+            follow=follow,
+        )
         await asyncio.wait_for(work, PATIENCE_SECONDS)
 
     return run

@@ -14,6 +14,7 @@ from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.health import STALL_SECONDS, Health
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
+from abstream.consumer.shards import Shard
 from abstream.consumer.worker import PROBE
 from abstream.schemas.streams import GROUP
 
@@ -69,7 +70,14 @@ def service(redis, streams, health) -> Callable[[Hanging], object]:
     @asynccontextmanager
     async def run(engine: Hanging) -> AsyncIterator[None]:
         config = WorkerConfig(name="worker")
-        work = serve(redis, streams, config, lambda _: engine, Metrics("test", health), follow=False)
+        work = serve(
+            Shard(redis, streams),
+            [Shard(redis, streams)],
+            config,
+            lambda _: engine,
+            Metrics("test", health),
+            follow=False,
+        )
         task = asyncio.create_task(work)
         try:
             await wait_until(lambda: task.done() or is_ready(health), "the worker to be ready")

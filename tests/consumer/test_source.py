@@ -3,12 +3,13 @@
 import pytest
 from abstream.consumer.config import WorkerConfig
 from abstream.consumer.metrics import Metrics
+from abstream.consumer.shards import Shard, inlets
 from abstream.consumer.source import FIRST_READ, READ_BYTES, USUAL_READ, Source
 
 
 @pytest.fixture
 async def source(redis, streams) -> Source:
-    source = Source(redis, streams, WorkerConfig(name="worker", burst=True), Metrics("test"))
+    source = Source(inlets([Shard(redis, streams)], "worker"), WorkerConfig(name="worker", burst=True), Metrics("test"))
     await source.create_groups()
     return source
 
@@ -19,7 +20,7 @@ async def add(redis, stream: str, number: int, size: int = 1) -> None:
 
 
 async def reads(source: Source) -> list[int]:
-    return [len(deliveries) async for deliveries in source.new("interactive")]
+    return [len(deliveries) async for deliveries in source.new(source.inlets[0])]
 
 
 @pytest.mark.parametrize(
@@ -47,11 +48,13 @@ async def test_entries_of_two_lanes_with_one_id_are_two(redis, streams, source):
     """Ids count milliseconds: at a thousand a second they are often equal."""
     for lane in ("interactive", "bulk"):
         await redis.xadd(streams.lane(lane), {"title": lane}, id="7-0")
-    [[urgent]] = [deliveries async for deliveries in source.new("interactive")]
-    [[bulk]] = [deliveries async for deliveries in source.new("bulk")]
+    interactive_lane, bulk_lane = source.inlets
+    [[urgent]] = [deliveries async for deliveries in source.new(interactive_lane)]
+    [[bulk]] = [deliveries async for deliveries in source.new(bulk_lane)]
     await redis.xclaim(streams.lane("interactive"), "classifiers", "another", 0, ["7-0"])
 
-    await source._extend()
+    await interactive_lane.extend()
+    await bulk_lane.extend()
     assert (source.holds(urgent), source.holds(bulk)) == (False, True)
 
     assert await source.release([urgent]) == 1

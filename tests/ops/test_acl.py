@@ -6,16 +6,18 @@ import abstream as package
 import httpx2
 import pytest
 from abstream import Abstract, Publisher, Subscriber, Unavailable
+from abstream.consumer.membership import Membership
+from abstream.consumer.metrics import Metrics
 from abstream.ops.embedded import embedded_redis
 from abstream.ops.gateway import backlog_gauges
 from abstream.producer.connection import connect
 from abstream.producer.gateway.app import build
 from abstream.producer.gateway.config import GatewayConfig
-from abstream.schemas import Streams
+from abstream.schemas import Shards, Streams
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from ..conftest import wait_until
+from ..conftest import Workers, wait_until
 
 USERS = Path(package.__file__).parent / "ops" / "redis" / "users.acl"
 NAMES = [line.split()[1] for line in USERS.read_text().splitlines() if not line.startswith("user default")]
@@ -121,8 +123,8 @@ async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream,
 
 
 async def test_a_gateway_can_do_its_job(redis, url, workers):
-    gauges = [backlog_gauges(url("gateway"), SYSTEM.namespace)]
-    app = build(url("gateway"), SYSTEM.namespace, GatewayConfig(), gauges)
+    gauges = [backlog_gauges(url("gateway"), Shards(SYSTEM.namespace))]
+    app = build(url("gateway"), Shards(SYSTEM.namespace), GatewayConfig(), gauges)
     async with app.router.lifespan_context(app), workers.running():
         await wait_until(lambda: app.state.door.tail.newest is not None, "the reader to begin")
         transport = httpx2.ASGITransport(app=app)
@@ -141,4 +143,21 @@ async def test_none_can_do_what_is_not_its_job(name, redis, url):
     for command in map(str.split, filter(str.strip, (NOBODYS_JOB + OTHERS_JOB[name]).splitlines())):
         with pytest.raises(ResponseError, match=r"no permissions|can't run|can't access|NOPERM"):
             await client.execute_command(*command)
+    await client.aclose()
+
+
+async def test_each_can_do_its_job_in_every_shard(redis, url):
+    names = Shards(SYSTEM.namespace, 2)
+    common = {"namespace": names.namespace, "shards": names.count}
+    async with Publisher(url("publisher"), **common) as publisher:
+        await publisher.publish_many([(str(number), Abstract(title="T", abstract="A.")) for number in range(8)])
+    client = connect(url("worker"))
+    workers = Workers(client, SYSTEM, names.count)
+    member = Membership(client, SYSTEM, "worker", workers.new().source, Metrics("test"))
+    await member.join()
+    await workers.burst()
+    await member.sign_off()
+    async with Subscriber(url("subscriber"), **common) as subscriber:
+        assert len([one async for one in subscriber.predictions("0", until_idle=0.1)]) == 8
+    assert await denied(redis) == []
     await client.aclose()

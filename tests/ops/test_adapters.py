@@ -3,6 +3,7 @@
 import json
 
 from abstream.ops.adapters import live_adapter
+from abstream.schemas import Shards
 from abstream.schemas.streams import from_fields
 
 
@@ -84,10 +85,10 @@ async def test_the_store_may_stand_in_a_config_file(abstream, make_adapter, tmp_
 
 
 def test_the_live_adapter_is_the_last_that_was_announced_to_be_served(abstream, make_adapter, server, namespace):
-    assert live_adapter(server, namespace) is None
+    assert live_adapter(server, Shards(namespace)) is None
     adapter = make_adapter()
     abstream("adapters", "release", adapter.path)
-    assert live_adapter(server, namespace).digest == adapter.digest
+    assert live_adapter(server, Shards(namespace)).digest == adapter.digest
 
 
 def test_release_needs_a_store(abstream, tmp_path, monkeypatch):

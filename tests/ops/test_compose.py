@@ -9,12 +9,13 @@ import abstream
 import click
 import pytest
 import yaml
-from abstream.consumer.backlog import Broker
 from abstream.consumer.endpoints import Endpoints
 from abstream.consumer.health import STALL_SECONDS, Health
 from abstream.consumer.metrics import Metrics
 from abstream.ops.cli import cli
 from abstream.ops.embedded import embedded_redis
+from abstream.ops.working import broker_at
+from abstream.schemas import Shards
 from redis import Redis
 
 ROOT = Path(abstream.__file__).parent
@@ -92,7 +93,7 @@ def test_the_health_check_of_a_worker_fails_when_its_loop_makes_no_progress(comp
     assert f":{port}/healthz" in arguments[-1]
 
     now = 0.0
-    metrics, broker = Metrics("test", Health(clock=lambda: now)), Broker(server, streams)
+    metrics, broker = Metrics("test", Health(clock=lambda: now)), broker_at(server, Shards(streams.namespace))
     endpoints = Endpoints(0, metrics.registry, metrics.health, broker)
     endpoints.start()
 

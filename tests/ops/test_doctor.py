@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from abstream.ops import doctor
 from abstream.ops.embedded import embedded_redis
-from abstream.schemas import Streams
+from abstream.schemas import Shards
 from redis import Redis
 
 SECRET = "pa55word"
@@ -38,7 +38,7 @@ class SetUp:
             return self.examine_at(url.replace("unix://", f"unix://doctor:{self.password}@"), out)
 
     def examine_at(self, url: str, out: Callable[[], str]) -> tuple[int, dict[str, str]]:
-        code = doctor.examine(url, Streams(), str(self.model), self.adapter, self.cache, as_json=True)
+        code = doctor.examine(url, Shards(), str(self.model), self.adapter, self.cache, as_json=True)
         said = out()
         assert SECRET not in said
         findings = json.loads(said)

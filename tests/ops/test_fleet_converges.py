@@ -9,7 +9,7 @@ from abstream.consumer.adapters.aside import in_turn
 from abstream.ops.chaos.workers import Workers
 from abstream.ops.embedded import embedded_redis
 from abstream.ops.fleet import look
-from abstream.producer.connection import connect
+from abstream.producer.connection import Shard, connect
 from abstream.schemas import Streams
 from abstream.schemas.streams import from_fields
 from abstream.training.release import release
@@ -40,7 +40,7 @@ async def test_one_frozen_one_killed_as_it_loads_and_one_started_meanwhile_end_o
                 await wait_until(lambda: _more(killed, loaded), "the new adapter to be fetched")
                 killed.kill()
                 await wait_until((tmp_path / "logs/worker-2.2.log").exists, "another in its place")
-                assert (await look(redis, streams)).served == {old.digest}
+                assert (await look(Shard(redis, streams), [Shard(redis, streams)])).served == {old.digest}
             frozen.thaw()
             names = {plain.name, frozen.name, "worker-2.2"}
             await wait_until(lambda: _serving(redis, streams, new.digest, names), "all three on the new adapter")
@@ -59,7 +59,9 @@ async def _more(worker, than: float) -> bool:
 
 async def _serving(redis, streams, digest: str, names: set[str]) -> bool:
     """Whether each of these has said last that it serves the adapter."""
-    last = {answer.data.worker: answer for answer in (await look(redis, streams)).answers}
+    last = {
+        answer.data.worker: answer for answer in (await look(Shard(redis, streams), [Shard(redis, streams)])).answers
+    }
     return all(name in last and last[name].data.digest == digest for name in names)
 
 

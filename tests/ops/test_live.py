@@ -7,6 +7,7 @@ import pytest
 from abstream import Abstract
 from abstream.ops.cli import cli
 from abstream.ops.fleet import look
+from abstream.producer.connection import Shard
 from abstream.schemas import AdapterRefused
 from abstream.training.release import release
 from click.testing import CliRunner
@@ -100,7 +101,7 @@ async def test_a_rollback_names_the_one_before_and_is_another_announcement(redis
     worker = workers.new("fast")
     await workers.registry(worker).catch_up()
     assert worker.engine.model.receipt.adapter_digest == one.digest
-    assert (await look(redis, streams)).live.entry_id == said["entry_id"]
+    assert (await look(Shard(redis, streams), [Shard(redis, streams)])).live.entry_id == said["entry_id"]
 
 
 async def test_a_rollback_to_a_version_that_is_named(run, late, show):

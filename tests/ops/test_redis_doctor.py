@@ -4,13 +4,14 @@ import pytest
 from abstream.ops.embedded import embedded_redis
 from abstream.ops.finding import Finding
 from abstream.ops.redis_doctor import _server, examine_redis
+from abstream.schemas import Shards
 from redis import Redis
 
 DENIED = ("-info", "-config", "-xreadgroup", "-sadd")
 
 
 def findings(url: str, streams) -> dict[str, Finding]:
-    return {finding.what: finding for finding in examine_redis(url, streams)}
+    return {finding.what: finding for finding in examine_redis(url, Shards(streams.namespace))}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import pytest
 from abstream import Abstract
 from abstream.consumer.engine.fake import FakeEngine
+from abstream.producer.connection import Shard
 from abstream.producer.replaying import Refusals, again
 from abstream.schemas.originals import from_original, to_original
 from abstream.schemas.streams import from_fields
@@ -104,7 +105,7 @@ async def test_a_refusal_is_replayed_once_however_often_it_is_asked(abstream, re
 
 
 async def test_two_operators_at_once_replay_once(redis, streams, refused, out):
-    stored = Refusals(redis, streams)
+    stored = Refusals([Shard(redis, streams)])
     [one] = await stored.named([refused["inference_error"].id])
     results = [(await stored.replay(one)).result for _ in range(2)]
     assert results == ["replayed", "replayed before"]

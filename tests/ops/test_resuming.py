@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 from abstream.ops.publishing import Terms, publish
-from abstream.producer import Publisher
-from abstream.schemas import BacklogFull
+from abstream.producer.shipping import Shipper
+from abstream.schemas import BacklogFull, Shards
 from abstream.schemas.streams import submitted_from_fields
 
 ABSTRACTS = 600  # three calls
@@ -37,13 +37,13 @@ def published(redis, streams):
 
 async def test_what_was_confirmed_is_not_sent_again(server, namespace, many, published, monkeypatch, capsys):
     with pytest.raises(BacklogFull):
-        await publish(server, namespace, [many], terms(max_backlog=300), None)
+        await publish(server, Shards(namespace), [many], terms(max_backlog=300), None)
     assert len(await published()) == 512
 
     sent = []
-    add = Publisher._add
-    monkeypatch.setattr(Publisher, "_add", lambda self, bodies, *rest: sent.append(bodies) or add(self, bodies, *rest))
-    tally = await publish(server, namespace, [many], terms(resume=True), None)
+    add = Shipper._add
+    monkeypatch.setattr(Shipper, "_add", lambda self, bodies, *rest: sent.append(bodies) or add(self, bodies, *rest))
+    tally = await publish(server, Shards(namespace), [many], terms(resume=True), None)
 
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [len(bodies) for bodies in sent] == [ABSTRACTS - 512]
@@ -64,45 +64,45 @@ async def test_what_was_added_while_its_reply_was_lost_is_not_sent_again(
         await add(self, *arguments)
         raise Killed
 
-    add = Publisher._add
-    monkeypatch.setattr(Publisher, "_add", add_and_die)
+    add = Shipper._add
+    monkeypatch.setattr(Shipper, "_add", add_and_die)
     with pytest.raises(Killed):
-        await publish(server, namespace, [many], terms(), None)
+        await publish(server, Shards(namespace), [many], terms(), None)
     monkeypatch.undo()
     assert len(await published()) == 256
 
-    await publish(server, namespace, [many], terms(resume=True), None)
-    await publish(server, namespace, [many], terms(resume=True), None)
+    await publish(server, Shards(namespace), [many], terms(resume=True), None)
+    await publish(server, Shards(namespace), [many], terms(resume=True), None)
     assert set((await published()).values()) == {1}
     assert len(await published()) == ABSTRACTS
 
 
 async def test_without_resume_the_same_files_are_new_abstracts(server, namespace, many, published):
-    await publish(server, namespace, [many], terms(), None)
-    await publish(server, namespace, [many], terms(), None)
+    await publish(server, Shards(namespace), [many], terms(), None)
+    await publish(server, Shards(namespace), [many], terms(), None)
     assert (len(await published()), (await published()).total()) == (2 * ABSTRACTS, 2 * ABSTRACTS)
 
 
 async def test_with_a_source_of_ones_own_the_run_goes_on_under_it(server, namespace, many, published):
     with pytest.raises(BacklogFull):
-        await publish(server, namespace, [many], terms(source="mine", max_backlog=1), None)
-    await publish(server, namespace, [many], terms(source="mine", resume=True), None)
+        await publish(server, Shards(namespace), [many], terms(source="mine", max_backlog=1), None)
+    await publish(server, Shards(namespace), [many], terms(source="mine", resume=True), None)
     assert await published() == Counter({("mine", str(n)): 1 for n in range(ABSTRACTS)})
 
 
 async def test_files_of_which_no_run_is_known_are_published_from_their_beginning(
     server, namespace, many, published, capsys
 ):
-    await publish(server, namespace, [many], terms(resume=True), None)
+    await publish(server, Shards(namespace), [many], terms(resume=True), None)
     assert "nothing to resume is known of these files" in capsys.readouterr().err
     assert len(await published()) == ABSTRACTS
 
 
 async def test_another_content_is_another_run(server, namespace, many, tmp_path, published, capsys):
-    await publish(server, namespace, [many], terms(), None)
+    await publish(server, Shards(namespace), [many], terms(), None)
     with (tmp_path / "many.jsonl").open("a") as file:
         file.write('{"text": "One more."}\n')
-    await publish(server, namespace, [many], terms(resume=True), None)
+    await publish(server, Shards(namespace), [many], terms(resume=True), None)
     assert "nothing to resume" in capsys.readouterr().err
     assert (await published()).total() == 2 * ABSTRACTS + 1
 

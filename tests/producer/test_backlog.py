@@ -9,9 +9,9 @@ from random import Random
 import pytest
 from abstream import Abstract, BacklogFull, Malformed, Publisher, Unavailable
 from abstream.ops.chaos.proxy import Proxy
-from abstream.ops.chaos.servers import Server, replica_options
+from abstream.ops.chaos.servers import Server, free_port, replica_options
 from abstream.ops.embedded import embedded_redis
-from abstream.producer import publisher as publisher_module
+from abstream.producer import shipping
 from abstream.producer.connection import connect
 from abstream.schemas import Streams
 from abstream.schemas.streams import GROUP, MAX_EVENT_BYTES
@@ -170,7 +170,7 @@ async def test_what_no_replica_has_is_not_published_yet_and_may_be_sent_again(
     server, namespace, subscriber, workers, monkeypatch
 ):
     """As after a fail-over: the same ids again are answered once, whether the first time arrived or not."""
-    monkeypatch.setattr(publisher_module, "_REPLICA_SECONDS", 0.01)
+    monkeypatch.setattr(shipping, "_REPLICA_SECONDS", 0.01)
     async with Publisher(server, namespace=namespace, source="urn:one", wait_replicas=1) as careful:
         for _ in range(2):
             with pytest.raises(Unavailable, match="0 of 1 replicas"):
@@ -181,8 +181,8 @@ async def test_what_no_replica_has_is_not_published_yet_and_may_be_sent_again(
 
 
 async def test_where_a_replica_follows_it_is_published_when_the_replica_has_it():
-    primary = Server("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", port=True)
-    async with primary, Server(*replica_options(primary.port), port=True) as replica:
+    primary = Server("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", port=free_port())
+    async with primary, Server(*replica_options(primary.port), port=free_port()) as replica:
         await wait_until(primary.has_replica)
         async with Publisher(primary.url, wait_replicas=1) as careful:
             await careful.publish_many(some(3))

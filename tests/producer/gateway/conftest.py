@@ -13,6 +13,7 @@ from abstream.producer.gateway.app import build
 from abstream.producer.gateway.config import GatewayConfig
 from abstream.producer.gateway.door import Door
 from abstream.producer.gateway.serving import Server, settings
+from abstream.schemas import Shards
 
 from ...conftest import PATIENCE_SECONDS, wait_until
 
@@ -21,12 +22,18 @@ Gateway = Callable[..., AbstractAsyncContextManager[Client]]
 
 
 @pytest.fixture
-def gateway(server, namespace) -> Gateway:
+def names(namespace) -> Shards:
+    """One shard, unless a test has others."""
+    return Shards(namespace)
+
+
+@pytest.fixture
+def gateway(server, names) -> Gateway:
     """Makes gateways of the test's namespace, each asked through a client of its own."""
 
     @asynccontextmanager
     async def make(**knobs: object) -> AsyncIterator[Client]:
-        app = build(server, namespace, GatewayConfig(**knobs))
+        app = build(server, names, GatewayConfig(**knobs))
         async with app.router.lifespan_context(app):
             await wait_until(lambda: app.state.door.tail.newest is not None, "the reader to begin")
             transport = httpx2.ASGITransport(app=app)
@@ -60,12 +67,12 @@ class Listening:
 
 
 @pytest.fixture
-def listening(server, namespace):
+def listening(server, names):
     """Makes gateways that listen: what streams, or breaks off, needs a connection."""
 
     @asynccontextmanager
     async def make(**knobs: object) -> AsyncIterator[Listening]:
-        app = build(server, namespace, GatewayConfig(**knobs))
+        app = build(server, names, GatewayConfig(**knobs))
         with socket.create_server(("127.0.0.1", 0)) as own:
             gateway = Server(settings(app), app.state.door)
             serving = asyncio.create_task(gateway.serve(sockets=[own]))

@@ -23,7 +23,7 @@ from abstream.producer.gateway.app import build
 from abstream.producer.gateway.config import GatewayConfig
 from abstream.producer.gateway.door import Door
 from abstream.producer.gateway.serving import Server, settings
-from abstream.schemas import Streams
+from abstream.schemas import Shards, Streams
 from schemathesis.config import SchemathesisConfig
 
 from ...conftest import PATIENCE_SECONDS, Workers, wait_until
@@ -55,7 +55,7 @@ def as_it_is(_, value: bytes) -> bytes:
 @asynccontextmanager
 async def gateway(url: str, namespace: str, tokens: Path) -> AsyncIterator[str]:
     """The address of one with a worker behind it and some results, in which no stream goes on for ever."""
-    app = build(url, namespace, GatewayConfig(tokens_file=tokens, max_wait_seconds=0.2))
+    app = build(url, Shards(namespace), GatewayConfig(tokens_file=tokens, max_wait_seconds=0.2))
     door: Door = app.state.door
     redis = connect(url)
     streams = Streams(namespace)

@@ -5,7 +5,8 @@ import socket
 import zlib
 
 import pytest
-from abstream.producer.gateway.entries import Entry, write_id
+from abstream.producer.cursor import write
+from abstream.producer.gateway.entries import Entry
 from abstream.producer.gateway.tail import BEGIN_PACKED, Tail, as_sent
 
 from ...conftest import wait_until
@@ -136,36 +137,36 @@ def entry(number: int, body: bytes = prediction_event()) -> Entry:
 
 
 def test_line_ends_within_an_event_do_not_end_it():
-    assert as_sent(entry(1, b'{"a":\n1}')) == b'id: 1-0\nevent: prediction\ndata: {"a":\ndata: 1}\n\n'
+    assert as_sent("1-0", entry(1, b'{"a":\n1}')) == b'id: 1-0\nevent: prediction\ndata: {"a":\ndata: 1}\n\n'
 
 
 def test_a_tail_tells_what_it_no_longer_holds():
-    tail = Tail(max_bytes=2 * len(as_sent(entry(1))))
-    tail.begin("0-0")
-    assert tail.after((0, 0)) == (b"", (0, 0))
+    tail = Tail(max_bytes=2 * len(as_sent("1-0", entry(1))))
+    tail.begin(((0, 0),))
+    assert tail.after(((0, 0),)) == (b"", ((0, 0),))
     tail.append([entry(number) for number in range(1, 5)])
-    assert tail.after((1, 0)) is None
-    assert tail.after((2, 0)) == (as_sent(entry(3)) + as_sent(entry(4)), (4, 0))
-    assert tail.after((4, 0)) == (b"", (4, 0))
-    assert write_id(tail.newest) == "4-0"
+    assert tail.after(((1, 0),)) is None
+    assert tail.after(((2, 0),)) == (as_sent("3-0", entry(3)) + as_sent("4-0", entry(4)), ((4, 0),))
+    assert tail.after(((4, 0),)) == (b"", ((4, 0),))
+    assert write(tail.newest) == "4-0"
 
 
 def test_whatever_parts_one_is_sent_are_one_gzip_stream():
     tail = Tail()
-    tail.begin("0-0")
+    tail.begin(((0, 0),))
     tail.append([entry(1), entry(2)])
-    early, _ = tail.after((0, 0), pack=True)
-    late, _ = tail.after((1, 0), pack=True)
+    early, _ = tail.after(((0, 0),), pack=True)
+    late, _ = tail.after(((1, 0),), pack=True)
     tail.append([entry(3)])
-    last, _ = tail.after((2, 0), pack=True)
+    last, _ = tail.after(((2, 0),), pack=True)
     for part, sent in ((early, [1, 2, 3]), (late, [2, 3])):
         plain = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(BEGIN_PACKED + part + last)
-        assert plain == b"".join(as_sent(entry(number)) for number in sent)
+        assert plain == b"".join(as_sent(f"{number}-0", entry(number)) for number in sent)
 
 
 async def test_many_predictions_share_a_waking_while_much_comes():
     tail = Tail()
-    tail.begin("0-0")
+    tail.begin(((0, 0),))
     with tail.subscriber() as subscriber:
         tail.append([entry(1)])
         await wait_until(subscriber.news.is_set)
@@ -179,9 +180,9 @@ async def test_many_predictions_share_a_waking_while_much_comes():
 
 def test_a_tail_gives_no_more_at_a_time_than_a_chunk():
     tail = Tail()
-    tail.begin("0-0")
+    tail.begin(((0, 0),))
     large = b"x" * 100_000
     tail.append([entry(number, large) for number in range(1, 6)])
-    sent, last = tail.after((0, 0))
-    assert (sent.count(b"id: "), last) == (2, (2, 0))
-    assert tail.after(last)[1] == (4, 0)
+    sent, last = tail.after(((0, 0),))
+    assert (sent.count(b"id: "), last) == (2, ((2, 0),))
+    assert tail.after(last)[1] == ((4, 0),)

@@ -1,0 +1,13 @@
+-- A worker lives: note it, and forget who has been silent for long.
+--
+-- KEYS  1 the workers, by when they last told that they live
+-- ARGV  1 this worker, 2 milliseconds of silence after which a worker counts as gone
+-- Returns the workers that live.
+--
+-- All times are of the server's clock, so that those of the workers do not matter.
+local now = redis.call('TIME')
+local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
+redis.call('ZADD', KEYS[1], string.format('%.0f', milliseconds), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', milliseconds - ARGV[2]))
+redis.call('EXPIRE', KEYS[1], math.ceil(ARGV[2] / 1000))
+return redis.call('ZRANGE', KEYS[1], 0, -1)

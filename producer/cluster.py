@@ -1,0 +1,143 @@
+"""Redis Cluster, as seen by a client of one shard: the server that has the shard's hash slot, wherever that is now.
+
+All keys of a shard are in one slot, so that a client of the shard never needs two servers. It is therefore a plain
+client, whose connections ask the cluster where to go when they are made. Who is told that the slot is elsewhere, or
+nowhere for now, drops the connection and says that Redis is away: the next try asks again.
+"""
+
+import asyncio
+from typing import Any
+
+from redis import ConnectionPool
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+MARK = "+cluster"  # of a URL's scheme: redis+cluster://HOST:PORT, rediss+cluster://HOST:PORT
+_ANSWER_SECONDS = 1.0  # of a node that is asked who has a slot; then another is asked
+
+# The slot is elsewhere, on its way, or nobody's for now. MOVED is a kind of ASK, MASTERDOWN one of CLUSTERDOWN.
+_ELSEWHERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
+
+Node = tuple[str, int]
+
+
+class Directory:
+    """Knows nodes of a cluster, and asks them who has one slot. May be used by several threads."""
+
+    def __init__(self, url: str, key: str) -> None:
+        """
+        Args:
+            url: of one node, or of a name that leads to one, without the mark.
+            key: whose slot it is.
+        """
+        pool = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=_ANSWER_SECONDS,
+            socket_connect_timeout=_ANSWER_SECONDS,
+        )
+        self._connection_class = pool.connection_class
+        self._options = {"host": "localhost", "port": 6379, **pool.connection_kwargs}
+        self._slot = key_slot(key.encode())
+        self._seed: Node = (self._options["host"], self._options["port"])
+        self._known: tuple[Node, ...] = (self._seed,)
+
+    def owner(self) -> Node:
+        """The primary that has the slot, by the first node that answers and knows it.
+
+        Raises:
+            redis.exceptions.ConnectionError: no node answers, or none knows it.
+            redis.exceptions.ResponseError: it is no cluster, or this user may not ask.
+        """
+        said = "the slot is nobody's"
+        for node in self._known:
+            try:
+                reply = self._ask(node)
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                said = str(error)
+                continue
+            owner, named = read_slots(reply, self._slot, node)
+            # Those that answer are asked first, and the seed at last, whose name may lead to another node by now.
+            self._known = tuple(dict.fromkeys([node, *named, self._seed]))
+            if owner:
+                return owner
+        raise RedisConnectionError(f"no node of the Redis Cluster says where the keys are: {said}")
+
+    def _ask(self, node: Node) -> list[list[Any]]:
+        host, port = node
+        connection: Any = self._connection_class(**{**self._options, "host": host, "port": port})
+        try:
+            connection.connect()
+            connection.send_command("CLUSTER", "SLOTS")
+            reply: list[list[Any]] = connection.read_response()
+        except ResponseError as error:
+            raise ResponseError(
+                f"{error} (asked CLUSTER SLOTS: let this user do it, or write redis:// where Redis is no cluster)"
+            ) from error
+        finally:
+            connection.disconnect()
+        return reply
+
+
+def read_slots(reply: list[list[Any]], slot: int, asked: Node) -> tuple[Node | None, list[Node]]:
+    """What a node said to CLUSTER SLOTS: the primary that has a slot, if one has it, and all nodes.
+
+    Args:
+        reply: rows of the first and the last slot, the primary, and its replicas.
+        slot: from 0 to 16383.
+        asked: the node; one that is not told its own name leaves it out.
+    """
+    rows = [(first, last, [_address(node, asked) for node in nodes]) for first, last, *nodes in reply]
+    owner = next((nodes[0] for first, last, nodes in rows if first <= slot <= last), None)
+    return owner, [node for _, _, nodes in rows for node in nodes]
+
+
+def _address(node: list[Any], asked: Node) -> Node:
+    host = node[0].decode() if isinstance(node[0], bytes) else node[0]
+    return (asked[0] if host in (None, "", "?") else host), int(node[1])
+
+
+class AtOwner:
+    """Makes a connection of redis.asyncio one to the primary that has the slot, as long as it has it."""
+
+    directory: Directory  # of the class, which is made for one client
+
+    async def connect(self) -> None:
+        if not self.is_connected:  # type: ignore[attr-defined]
+            self.host, self.port = await asyncio.to_thread(self.directory.owner)
+        await super().connect()  # type: ignore[misc]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except _ELSEWHERE as error:
+            await self.disconnect()  # type: ignore[attr-defined]
+            raise _away(error) from error
+
+
+class AtOwnerBlocking:
+    """The same for a blocking connection."""
+
+    directory: Directory
+
+    def connect(self) -> None:
+        if not self.is_connected:  # type: ignore[attr-defined]
+            self.host, self.port = self.directory.owner()
+        super().connect()  # type: ignore[misc]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)  # type: ignore[misc]
+        except _ELSEWHERE as error:
+            self.disconnect()  # type: ignore[attr-defined]
+            raise _away(error) from error
+
+
+def _away(error: Exception) -> RedisConnectionError:
+    """The command was refused, so that nothing was done."""
+    return RedisConnectionError(f"the node of the Redis Cluster does not have these keys now: {error}")

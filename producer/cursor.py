@@ -1,0 +1,67 @@
+"""Where a reader of results stands: after which entry of each shard. As a text, their ids in the order of the shards.
+
+With one shard that is an entry id as Redis has it; with three, ``1700000000000-0,1700000000003-1,0-0``. One id alone
+stands for every shard: ids begin with the time, so that ``1700000000000`` is a moment of all of them.
+"""
+
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+
+from ..schemas import AbstreamError
+
+RawEntry = tuple[bytes, dict[bytes, bytes]]
+Id = tuple[int, int]
+"""An entry's id as it sorts."""
+Place = tuple[Id, ...]
+"""The same for every shard."""
+
+
+def parse_id(entry_id: str) -> Id:
+    """The id that ``1700000000000-0`` writes, or ``1700000000000`` alone."""
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+def write_id(id: Id) -> str:
+    """The id as Redis writes it."""
+    return f"{id[0]}-{id[1]}"
+
+
+def split(cursor: str, shards: int) -> list[str]:
+    """After which entry of each shard.
+
+    Raises:
+        AbstreamError: it was given for another number of shards.
+    """
+    ids = cursor.split(",")
+    if len(ids) == 1:
+        return ids * shards
+    if len(ids) != shards:
+        raise AbstreamError(f"the place {cursor!r} is one in {len(ids)} shards, and there are {shards}: see --shards")
+    return ids
+
+
+def join(ids: Sequence[str]) -> str:
+    """The text of such a place."""
+    return ",".join(ids)
+
+
+def parse(cursor: str, shards: int) -> Place:
+    """As ``split``, to be compared."""
+    return tuple(map(parse_id, split(cursor, shards)))
+
+
+def write(place: Place) -> str:
+    """The text of a place."""
+    return join(list(map(write_id, place)))
+
+
+def moved(place: Place, shard: int, id: Id) -> Place:
+    """The place after one more entry of a shard."""
+    return (*place[:shard], id, *place[shard + 1 :])
+
+
+def oldest(pages: Iterable[list[RawEntry]], count: int) -> list[tuple[int, RawEntry]]:
+    """Of entries of every shard the ``count`` oldest, each with the number of its shard."""
+    rows = ((parse_id(entry[0].decode()), shard, entry) for shard, page in enumerate(pages) for entry in page)
+    return [(shard, entry) for _, shard, entry in sorted(rows, key=itemgetter(0, 1))[:count]]

@@ -1,0 +1,31 @@
+"""Where a reader of several shards stands."""
+
+import pytest
+from abstream.producer.cursor import join, oldest, parse, split, write
+from abstream.schemas import AbstreamError
+
+
+def test_with_one_shard_it_is_an_entry_id():
+    assert split("1700000000000-3", 1) == ["1700000000000-3"]
+    assert join(["1700000000000-3"]) == "1700000000000-3"
+
+
+def test_with_several_it_is_one_id_of_each_and_one_alone_is_of_all():
+    assert split("5-0,7-1,0-0", 3) == ["5-0", "7-1", "0-0"]
+    assert split("5", 3) == ["5", "5", "5"]
+    assert write(parse("5-0,7,0", 3)) == "5-0,7-0,0-0"
+
+
+def test_a_place_in_other_shards_is_none_in_these():
+    with pytest.raises(AbstreamError, match="one in 3 shards, and there are 4"):
+        split("1-0,2-0,3-0", 4)
+
+
+def test_pages_of_several_shards_become_one_by_age():
+    first, second = [(b"9-0", {}), (b"10-1", {})], [(b"8-0", {}), (b"10-0", {}), (b"11-0", {})]
+    assert [(shard, entry_id) for shard, (entry_id, _) in oldest([first, second], 4)] == [
+        (1, b"8-0"),
+        (0, b"9-0"),
+        (1, b"10-0"),
+        (0, b"10-1"),
+    ]
