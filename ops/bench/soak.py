@@ -22,7 +22,7 @@ from typing import Any
 from ...consumer.tasks import end
 from ...producer import Publisher
 from ...producer.connection import connect
-from ...schemas import Abstract, AbstreamError, Lane, Streams
+from ...schemas import Abstract, AbstreamError, Lane, Shards, Streams
 from ...schemas.streams import EVENT_FIELD, GROUP, LANES, OUTPUTS
 from ..chaos.traffic import Watch
 from ..chaos.waiting import until, within
@@ -140,7 +140,7 @@ class Soak:
         try:
             async with (
                 Workers(self._url, self._load.workers, flags, self._out, Random(1)) as workers,
-                Watch(self._url) as watch,
+                Watch(self._url, Shards()) as watch,
                 Publisher(self._url, source=SOURCE) as publisher,
             ):
                 capacity = await self._capacity(publisher, watch)

@@ -6,16 +6,21 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any, cast
 
+from redis.asyncio import Redis
+
 from ...consumer.tasks import end
-from ...schemas import Streams
-from ...schemas.streams import GROUP, LANES, from_fields
+from ...producer.connection import Connections, Shard
+from ...schemas import Event, Shards
+from ...schemas.streams import GROUP, LANES, Output, from_fields
+from .cluster import Cluster
 from .ledger import Found, Ledger
 from .proxy import Proxy
-from .servers import Server
+from .servers import Server, free_port
 from .traffic import Load, Submission, Watch, abstracts, submission_of
 from .waiting import until, within
 from .workers import WorkerProcess, Workers
@@ -27,6 +32,8 @@ STILL_SECONDS = 60  # without a result, after which nothing more is hoped for
 LEAST_SECONDS = 3  # of a fault that lasts, on whatever scale: longer than the longest pause between two tries
 _SETTLING_SECONDS = 30  # for what is read again; shorter than a lease that is not to be waited for
 _SIGHT_SECONDS = 5  # for a subscriber to see what was published
+_NODE_TIMEOUT_MILLISECONDS = 2_000  # of a cluster: after so long without a word, a node is replaced
+_RESULTS: tuple[Output, ...] = ("predictions", "refusals")
 _PAGE = 100  # results in a reply: a refusal may be of 10 MB
 _USER, _PASSWORD = "worker", "of-a-server-that-nobody-else-reaches"
 
@@ -64,6 +71,7 @@ class Row:
         rights: what the workers may do in Redis, as an access control list says it; everything where empty.
         through_proxy: whether workers and publisher reach Redis through a network that can fail.
         replicated: whether there is a replica, which all are led to, the subscriber too, when the primary is gone.
+        shards: over which the namespace is spread, in a Redis Cluster where it is more than one.
     """
 
     name: str
@@ -78,30 +86,52 @@ class Row:
     rights: str = ""
     through_proxy: bool = False
     replicated: bool = False
+    shards: int = 1
 
 
 class Scene:
     """What the faults of a row are done to."""
 
-    def __init__(
-        self, row: Row, scale: Scale, server: Server, proxy: Proxy | None, workers: Workers, stack: AsyncExitStack
-    ) -> None:
+    def __init__(self, row: Row, scale: Scale, place: "_Place", workers: Workers, stack: AsyncExitStack) -> None:
         self.row = row
         self.random = Random(scale.seed)
-        self.server = server
         self.workers = workers
-        self.streams = Streams()
+        self.names = Shards(count=row.shards)
+        self.streams = self.names.control
         self.ledger = Ledger()
         self.stack = stack  # what a fault brings in stays to the end of the row
-        self.watch = Watch(proxy.url if proxy and row.replicated else server.url)
-        self.load = Load(proxy.url if proxy else server.url, self.ledger, self.watch)
+        self.watch = Watch(place.watch_url, self.names, forgets=row.replicated)
+        self.load = Load(place.url, self.names, self.ledger, self.watch)
         self.load.wait_replicas = int(row.replicated)
         self.total = max(1, round(scale.abstracts * row.share))
         self.faults = scale.of(row.faults)
         self.seconds = max(min(row.seconds, LEAST_SECONDS), row.seconds * scale.abstracts / FULL)
         self.missed: list[str] = []
         self.beyond: list[str] = []
-        self._proxy = proxy
+        self._server = place.server
+        self._proxy = place.proxy
+        self._cluster = place.cluster
+        self._connections = Connections(place.url, self.names)
+        stack.push_async_callback(self._connections.aclose)
+
+    @property
+    def server(self) -> Server:
+        assert self._server, f"{self.row.name} is played in a cluster"
+        return self._server
+
+    @server.setter
+    def server(self, server: Server) -> None:
+        self._server = server
+
+    @property
+    def cluster(self) -> Cluster:
+        assert self._cluster, f"{self.row.name} is played without a cluster"
+        return self._cluster
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Where the results are, without a network between."""
+        return self._connections.shards if self._cluster else [Shard(self.server.redis, self.streams)]
 
     @property
     def network(self) -> Proxy:
@@ -185,63 +215,96 @@ class Scene:
 
     async def found(self) -> Found:
         """What stands in Redis now, and what was seen of it."""
-        predictions = await self._results(self.streams.predictions)
-        refusals = await self._results(self.streams.refusals)
+        predictions, refusals = [await self._results(output) for output in _RESULTS]
         results = predictions.total() + refusals.total()
         await until(lambda: self.watch.seen.total() >= results, within(_SIGHT_SECONDS))
         return Found(
             predictions=predictions,
             refusals=refusals,
             seen=self.watch.seen,
-            pending=await self._all_pending(),
-            unread=await self._all_unread(),
+            pending=(await self._pending()).total(),
+            unread=await self._unread(),
         )
-
-    async def _is_settled(self) -> bool:
-        """Whether no worker has anything to do."""
-        return not (await self._all_pending() or await self._all_unread())
-
-    async def _all_pending(self) -> int:
-        return sum([(await self._pending(self.streams.lane(lane))).total() for lane in LANES])
-
-    async def _all_unread(self) -> int:
-        return sum([await self._unread(self.streams.lane(lane)) for lane in LANES])
 
     async def unsee(self) -> int:
         """Forget the sight of results that are no longer there, as after a power loss; how many those were."""
-        before = self.watch.seen.total()
-        results = await self._results(self.streams.predictions) + await self._results(self.streams.refusals)
-        self.watch.seen &= results
-        return before - self.watch.seen.total()
+
+        async def standing() -> set[str]:
+            return {event.id for output in _RESULTS for event in await self._events(output)}
+
+        return await self.watch.unsee(standing)
 
     async def held_by(self, worker: WorkerProcess) -> int:
         """Entries that it has taken and not answered."""
-        lanes = [await self._pending(self.streams.lane(lane)) for lane in LANES]
-        return sum(lane.get(worker.name, 0) for lane in lanes)
+        return (await self._pending())[worker.name]
 
-    async def _results(self, stream: str) -> Counter[str]:
-        results: Counter[str] = Counter()
-        start = "-"
-        while page := await self._page(stream, start):
-            results.update(submission_of(from_fields(fields)) for _, fields in page)
-            start = f"({page[-1][0].decode()}"
-        return results
+    async def _is_settled(self) -> bool:
+        """Whether no worker has anything to do."""
+        return not (await self._pending() or await self._unread())
 
-    async def _pending(self, lane: str) -> Counter[str]:
+    async def _results(self, output: Output) -> Counter[str]:
+        return Counter(map(submission_of, await self._events(output)))
+
+    async def _events(self, output: Output) -> list[Event]:
+        events: list[Event] = []
+        for redis, streams in self.shards:
+            start = "-"
+            while page := await _page(redis, streams.output(output), start):
+                events += [from_fields(fields) for _, fields in page]
+                start = f"({page[-1][0].decode()}"
+        return events
+
+    async def _pending(self) -> Counter[str]:
         """Entries taken and not answered, by worker."""
-        summary: Any = await self.server.redis.xpending(lane, GROUP)
-        return Counter({holder["name"].decode(): holder["pending"] for holder in summary["consumers"]})
+        pending: Counter[str] = Counter()
+        for (redis, streams), lane in product(self.shards, LANES):
+            summary: Any = await redis.xpending(streams.lane(lane), GROUP)
+            pending.update({holder["name"].decode(): holder["pending"] for holder in summary["consumers"]})
+        return pending
 
-    async def _unread(self, lane: str) -> int:
+    async def _unread(self) -> int:
         """Entries that no worker has read; counted, since Redis 6.2 does not say."""
-        groups: Any = await self.server.redis.xinfo_groups(lane)
-        last = next(group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode())
-        return len(await self._page(lane, f"({last.decode()}", None))
+        unread = 0
+        for (redis, streams), lane in product(self.shards, LANES):
+            groups: Any = await redis.xinfo_groups(streams.lane(lane))
+            last = next(group["last-delivered-id"] for group in groups if group["name"] == GROUP.encode())
+            unread += len(await _page(redis, streams.lane(lane), f"({last.decode()}", None))
+        return unread
 
-    async def _page(self, stream: str, start: str, count: int | None = _PAGE) -> Sequence[Entry]:
-        # redis-py's own types are the union of all protocols' replies; of RESP2's, this is the one.
-        page: Any = await self.server.redis.xrange(stream, start, count=count)
-        return cast(Sequence[Entry], page)
+
+async def _page(redis: Redis, stream: str, start: str, count: int | None = _PAGE) -> Sequence[Entry]:
+    # redis-py's own types are the union of all protocols' replies; of RESP2's, this is the one.
+    page: Any = await redis.xrange(stream, start, count=count)
+    return cast(Sequence[Entry], page)
+
+
+@dataclass
+class _Place:
+    """Where a row is played: one server, or a cluster.
+
+    Attributes:
+        url: for workers and publisher.
+        watch_url: for the subscriber, which no network is to keep from seeing.
+    """
+
+    url: str
+    watch_url: str
+    server: Server | None = None
+    proxy: Proxy | None = None
+    cluster: Cluster | None = None
+
+
+async def _place(row: Row, random: Random, stack: AsyncExitStack) -> _Place:
+    if row.shards > 1:
+        cluster = Cluster(*row.redis, node_timeout_milliseconds=_NODE_TIMEOUT_MILLISECONDS)
+        await stack.enter_async_context(cluster)
+        return _Place(cluster.url, cluster.url, cluster=cluster)
+    rights = ("--user", _USER, "on", f">{_PASSWORD}", *row.rights.split()) if row.rights else ()
+    port = free_port() if row.replicated else 0
+    server = await stack.enter_async_context(Server(*row.redis, *rights, port=port))
+    proxy = await stack.enter_async_context(Proxy(server.folder, random)) if row.through_proxy else None
+    url = proxy.url if proxy else server.url
+    return _Place(url, url if row.replicated else server.url, server, proxy)
 
 
 @asynccontextmanager
@@ -249,14 +312,12 @@ async def scene(row: Row, scale: Scale, folder: Path) -> AsyncIterator[Scene]:
     """Everything of a row, running and ready; all of it is gone at the end but the workers' logs in ``folder``."""
     random = Random(scale.seed)
     async with AsyncExitStack() as stack:
-        rights = ("--user", _USER, "on", f">{_PASSWORD}", *row.rights.split()) if row.rights else ()
-        server = await stack.enter_async_context(Server(*row.redis, *rights, port=row.replicated))
-        proxy = await stack.enter_async_context(Proxy(server.folder, random)) if row.through_proxy else None
+        place = await _place(row, random, stack)
         flags = {"engine-milliseconds": row.milliseconds, **row.flags}
-        url = proxy.url if proxy else server.url
+        url = place.url
         if row.rights:
             url = url.replace("unix://", f"unix://{_USER}:{_PASSWORD}@")
-        workers = await stack.enter_async_context(Workers(url, scale.workers, flags, folder, random))
-        played = Scene(row, scale, server, proxy, workers, stack)
+        workers = await stack.enter_async_context(Workers(url, scale.workers, flags, folder, random, row.shards))
+        played = Scene(row, scale, place, workers, stack)
         await stack.enter_async_context(played.watch)
         yield played

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from random import Random
 from types import TracebackType
 
 from ...consumer.tasks import end
 from ...producer import Publisher, Subscriber
 from ...producer.subscriber import BEGINNING
-from ...schemas import Abstract, AbstractClassified, AbstractRefused, Event, Unavailable
+from ...schemas import Abstract, AbstractClassified, AbstractRefused, Event, Shards, Unavailable
 from ...schemas.streams import Output
 from .ledger import Ledger
 from .waiting import until, within
@@ -41,13 +41,25 @@ class Watch:
 
     Attributes:
         seen: how often each submission was seen to be answered or refused.
+        seen_of_shard: how many results were seen of each shard.
         reasons: of the refusals seen.
         longest_gap_seconds: the longest time without a result since ``begin``.
         slowest_seconds: from submission to answer, of the slowest.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, names: Shards, *, forgets: bool = False) -> None:
+        """
+        Args:
+            url: of Redis.
+            names: of the streams.
+            forgets: whether Redis may lose what it has published, in a fail-over; then a result that is given again
+                is known by its event id, and counts once.
+        """
         self._url = url
+        self._names = names
+        self._forgets = forgets
+        self._events: dict[str, str] = {}  # event id -> submission
+        self.seen_of_shard: Counter[int] = Counter()
         self.seen: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.last_result_at = time.monotonic()
@@ -69,9 +81,22 @@ class Watch:
         self.last_result_at = time.monotonic()
         self.longest_gap_seconds = self.slowest_seconds = 0.0
 
+    async def unsee(self, standing: Callable[[], Awaitable[set[str]]]) -> int:
+        """Forget the sight of results that are no longer there; how many those were.
+
+        Args:
+            standing: reads the event ids of those that are there.
+        """
+        before = list(self._events)  # what comes from now on may not have been read, and is there
+        there = await standing()
+        gone = [event_id for event_id in before if event_id not in there]
+        self.seen -= Counter(self._events.pop(event_id) for event_id in gone)
+        return len(gone)
+
     async def _read(self, output: Output) -> None:
         since = BEGINNING
-        async with Subscriber(self._url) as subscriber:
+        names = self._names
+        async with Subscriber(self._url, namespace=names.namespace, shards=names.count) as subscriber:
             while True:
                 try:
                     async for entry_id, event in subscriber.events(output, since):
@@ -81,7 +106,12 @@ class Watch:
                     await asyncio.sleep(_PAUSE_SECONDS)
 
     def _note(self, event: Event) -> None:
-        self.seen[submission_of(event)] += 1
+        submission = submission_of(event)
+        if self._forgets and event.id in self._events:
+            return
+        self._events[event.id] = submission
+        self.seen[submission] += 1
+        self.seen_of_shard[self._names.of(submission)] += 1
         now = time.monotonic()
         self.longest_gap_seconds = max(self.longest_gap_seconds, now - self.last_result_at)
         self.last_result_at = now
@@ -101,8 +131,9 @@ class Load:
         repeated: how often Redis did not say that it has them.
     """
 
-    def __init__(self, url: str, ledger: Ledger, watch: Watch) -> None:
+    def __init__(self, url: str, names: Shards, ledger: Ledger, watch: Watch) -> None:
         self._url = url
+        self._names = names
         self._ledger = ledger
         self._watch = watch
         self.most_unanswered = MOST_UNANSWERED
@@ -112,11 +143,20 @@ class Load:
 
     async def send(self, submissions: Sequence[Submission]) -> None:
         """Return when all are accepted."""
-        async with Publisher(self._url, source="urn:abstream:chaos", wait_replicas=self.wait_replicas) as publisher:
+        async with self._publisher() as publisher:
             for start in range(0, len(submissions), CHUNK):
                 chunk = submissions[start : start + CHUNK]
                 await until(self._has_room, within(_LONGEST_WAIT_SECONDS))
                 await self._send(publisher, chunk)
+
+    def _publisher(self) -> Publisher:
+        return Publisher(
+            self._url,
+            namespace=self._names.namespace,
+            shards=self._names.count,
+            source="urn:abstream:chaos",
+            wait_replicas=self.wait_replicas,
+        )
 
     def _has_room(self) -> bool:
         return len(self._ledger.accepted) - len(self._watch.seen) < self.most_unanswered

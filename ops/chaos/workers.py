@@ -94,8 +94,19 @@ class Workers:
         exits: the exit codes of those that ended, negative for a signal.
     """
 
-    def __init__(self, url: str, count: int, flags: Mapping[str, object], folder: Path, random: Random) -> None:
-        self._common = ["--redis-url", url, "--log-format", "json"]
+    def __init__(
+        self, url: str, count: int, flags: Mapping[str, object], folder: Path, random: Random, shards: int = 1
+    ) -> None:
+        """
+        Args:
+            url: of Redis.
+            count: how many.
+            flags: of ``work``.
+            folder: for their logs.
+            random: chooses the victims.
+            shards: of the namespace.
+        """
+        self._common = ["--redis-url", url, "--log-format", "json", "--shards", str(shards)]
         given: dict[str, object] = {"engine": "chaos", "metrics-port": 0, **flags}
         self._flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         self._folder = folder
