@@ -21,6 +21,7 @@ _ANSWER_SECONDS = 1.0  # of a node that is asked who has a slot; then another is
 
 # The slot is elsewhere, on its way, or nobody's for now. MOVED is a kind of ASK, MASTERDOWN one of CLUSTERDOWN.
 _ELSEWHERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
+_NO_PRIMARY_ANY_MORE = "UNBLOCKED"  # is what a read that waits is told; redis-py has no class for it
 
 Node = tuple[str, int]
 
@@ -67,6 +68,11 @@ class Directory:
             if owner:
                 return owner
         raise RedisConnectionError(f"no node of the Redis Cluster says where the keys are: {said}")
+
+    def doubt(self) -> None:
+        """What was told last was not so, perhaps no more or not yet: ask another node first."""
+        first, *others = self._known
+        self._known = (*others, first)
 
     def _ask(self, node: Node) -> list[list[Any]]:
         host, port = node
@@ -115,7 +121,10 @@ class AtOwner:
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)  # type: ignore[misc]
-        except _ELSEWHERE as error:
+        except ResponseError as error:
+            if not is_elsewhere(error):
+                raise
+            self.directory.doubt()
             await self.disconnect()  # type: ignore[attr-defined]
             raise _away(error) from error
 
@@ -133,9 +142,17 @@ class AtOwnerBlocking:
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return super().read_response(*args, **options)  # type: ignore[misc]
-        except _ELSEWHERE as error:
+        except ResponseError as error:
+            if not is_elsewhere(error):
+                raise
+            self.directory.doubt()
             self.disconnect()  # type: ignore[attr-defined]
             raise _away(error) from error
+
+
+def is_elsewhere(error: ResponseError) -> bool:
+    """Whether the keys are to be looked for anew."""
+    return isinstance(error, _ELSEWHERE) or str(error).startswith(_NO_PRIMARY_ANY_MORE)
 
 
 def _away(error: Exception) -> RedisConnectionError:

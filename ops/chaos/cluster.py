@@ -1,8 +1,9 @@
 """A private Redis Cluster of three primaries with a replica each, whose nodes can be killed and started again."""
 
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from random import randrange
 from types import TracebackType
 from typing import Any
@@ -54,17 +55,17 @@ class Cluster:
         await self._stack.aclose()
 
     async def primary_of(self, streams: Streams) -> Server:
-        """The node that has the keys of a shard, by the first that answers."""
+        """The node that has the keys of a shard, as most nodes say: after a change it takes a while until all do."""
         slot = key_slot(streams.predictions.encode())
+        votes: Counter[int] = Counter()
         for node in self.nodes:
-            try:
-                reply: Any = await _ask(node, "SLOTS")
-            except RedisError:
-                continue  # it was killed, or is only just back
-            owner, _ = read_slots(reply, slot, (_HOST, node.port))
-            if owner:
-                return next(node for node in self.nodes if node.port == owner[1])
-        raise AbstreamError("no node of the cluster says who has the shard")
+            with suppress(RedisError):  # it was killed, or is only just back
+                owner, _ = read_slots(await _ask(node, "SLOTS"), slot, (_HOST, node.port))
+                votes.update([owner[1]] if owner else [])
+        if not votes:
+            raise AbstreamError("no node of the cluster says who has the shard")
+        [(port, _)] = votes.most_common(1)
+        return next(node for node in self.nodes if node.port == port)
 
     async def restart(self, node: Server) -> None:
         """Start a node that was killed: it follows who took its place. Returns when it has all there is."""

@@ -21,11 +21,11 @@ async def primary_killed(scene: Scene) -> str:
             killed = time.monotonic()
             victim.kill()
             await _replaced(scene, shard, victim)
-            unpublished += await scene.unsee()
             back = asyncio.create_task(scene.cluster.restart(victim))
             await _first_result(scene, shard)
             longest = max(longest, time.monotonic() - killed)
             await back
+            unpublished += await scene.unsee()
     scene.limit(longest, _OUTAGE_SECONDS, "seconds without a result of a shard whose primary was killed")
     scene.expect_no_exits()
     return (

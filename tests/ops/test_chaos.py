@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from abstream.ops.chaos import input_faults, network_faults, program
+from abstream.ops.chaos import input_faults, network_faults, program, scene
 from abstream.ops.chaos.ledger import Found, Ledger, audit
 from abstream.ops.chaos.program import ROWS, play
 from abstream.ops.chaos.scene import Row, Scale, Scene
@@ -27,6 +27,7 @@ SHORT = {
     "partition": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5, "milliseconds": 20},
     "half-open": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5, "milliseconds": 20},
     "fail-over": {"milliseconds": 20},  # so that there is work left when the replica takes over
+    "cluster": {"milliseconds": 20},
     # A delivery whose reply is lost counts: of so many, some are lost five times.
     "dropped-replies": {"flags": {"lease-seconds": 0.5, "max-deliveries": 100}},
 }
@@ -35,6 +36,7 @@ SHORT = {
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name not in LARGER], ids=lambda row: row.name)
 async def test_nothing_is_lost_and_nothing_is_answered_twice(row: Row, tmp_path, monkeypatch):
     monkeypatch.setattr(network_faults, "_DROPPED_SHARE", 0.1)  # of so few replies
+    monkeypatch.setattr(scene, "_NODE_TIMEOUT_MILLISECONDS", 1_000)
     monkeypatch.setattr(input_faults, "_MOST_GROWTH_MIB", 100)  # the target of 64 is the program's to miss by a little
 
     played = await play(replace(row, **SHORT.get(row.name, {})), TINY, tmp_path)
