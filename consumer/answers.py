@@ -1,8 +1,8 @@
 """What is published for a delivery: a prediction, or a refusal with its whole original. Pure."""
 
-import hashlib
 import time
 from datetime import datetime, timezone
+from hashlib import blake2b, sha256
 from secrets import token_hex
 from typing import Any
 
@@ -10,17 +10,17 @@ import orjson
 from orjson import Fragment
 
 from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Event, Malformed, Prompt
-from ..schemas.events import Identifiers, Refusal
+from ..schemas.events import Identifiers, ModelReceipt, Refusal
 from ..schemas.originals import to_original
 from ..schemas.streams import REPLAY_FIELD
-from .engine import LabelLogits, ServedModel
-from .engine.scoring import score
+from .engine.scoring import NOT_FINITE, Scores, score_batch
 from .stages import Answered, Delivery, Inferred, Job, Predicted, Refused
 
 # What the envelopes of all results have in common.
 _CLASSIFIED = {
     name: AbstractClassified.model_fields[name].default for name in ("specversion", "type", "datacontenttype")
 }
+_REPLAY = REPLAY_FIELD.encode()  # as Redis gives it
 _CARRIED_OVER = ("subject", "traceparent", "tracestate", "correlationid")
 
 # The entry itself may be sound: sent again, it may be answered.
@@ -31,23 +31,19 @@ def answer(inferred: Inferred, worker: str) -> list[Answered]:
     """What is published for each abstract of a batch: its prediction, or that the model failed on it."""
     if inferred.classified is None:
         return [_failed(job, "the model failed on this abstract alone", worker) for job in inferred.batch]
-    model, all_logits = inferred.classified.model, inferred.classified.logits
-    letterhead = Letterhead(model, inferred.seconds, worker)
-    answered: list[Answered] = []
-    for job, logits in zip(inferred.batch, all_logits, strict=True):
-        try:
-            answered.append(letterhead.prediction(job, logits))
-        except ArithmeticError as error:
-            answered.append(_failed(job, str(error), worker))
-    return answered
+    model, logits = inferred.classified.model, inferred.classified.logits
+    letterhead = Letterhead(model.receipt, inferred.seconds, worker)
+    return [
+        letterhead.prediction(job, scores) if scores else _failed(job, NOT_FINITE, worker)
+        for job, scores in zip(inferred.batch, score_batch(model, logits), strict=True)
+    ]
 
 
 class Letterhead:
     """What the predictions of one batch have in common, made once; their ids begin alike."""
 
-    def __init__(self, model: ServedModel, inference_seconds: float, worker: str) -> None:
-        self._model = model
-        self._receipt = Fragment(model.receipt.model_dump_json())
+    def __init__(self, receipt: ModelReceipt, inference_seconds: float, worker: str) -> None:
+        self._receipt = Fragment(receipt.model_dump_json())
         self._inference_ms = inference_seconds * 1000
         self._worker = worker
         self._now_ms = time.time() * 1000
@@ -56,53 +52,51 @@ class Letterhead:
         now = datetime.fromtimestamp(self._now_ms / 1000, timezone.utc)
         self._envelope = {**_CLASSIFIED, "source": source_of(worker), "time": now.isoformat().replace("+00:00", "Z")}
 
-    def prediction(self, job: Job, logits: LabelLogits) -> Predicted:
+    def prediction(self, job: Job, scores: Scores) -> Predicted:
         """The answers to one abstract, with the receipt of the model that gave them.
 
         An ``AbstractClassified``, written from plain values: they are our own, and to make a model of each and
         validate it took a quarter of a worker's time (ops/bench/RESULTS.md, "Plumbing"). The tests hold that it is one.
-
-        Raises:
-            ArithmeticError: a logit is not a finite number.
         """
+        answers, review = scores
         delivery, event = job.delivery, job.event
-        answers, review = score(self._model, logits)
-        submitted_ms = int(delivery.entry_id.partition("-")[0])
+        abstract, entry_id = event.data, delivery.entry_id
+        submitted_ms = int(entry_id.partition("-")[0])
         queued_ms, total_ms = _since(submitted_ms, delivery.read_ms), _since(submitted_ms, self._now_ms)
-        data = {
-            "answers": answers,
-            "review": {"required": review.required, "reason": review.reason},
-            "model": self._receipt,
-            "input": {
-                "entry_id": delivery.entry_id,
-                "text_digest": f"sha256:{hashlib.sha256(Prompt.body(event.data).encode()).hexdigest()}",
-                "tokens": len(job.tokens.ids),
-                "truncated": job.tokens.truncated,
-            },
-            "timing": {"queued_ms": queued_ms, "inference_ms": self._inference_ms, "total_ms": total_ms},
-            "worker": self._worker,
-            "attempt": delivery.attempt,
-            "identifiers": _fields(event.data.identifiers),
-            "metadata": event.data.metadata,
-        }
-        body = orjson.dumps({**self._envelope_of(delivery, event), "data": data})
-        return Predicted(delivery, body, identity(event), answers, review, queued_ms, total_ms)
-
-    def _envelope_of(self, delivery: Delivery, event: AbstractSubmitted) -> dict[str, Any]:
         self._written += 1
-        envelope = {
+        said = {
             **self._envelope,
             "id": f"{self._batch_id}-{self._written}",
-            "sequence": delivery.entry_id,
+            "sequence": entry_id,
             "causationid": event.id,
             "causationsource": event.source,
+            **_carried_over(event),
+            "data": {
+                "answers": answers,
+                "review": vars(review),
+                "model": self._receipt,
+                "input": {
+                    "entry_id": entry_id,
+                    "text_digest": f"sha256:{sha256(Prompt.body(abstract).encode()).hexdigest()}",
+                    "tokens": len(job.tokens.ids),
+                    "truncated": job.tokens.truncated,
+                },
+                "timing": {"queued_ms": queued_ms, "inference_ms": self._inference_ms, "total_ms": total_ms},
+                "worker": self._worker,
+                "attempt": delivery.attempt,
+                "identifiers": _fields(abstract.identifiers),
+                "metadata": abstract.metadata,
+            },
         }
-        for name in _CARRIED_OVER:
-            if (value := getattr(event, name)) is not None:
-                envelope[name] = value
         if replay_of := _replay_of(delivery):
-            envelope["replayof"] = replay_of  # names of CloudEvents attributes are of letters and digits
-        return envelope
+            said["replayof"] = replay_of  # names of CloudEvents attributes are of letters and digits
+        return Predicted(delivery, orjson.dumps(said), identity(event), answers, review, queued_ms, total_ms)
+
+
+def _carried_over(event: AbstractSubmitted) -> dict[str, str]:
+    if event.model_fields_set.isdisjoint(_CARRIED_OVER):
+        return {}
+    return {name: value for name in _CARRIED_OVER if (value := getattr(event, name)) is not None}
 
 
 def _fields(identifiers: Identifiers) -> dict[str, str | None] | Fragment:
@@ -134,7 +128,7 @@ def refusal(delivery: Delivery, problem: Malformed, worker: str, event: Abstract
 
 def identity(event: AbstractSubmitted) -> bytes:
     """Of ``source`` and ``id`` twelve bytes: with 35 million events a day, a false duplicate once in 10^11 years."""
-    return hashlib.blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12).digest()
+    return blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12).digest()
 
 
 def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
@@ -164,7 +158,7 @@ def source_of(worker: str) -> str:
 
 def _replay_of(delivery: Delivery) -> str | None:
     """The refusal, by its event's id, that an operator answered by sending the entry again."""
-    refusal = (delivery.fields or {}).get(REPLAY_FIELD.encode())
+    refusal = delivery.fields.get(_REPLAY) if delivery.fields else None
     return refusal.decode(errors="replace") if refusal else None
 
 

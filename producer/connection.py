@@ -3,11 +3,11 @@
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
+import hiredis
 import redis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
@@ -78,8 +78,8 @@ class _PackingInC:
     """Commands are packed by hiredis, as in redis-py's blocking client: a quarter of the time of its asyncio one."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        packed: list[bytes] = HiredisRespSerializer().pack(*args)
-        return packed
+        name, *others = args
+        return [hiredis.pack_command((*name.split(), *others))]  # a name may be of two words
 
 
 class Shard(NamedTuple):

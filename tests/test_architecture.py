@@ -30,7 +30,7 @@ ARROWS = {
 TORCH = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"}
 OTHERS = {
     "schemas": {"pydantic"},
-    "producer": {"openpyxl", "opentelemetry", "redis", "rispy"},
+    "producer": {"hiredis", "openpyxl", "opentelemetry", "redis", "rispy"},
     "producer.gateway": {
         *{"pydantic", "pydantic_core", "redis", "structlog", "prometheus_client"},
         *{"fastapi", "fastapi_offline", "starlette", "uvicorn"},
@@ -38,7 +38,7 @@ OTHERS = {
     "consumer": {
         *{"cryptography", "fsspec", "opentelemetry", "orjson", "prometheus_client", "pydantic", "redis", "structlog"}
     },
-    "consumer.engine": {"pydantic", "huggingface_hub", *TORCH},
+    "consumer.engine": {"numpy", "pydantic", "huggingface_hub", *TORCH},
     "training": {
         *{"cryptography", "fsspec"},
         *{"pydantic", "redis", "structlog", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "huggingface_hub"},

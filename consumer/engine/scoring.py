@@ -1,14 +1,18 @@
 """From the logits of label tokens to calibrated answers. Pure: no torch, no I/O."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from math import exp, isfinite
 from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...schemas import Answer
 from ...schemas.events import Review
 from . import LabelLogits, ServedModel
 
 _NO_REVIEW = Review(required=False)
+NOT_FINITE = "the model gave a logit that is not a finite number"
 
 
 class Scored(TypedDict):
@@ -19,14 +23,18 @@ class Scored(TypedDict):
     probabilities: dict[str, float]
 
 
+Scores = tuple[dict[str, Scored], Review]
+"""The answers of every question that is asked, and whether a person should look."""
+
+
 def answer(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Answer], Review]:
     """As ``score``, with the answers as models."""
     scored, review = score(model, logits)
     return {question: Answer(**one) for question, one in scored.items()}, review
 
 
-def score(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Scored], Review]:
-    """The answers of every question that is asked, and whether a person should look.
+def score(model: ServedModel, logits: LabelLogits) -> Scores:
+    """The answers to one abstract.
 
     Args:
         logits: one row per question of the task, asked or not.
@@ -34,21 +42,36 @@ def score(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Scored], R
     Raises:
         ArithmeticError: a logit is not a finite number.
     """
-    scored: dict[str, Scored] = {}
-    unsure: list[str] = []
-    for (question, labels, temperature, threshold, asked_if), row in zip(model.ladder, logits, strict=True):
-        if asked_if and (asked_if[0] not in scored or scored[asked_if[0]]["label"] != asked_if[1]):
-            continue
-        probabilities = softmax(row, temperature)
-        confidence = max(probabilities)
-        scored[question] = {
-            "label": labels[probabilities.index(confidence)],
-            "confidence": confidence,
-            "probabilities": dict(zip(labels, probabilities, strict=True)),
-        }
-        if confidence < threshold:
-            unsure.append(question)
-    return scored, Review(required=True, reason=f"low confidence: {', '.join(unsure)}") if unsure else _NO_REVIEW
+    (scores,) = score_batch(model, [logits])
+    if scores is None:
+        raise ArithmeticError(NOT_FINITE)
+    return scores
+
+
+def score_batch(model: ServedModel, logits: Sequence[LabelLogits]) -> list[Scores | None]:
+    """As ``score``, of many at once and the same to the bit; None where a logit is not a finite number."""
+    answers: list[dict[str, Scored]] = [{} for _ in logits]
+    unsure: dict[int, list[str]] = defaultdict(list)
+    broken: set[int] = set()
+    for position, (question, labels, temperature, threshold, asked_if) in enumerate(model.ladder):
+        asked = [at for at, earlier in enumerate(answers) if asked_if is None or _says(earlier, *asked_if)]
+        rows = np.array([logits[at][position] for at in asked], dtype=float).reshape(len(asked), len(labels))
+        sound = np.isfinite(rows).all(axis=1)
+        rows[~sound] = 0.0
+        broken |= {asked[row] for row in np.flatnonzero(~sound)}
+        probabilities = _softmax(rows, temperature)
+        for at, best, row in zip(asked, probabilities.argmax(axis=1).tolist(), probabilities.tolist(), strict=True):
+            answers[at][question] = {
+                "label": labels[best],
+                "confidence": row[best],
+                "probabilities": dict(zip(labels, row, strict=True)),
+            }
+            if row[best] < threshold:
+                unsure[at].append(question)
+    return [
+        None if at in broken else (answered, _review(unsure[at]) if at in unsure else _NO_REVIEW)
+        for at, answered in enumerate(answers)
+    ]
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
@@ -57,9 +80,23 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
     Raises:
         ArithmeticError: a logit is not a finite number.
     """
-    if not isfinite(sum(logits)):  # an infinite one, or one that is no number, makes the sum so
-        raise ArithmeticError("the model gave a logit that is not a finite number")
-    top = max(logits)
-    weights = [exp((logit - top) / temperature) for logit in logits]
-    total = sum(weights)
-    return [weight / total for weight in weights]
+    row = np.array(logits, dtype=float)
+    if not np.isfinite(row).all():
+        raise ArithmeticError(NOT_FINITE)
+    probabilities: list[float] = _softmax(row, temperature).tolist()
+    return probabilities
+
+
+def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Over the last axis."""
+    weights = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
+    probabilities: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def _says(answers: dict[str, Scored], question: str, label: str) -> bool:
+    return question in answers and answers[question]["label"] == label
+
+
+def _review(unsure: list[str]) -> Review:
+    return Review(required=True, reason=f"low confidence: {', '.join(unsure)}")

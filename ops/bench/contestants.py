@@ -16,7 +16,7 @@ from zlib import crc32
 from redis.asyncio import Redis
 
 from ... import __version__
-from ...consumer.answers import Letterhead
+from ...consumer.answers import answer
 from ...consumer.config import WorkerConfig
 from ...consumer.engine import Classified, Engine, LabelLogits, ServedModel, Tokens
 from ...consumer.engine.fake import FakeEngine
@@ -24,7 +24,7 @@ from ...consumer.metrics import Metrics
 from ...consumer.scripts import script
 from ...consumer.service import serve
 from ...consumer.shards import Shard
-from ...consumer.stages import Delivery, Job
+from ...consumer.stages import Delivery, Inferred, Job
 from ...producer.connection import connect
 from ...schemas import Abstract, AbstractSubmitted, Event, Streams
 from ...schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, to_fields
@@ -159,8 +159,8 @@ def example_results() -> list[bytes]:
     engine = InstantEngine()
     jobs = [_job(example_abstract(number), engine) for number in range(BATCH)]
     classified = engine.classify([job.tokens for job in jobs])
-    letterhead = Letterhead(engine.model, 0.001, "worker")
-    return [letterhead.prediction(job, logits).event for job, logits in zip(jobs, classified.logits, strict=True)]
+    answered = answer(Inferred(jobs, classified, 0.001, time.time() * 1000), "worker")
+    return [one.event for one in answered]
 
 
 def _job(event: AbstractSubmitted, engine: Engine) -> Job:

@@ -5,10 +5,19 @@ import math
 import pytest
 from abstream.consumer.engine import ServedModel
 from abstream.consumer.engine.fake import FakeEngine
-from abstream.consumer.engine.scoring import answer, softmax
+from abstream.consumer.engine.scoring import answer, score, score_batch, softmax
 from abstream.schemas import ONCOLOGY
+from hypothesis import given
+from hypothesis import strategies as st
 
 TYPES = (0.0,) * 19 + (3.0,)
+
+
+def logits():
+    """Of batches that hold what is sound and what is not."""
+    numbers = st.floats(-30, 30) | st.sampled_from([math.nan, math.inf])
+    rows = [st.tuples(*[numbers] * len(question.labels)) for question in ONCOLOGY.questions]
+    return st.lists(st.tuples(*rows), min_size=1, max_size=40)
 
 
 def served(**changes) -> ServedModel:
@@ -47,3 +56,12 @@ def test_what_is_not_asked_is_not_answered():
 def test_a_logit_that_is_no_number_is_an_error_not_an_answer(broken):
     with pytest.raises(ArithmeticError, match="not a finite number"):
         softmax([broken, 1.0])
+    with pytest.raises(ArithmeticError, match="not a finite number"):
+        score(served(), ((1.0, broken), TYPES))
+
+
+@given(logits())
+def test_what_is_scored_beside_an_abstract_changes_nothing(batch):
+    """Not to the bit; where one has a logit that is no number, it alone has no answer."""
+    model = served(calibration={"cancer": 1.7}, thresholds={"cancer": 0.9, "cancer_type": 0.9})
+    assert score_batch(model, batch) == [score_batch(model, [one])[0] for one in batch]
