@@ -18,8 +18,9 @@ Model = TypeVar("Model", bound=BaseModel)
 _MOST_PROBLEMS = 5  # named in one message
 _MOST_CHARACTERS = 40  # of a name that others chose
 
-# Every name in JSON ends like this; a text that has it too only costs a closer look.
-_END_OF_NAME = re.compile(rb'"\s*:')
+# The colon after every name in JSON; a text that has it too only costs a closer look. It begins with the colon since
+# there are fewer of them than quotes, and one literal is found fast.
+_AFTER_NAME = re.compile(rb':(?<=["\s]:)')
 
 
 def validate(model: type[Model], body: bytes) -> Model:
@@ -57,7 +58,7 @@ def check_names(body: bytes, known: int) -> None:
     Raises:
         Malformed: a name is given twice in one object, or a number is none.
     """
-    if len(_END_OF_NAME.findall(body)) != known:
+    if len(_AFTER_NAME.findall(body)) != known:
         _STRICT.decode(body.decode())
 
 

@@ -73,7 +73,8 @@ class Abstract(Payload):
     language: str | None = None
     publication_types: Texts = ()
     mesh: Texts = ()
-    metadata: Metadata = {}
+    # Made by a factory, since pydantic copies a mutable default deeply for every abstract.
+    metadata: Metadata = Field(default_factory=dict, json_schema_extra={"default": {}})
 
     @model_validator(mode="after")
     def _has_text(self) -> "Abstract":

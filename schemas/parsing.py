@@ -42,7 +42,8 @@ def _names_known(event: AbstractSubmitted) -> int:
     """How many names of its JSON body are of the contract, or of its metadata."""
     known = len(event.data.metadata)
     for part in (event, event.data, event.data.identifiers):
-        known += len(part.model_fields_set) - len(part.model_extra or ())
+        # As model_fields_set and model_extra, without two calls for each.
+        known += len(part.__pydantic_fields_set__) - len(part.__pydantic_extra__ or ())
     return known
 
 

@@ -69,7 +69,8 @@ class Prompt:
     @staticmethod
     def body(abstract: Abstract) -> str:
         """Title and text as the model sees them: plain text, never control tokens."""
-        return "\n".join(part for part in ((abstract.title or "").strip(), abstract.abstract.strip()) if part)
+        title, text = (abstract.title or "").strip(), abstract.abstract.strip()
+        return f"{title}\n{text}" if title and text else title or text
 
     @cached_property
     def digest(self) -> str:

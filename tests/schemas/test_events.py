@@ -58,8 +58,9 @@ def test_a_wrong_value_is_named(changes, said):
         parse_submitted(body(**changes))
 
 
+@pytest.mark.parametrize("before_colon", ["", " ", "\n\t"], ids=["compact", "a space", "a line"])
 @pytest.mark.parametrize("name", ["id", "data", "abstract", "doi", "project", "new"])
-def test_a_name_given_twice_is_refused_since_nobody_could_say_which_was_meant(name):
+def test_a_name_given_twice_is_refused_since_nobody_could_say_which_was_meant(name, before_colon):
     data = {
         "abstract": 'It "said": so.',
         "identifiers": {"doi": "1"},
@@ -67,7 +68,7 @@ def test_a_name_given_twice_is_refused_since_nobody_could_say_which_was_meant(na
         "new": [{"new": 1}],
     }
     sound = body(data=data)
-    again = sound.replace(f'"{name}":'.encode(), f'"{name}": null, "{name}":'.encode(), 1)
+    again = sound.replace(f'"{name}":'.encode(), f'"{name}"{before_colon}: null, "{name}"{before_colon}:'.encode(), 1)
 
     assert parse_submitted(sound).data.abstract == data["abstract"]
     with pytest.raises(Malformed, match=f"'{name}' is given twice"):
