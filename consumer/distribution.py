@@ -4,9 +4,9 @@
 than to validate it.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from operator import add
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
@@ -24,7 +24,7 @@ class Distribution(Collector):
         self._what = what
         self._bounds = bounds
         self._label = label
-        self._counts: dict[str, list[int]] = {}
+        self._under: dict[str, list[int]] = {}  # how many are at most each bound, and how many in all
         self._sums: dict[str, float] = {}
         if label is None:
             self.observe([])  # shown from the beginning, as all that has no labels
@@ -32,9 +32,10 @@ class Distribution(Collector):
 
     def observe(self, values: Sequence[float], of: str = "") -> None:
         """Add ``values``; ``of`` is the label's value where there is a label."""
-        counts = self._counts.setdefault(of, [0] * (len(self._bounds) + 1))
-        for value in values:
-            counts[bisect_left(self._bounds, value)] += 1
+        ordered = sorted(values)
+        added = [*(bisect_right(ordered, bound) for bound in self._bounds), len(ordered)]
+        # A scrape in between sees all of it or nothing.
+        self._under[of] = list(map(add, self._under[of], added)) if of in self._under else added
         self._sums[of] = self._sums.get(of, 0.0) + sum(values)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
@@ -42,6 +43,6 @@ class Distribution(Collector):
         family = HistogramMetricFamily(self._name, self._what, labels=[self._label] if self._label else [])
         names = [*map(floatToGoString, self._bounds), "+Inf"]
         for of, total in list(self._sums.items()):
-            buckets = list(zip(names, accumulate(self._counts[of]), strict=True))
+            buckets = list(zip(names, self._under[of], strict=True))
             family.add_metric([of] if self._label else [], buckets, total)
         yield family

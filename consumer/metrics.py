@@ -15,6 +15,7 @@ from ..schemas.errors import RefusalReason
 from ..schemas.events import ModelReceipt
 from ..schemas.streams import LANES
 from .distribution import Distribution
+from .engine.scoring import Scored
 from .health import Health, HealthGauges
 from .stages import Answered, Outcome, Predicted, Refused
 
@@ -119,14 +120,15 @@ class Metrics:
 
     def _predicted(self, predictions: Sequence[Predicted]) -> None:
         """All of a batch in one go: a call for each value would cost as much as to validate the abstracts."""
-        confidences: dict[tuple[str, str], list[float]] = defaultdict(list)
+        given: dict[str, list[Scored]] = defaultdict(list)
         for prediction in predictions:
             for question, answer in prediction.answers.items():
-                confidences[question, answer["label"]].append(answer["confidence"])
-        for (question, label), values in confidences.items():
-            self._predictions.labels(question, label).inc(len(values))
-            self._confidence.observe(values, question)
-        self._review.labels("low_confidence").inc(sum(prediction.review.required for prediction in predictions))
+                given[question].append(answer)
+        for question, answers in given.items():
+            for label, number in Tally([answer["label"] for answer in answers]).items():
+                self._predictions.labels(question, label).inc(number)
+            self._confidence.observe([answer["confidence"] for answer in answers], question)
+        self._review.labels("low_confidence").inc(sum([prediction.review.required for prediction in predictions]))
         self._queue_wait_seconds.observe([prediction.queued_ms / 1000 for prediction in predictions])
         self._end_to_end_seconds.observe([prediction.total_ms / 1000 for prediction in predictions])
 

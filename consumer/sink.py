@@ -14,8 +14,8 @@ from .scripts import script
 from .stages import Answered, Outcome, Predicted
 
 # The keys of commit.lua, by position.
-_LANE_KEYS = {lane: 1 + position for position, lane in enumerate(LANES)}
-_PREDICTIONS_KEY, _REFUSALS_KEY = 3, 4
+_LANE_KEYS = {lane: b"%d" % (1 + position) for position, lane in enumerate(LANES)}
+_PREDICTIONS_KEY, _REFUSALS_KEY = b"3", b"4"
 _OUTCOMES = tuple(Outcome)  # by the number that commit.lua returns
 
 
@@ -60,8 +60,7 @@ class Outlet:
         keys = [*lanes, self.streams.predictions, self.streams.refusals, *self.streams.seen(time.time())]
         arguments: list[bytes | str | int] = [GROUP, 2 * DEDUPE_WINDOW_SECONDS]
         for entry in answered:
-            output = _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY
-            lane = _LANE_KEYS[entry.delivery.lane]
-            arguments += (lane, entry.delivery.entry_id, output, entry.identity, entry.event)
+            delivery, output = entry.delivery, _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY
+            arguments += (_LANE_KEYS[delivery.lane], delivery.entry_id, output, entry.identity, entry.event)
         codes = await until_available(lambda: self._commit_script(keys, arguments), self._metrics)
         return [_OUTCOMES[code] for code in codes]
