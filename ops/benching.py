@@ -84,7 +84,7 @@ def parsing(data: Path, records: int, rounds: int) -> None:
     "out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Of converted models."
 )
 def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Path) -> None:
-    """The engine on one thread, beside transformers, CTranslate2, ONNX Runtime and OpenVINO, on the same weights."""
+    """The engine on one thread, beside transformers, CTranslate2, ONNX Runtime, OpenVINO and llama.cpp."""
     from .bench.engine import OURS, measure, table
     from .bench.peers import PEERS
 

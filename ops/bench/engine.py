@@ -39,7 +39,14 @@ SMALL: dict[str, Any] = {
     "num_hidden_layers": 12,
     "num_attention_heads": 16,
 }
-PACKAGES = ("torch", "transformers", "ctranslate2", "onnxruntime", "openvino")
+PACKAGES = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "ctranslate2": "ctranslate2",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "llama_cpp": "llama-cpp-python",
+}  # as they are imported, and as they are installed
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def measure(
         "bench": "engine",
         "machine": f"{processor()}, one thread each",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
+        "versions": {name: version(name) for module, name in PACKAGES.items() if find_spec(module)},
         "abstracts": ABSTRACTS,
         "rounds": rounds,
         "lacking": lacking,

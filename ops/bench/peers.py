@@ -2,7 +2,8 @@
 
 The engine answers both questions of the task in one pass. ``generate`` and the pipelines write the answers' tokens, as
 their users would have them do. CTranslate2, ONNX Runtime and OpenVINO are given less to do than the engine: the same
-prompt, one pass, and the last token's logits only.
+prompt, one pass, and the last token's logits only. So is llama.cpp (``llama.py``). Who can keep the prompt's fixed
+beginning does so.
 """
 
 import json
@@ -88,7 +89,12 @@ def pipeline(folder: Path, _: Path, *, dtype: Dtype, batch: int) -> Answer:
 
 
 def ctranslate2(folder: Path, out: Path, *, compute: str) -> Answer:
-    """One token for each prompt, the whole batch at once."""
+    """One token for each prompt, one by one; the prompt's fixed beginning is run once, and kept by CTranslate2.
+
+    It does take batches. But of prompts that are not equally long it runs only so many tokens at once as the shortest
+    has; the rest of the others follows token by token, as if it were generated, which takes more than three times as
+    long, and what stands first among the logits is not the answer's.
+    """
     import ctranslate2 as peer
 
     converted, encoder = out / f"ctranslate2-{compute}", encoder_of(folder)
@@ -98,13 +104,20 @@ def ctranslate2(folder: Path, out: Path, *, compute: str) -> Answer:
     generator = peer.Generator(str(converted), device="cpu", compute_type=compute, intra_threads=1, inter_threads=1)
     words = _words(folder)
 
+    beginning = [words[each] for each in encoder.prefix]
+
     def answer(abstracts: Sequence[Abstract]) -> list[list[float]]:
-        prompts = [[words[each] for each in encoder.encode(abstract).ids] for abstract in abstracts]
-        # It computes what may come next from all but the last token, which it takes as given.
+        tails = [tokens.ids[tokens.body.start :] for tokens in map(encoder.encode, abstracts)]
         results = generator.generate_batch(
-            prompts, max_length=1, sampling_topk=1, include_prompt_in_result=False, return_logits_vocab=True
+            [[words[each] for each in tail] for tail in tails],
+            static_prompt=beginning,
+            max_batch_size=1,
+            max_length=1,
+            sampling_topk=1,
+            include_prompt_in_result=False,
+            return_logits_vocab=True,
         )
-        return [_of_labels(encoder, _plain(result.logits[0][0])) for result in results]
+        return [of_labels(encoder, _plain(result.logits[0][-1])) for result in results]
 
     return answer
 
@@ -154,11 +167,18 @@ def openvino(folder: Path, out: Path, *, precision: str) -> Answer:
     return partial(_one_by_one, encoder_of(folder), lambda ids: request.infer({"ids": ids})[compiled.output(0)])
 
 
+def llama_cpp(folder: Path, out: Path) -> Answer:
+    """llama.cpp in bfloat16."""
+    from .llama import start
+
+    return start(folder, out)
+
+
 def _one_by_one(encoder: PromptEncoder, run: Callable[[Any], Any], abstracts: Sequence[Abstract]) -> list[list[float]]:
     import numpy as np
 
     prompts = [np.array([encoder.encode(abstract).ids]) for abstract in abstracts]
-    return [_of_labels(encoder, _plain(run(ids)[0])) for ids in prompts]
+    return [of_labels(encoder, _plain(run(ids)[0])) for ids in prompts]
 
 
 def _exported(folder: Path, out: Path, *, int8: bool) -> Path:
@@ -217,7 +237,8 @@ def _answer_tokens(encoder: PromptEncoder) -> int:
     return len(encoder.suffix) + 1 - min(names, 4)
 
 
-def _of_labels(encoder: PromptEncoder, logits: Sequence[float]) -> list[float]:
+def of_labels(encoder: PromptEncoder, logits: Sequence[float]) -> list[float]:
+    """Of the last question, from the logits of all tokens."""
     return [float(logits[label]) for label in encoder.slots[-1].labels]
 
 
@@ -242,4 +263,5 @@ PEERS = {
     "ONNX Runtime int8": Peer(partial(onnxruntime, int8=True), ("onnxruntime", *ONNX)),
     "OpenVINO float32": Peer(partial(openvino, precision="f32"), ("openvino", *ONNX)),
     "OpenVINO bfloat16": Peer(partial(openvino, precision="bf16"), ("openvino", *ONNX)),
+    "llama.cpp bfloat16": Peer(llama_cpp, ("llama_cpp", "gguf")),
 }

@@ -10,7 +10,9 @@ from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.ops.bench import engine as bench
 from abstream.ops.bench import peers
 from abstream.ops.bench.engine import Turn, _of_model, _ratio, example_abstracts, table
+from abstream.ops.bench.llama import gguf_name
 from abstream.ops.bench.peers import PEERS, Peer, encoder_of
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 
@@ -53,6 +55,23 @@ def test_a_peer_that_does_not_work_is_told_of_and_the_others_go_on(monkeypatch, 
 
 def test_what_is_not_installed_is_named():
     assert Peer(PEERS["abstream float32"].start, ("json", "no_such_package")).lacks == ["no_such_package"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of what a peer calls
+@pytest.mark.parametrize(("name", "off"), [("CTranslate2 float32", 1e-5), ("llama.cpp bfloat16", 3e-2)])
+def test_what_a_peer_makes_of_our_model_gives_our_answers_to_prompts_of_many_lengths(name, off, phi3_nano, tmp_path):
+    """CTranslate2's first logits, of a batch whose prompts are not equally long, are not the answer's."""
+    if PEERS[name].lacks:
+        pytest.skip(f"{', '.join(PEERS[name].lacks)} is not installed")
+    abstracts = example_abstracts(3)
+    ours, theirs = (PEERS[one].start(phi3_nano, tmp_path)(abstracts) for one in ("abstream float32", name))
+    assert bench._difference(theirs, ours) < off
+
+
+def test_llama_cpp_has_a_name_for_every_tensor_of_a_phi3(phi3_nano):
+    names = {gguf_name(name) for name in load_file(phi3_nano / "model.safetensors")}
+    assert {"token_embd.weight", "output_norm.weight", "blk.0.attn_qkv.weight", "blk.2.ffn_down.weight"} < names
+    assert gguf_name("lm_head.weight") == "output.weight"
 
 
 def test_ours_answers_the_last_question(phi3_nano, tmp_path):
