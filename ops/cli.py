@@ -14,37 +14,32 @@ import click
 
 from ..producer.defaults import DEFAULT_URL, MAX_BACKLOG
 from ..producer.formats import FORMATS
-from ..schemas import AbstreamError, Shards, Unavailable
+from ..schemas import Shards
 from ..schemas.shards import MAX_SHARDS
 from ..schemas.streams import LANES, OUTPUTS
-from ..training.config import TrainConfig
 from .adapters import adapters
 from .benching import bench
+from .exits import DONE, ERROR, exit_code_of, say
 from .exporting import schema
 from .gateway import gateway
+from .learning import admit, evaluate, train
 from .refusals import refusals
 from .settings import (
     DEFAULT_MODEL,
-    STORE_HELP,
     LogFormat,
     adapter_cache,
     adapter_folder,
     adapter_options,
-    build,
     check_redis_url,
-    config_options,
     engine_options,
     intake_options,
     option,
     read_config_file,
     retention_options,
     shipped_model,
-    sign_key_option,
     worker_name,
 )
 from .streams import streams
-
-DONE, ERROR, USAGE, SOME_REFUSED, GATE_FAILED, OUT_OF_REACH = range(6)
 
 
 @dataclass(frozen=True)
@@ -235,86 +230,6 @@ def classify(paths: tuple[str, ...], out: str, format: Any, max_batch_tokens: in
 
 
 @cli.command()
-@config_options(TrainConfig)
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/train"), help="Of the run.")
-@option(
-    "gate", help="Such as accuracy>=0.90,macro_f1>=+0.02; a sign: against the live adapter. Exit code 4 if it fails."
-)
-@option("release", is_flag=True, help="Announce the adapter to the workers if the gate is passed.")
-@option("store", help=STORE_HELP)
-@sign_key_option
-@option("json", is_flag=True, help="For programs.")
-@click.pass_obj
-def train(
-    common: Common,
-    /,
-    out: Path,
-    gate: str | None,
-    release: bool,
-    store: str | None,
-    sign_key: Path | None,
-    json: bool,
-    **knobs: Any,
-) -> None:
-    """Fine-tune an adapter on labelled abstracts; measure it before and after, calibrate it, judge it."""
-    if release and not store:
-        raise click.UsageError("--release needs --store, where the workers find the adapter")
-    config = build(TrainConfig, {**knobs, "model": shipped_model(knobs["model"])})
-    from ..training.gate import parse
-    from .adapters import announce, live_adapter
-    from .logs import configure
-    from .training import train as train_adapter
-
-    configure(common.log_format)
-    rules = parse(gate) if gate else ()
-    trained = train_adapter(config, out, rules, lambda: live_adapter(common.url, common.shards), as_json=json)
-    if trained is None:
-        return
-    adapter, verdict = trained
-    if not verdict.passed:
-        _say("the gate is not passed, so nothing is announced: " + "; ".join(verdict.rules))
-        sys.exit(GATE_FAILED)
-    if release and store:
-        _run(lambda: announce(common.url, common.shards, adapter.path, store, verdict if gate else None, sign_key))
-
-
-@cli.command()
-@option("data", required=True, help="Labelled .jsonl, .csv or .parquet, gzipped or not; or a Hugging Face data set.")
-@option("baseline-data", help="The same: what the baselines that learn are trained on; without it they are left out.")
-@option("report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report there.")
-@option("json", is_flag=True, help="For programs.")
-@engine_options
-def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bool, **flags: Any) -> None:
-    """Accuracy, F1 and calibration of a model or an adapter on labelled abstracts, beside the baselines."""
-    from .training import evaluate as measure
-    from .working import load_engine
-
-    adapted = load_engine(flags)
-    bare = load_engine(flags | {"adapter": "none"}, adapted.model.task) if adapted.model.receipt.adapter else adapted
-    measure(data, baseline_data, bare, adapted, report, as_json=json)
-
-
-@cli.command()
-@option("data", required=True, help="Labelled abstracts, as for evaluate.")
-@option("json", is_flag=True, help="For programs.")
-@engine_options
-def admit(data: str, json: bool, **flags: Any) -> None:
-    """Let workers of this user use --dtype int8 or fp8, if labelled data show that accuracy keeps within 0.3 points.
-
-    For one adapter, the one that --adapter names; exit code 4: it does not, and they go on in bfloat16.
-    """
-    from .admitting import GATED, PLAIN, shown
-    from .admitting import admit as measure
-    from .working import load_engine
-
-    if flags["dtype"] not in GATED:
-        raise click.UsageError(f"--dtype {flags['dtype']} needs no admission: only {' and '.join(GATED)} do")
-    found = measure(data, load_engine(flags), load_engine(flags | {"dtype": PLAIN}))
-    click.echo(shown(found, as_json=json))
-    sys.exit(DONE if found.passed else GATE_FAILED)
-
-
-@cli.command()
 @click.argument("event_id")
 @option("data", multiple=True, metavar="FILE", help="Holds the abstract, where its entry was trimmed; repeatable.")
 @option("json", is_flag=True, help="For programs.")
@@ -374,12 +289,8 @@ def chaos(rows: tuple[str, ...], abstracts: int, workers: int, seed: int, quick:
     sys.exit(DONE if passed else ERROR)
 
 
-cli.add_command(adapters)
-cli.add_command(gateway)
-cli.add_command(refusals)
-cli.add_command(schema)
-cli.add_command(streams)
-cli.add_command(bench)
+for _command in (train, evaluate, admit, adapters, gateway, refusals, schema, streams, bench):
+    cli.add_command(_command)
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -393,20 +304,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if (code := _exit_code(error)) is None:
+        if (code := exit_code_of(error)) is None:
             raise
-        _say(error)
+        say(error)
         sys.exit(code)
-
-
-def _exit_code(error: Exception) -> int | None:
-    """None for what nobody foresaw, and a traceback should tell of."""
-    from redis import exceptions as of_redis  # only now: its import takes a while
-
-    if isinstance(error, Unavailable | of_redis.ConnectionError | of_redis.TimeoutError):
-        return OUT_OF_REACH
-    return ERROR if isinstance(error, AbstreamError | of_redis.RedisError) else None
-
-
-def _say(error: object) -> None:
-    click.echo(f"abstream: {error}", err=True)

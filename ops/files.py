@@ -12,6 +12,7 @@ from ..consumer.engine.packing import pack_by
 from ..consumer.engine.scoring import answer
 from ..producer.formats import Broken, Format, Record, read, writer_of
 from ..schemas import AbstreamError
+from .exits import DONE, ERROR, SOME_REFUSED
 from .progress import Bar, bar
 
 CHUNK = 256  # records in hand at a time
@@ -36,8 +37,8 @@ class Tally:
     def exit_code(self) -> int:
         """0 done, 1 nothing could be done, 3 done but for some."""
         if not (self.broken or self.refused):
-            return 0
-        return 3 if self.done else 1
+            return DONE
+        return SOME_REFUSED if self.done else ERROR
 
 
 def usable(paths: Iterable[str], wanted: Format, tally: Tally) -> Iterator[Record]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from ..schemas.errors import RefusalReason
+from .exits import DONE, SOME_REFUSED
 from .settings import option
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from .fleet import Row
 
 T = TypeVar("T")
-
-_SOME_CANNOT = 3
 
 _reason = option("reason", multiple=True, type=click.Choice(get_args(RefusalReason)), help="Only of this; repeatable.")
 
@@ -86,7 +85,7 @@ def replay(
     click.echo(json_format.dumps(rows) if json else table(rows, "id", "result", "entry_id", "problem"))
     counts = Counter(one.result for one in sent)
     click.echo(", ".join(f"{count} {result}" for result, count in counts.items()) or "nothing to replay", err=True)
-    sys.exit(_SOME_CANNOT if counts["cannot be replayed"] else 0)
+    sys.exit(SOME_REFUSED if counts["cannot be replayed"] else DONE)
 
 
 def _with_refusals(common: "Common", work: "Callable[[Refusals], Awaitable[T]]") -> T:
