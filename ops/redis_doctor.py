@@ -1,6 +1,7 @@
 """What is wrong with a Redis server, or with what this user may do there."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
@@ -40,8 +41,7 @@ def examine_redis(url: str, shards: Shards) -> Iterator[Finding]:
                     yield _permissions(redis, streams)
                 wrong += [found for found in [_keys(redis, streams)] if found.verdict != "ok"]
         yield from wrong or [Finding("Redis keys", "ok", f"those of {shards.namespace} are as they should be")]
-        if shards.count > 1:
-            yield Finding("shards", "ok", f"{shards.count}, on {len(servers)} servers")
+        yield from _shards(url, shards, len(servers))
     except (AuthenticationError, AuthorizationError) as error:
         remedy = "put the user and password into the URL: redis://USER:PASSWORD@HOST"
         yield Finding("Redis", "error", str(error), remedy)
@@ -50,6 +50,23 @@ def examine_redis(url: str, shards: Shards) -> Iterator[Finding]:
         yield Finding("Redis", "out of reach", f"{_without_password(url)}: {error}", remedy)
     except ValueError:  # whose text holds what was taken for a port, and may be the end of a password
         yield Finding("Redis", "error", "its URL cannot be read", "redis://USER:PASSWORD@HOST:6379, / in them as %2F")
+
+
+def _shards(url: str, shards: Shards, servers: int) -> Iterator[Finding]:
+    """Whether there are streams of another number of shards, where nobody looks who is told of this one."""
+    several, name = shards.count > 1, shards.namespace
+    others = (Streams(f"{name}:{shards.count}"), shards.control) if several else (Streams(f"{name}:0"),)
+    if beside := next((streams for streams in others if _has_abstracts(url, streams)), None):
+        found = f"{shards.count}, but there is {beside.lane('interactive')} too"
+        yield Finding("shards", "warning", found, "give everybody the same --shards; DEL what is of an earlier number")
+    elif several:
+        yield Finding("shards", "ok", f"{shards.count}, on {servers} servers")
+
+
+def _has_abstracts(url: str, streams: Streams) -> bool:
+    with connect_blocking(url, streams, answer_seconds=3) as redis, suppress(NoPermissionError):
+        return bool(redis.exists(streams.lane("interactive")))
+    return False
 
 
 def _info(redis: Any) -> dict[str, Any]:

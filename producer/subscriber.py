@@ -21,7 +21,7 @@ from .ending import end
 BEGINNING, NOW = "0", "$"
 _BLOCK_MILLISECONDS = 1_000
 _COUNT = 128
-_READS = 40  # with pauses of up to 2 s: about a minute
+_READS = 80  # with pauses of up to 1 s: about a minute
 
 log = logging.getLogger(__name__)
 
@@ -162,4 +162,4 @@ async def _read(shard: Shard, output: Output, after: str, until_idle: float | No
     async def wait_more(error: Exception) -> None:
         """The client has dropped the connection by itself."""
 
-    return await Retry(ExponentialWithJitterBackoff(base=0.05, cap=2), _READS).call_with_retry(read, wait_more)
+    return await Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), _READS).call_with_retry(read, wait_more)

@@ -86,3 +86,14 @@ async def test_the_engine_waits_for_work(ready):
     await ready.put("bulk", [job("first")])
 
     assert await batch == ["first"]
+
+
+async def test_the_only_abstract_of_a_shard_does_not_wait_for_all_of_another(ready):
+    put = [asyncio.create_task(ready.put("interactive", [job(f"many-{number}") for number in range(20)]))]
+    put.append(asyncio.create_task(ready.put("interactive", [job("one", stream="another")])))
+    assert await is_waiting(put[0])
+
+    assert await names(ready) == ["many-0", "one"]
+    assert await names(ready) == ["many-1", "many-2"]
+    for task in put:
+        task.cancel()

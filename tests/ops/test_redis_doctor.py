@@ -96,3 +96,20 @@ async def test_the_examination_leaves_nothing_behind(server, redis, streams):
     assert findings(server, streams)["Redis permissions"].verdict == "ok"
     forever = -1
     assert forever not in [await redis.ttl(key) for key in await redis.keys(streams.scratch("*"))]
+
+
+@pytest.mark.parametrize(
+    ("there", "told", "found"),
+    [
+        ("{here:0}:abstracts", 1, "1, but there is {here:0}:abstracts too"),
+        ("{here}:abstracts", 4, "4, but there is {here}:abstracts too"),
+        ("{here:4}:abstracts", 4, "4, but there is {here:4}:abstracts too"),
+        ("{here:3}:abstracts", 4, "4, on 1 servers"),
+    ],
+)
+def test_abstracts_in_shards_that_nobody_looks_at_are_found(there, told, found):
+    with embedded_redis() as url, Redis.from_url(url) as redis:
+        redis.xadd(there, {"title": "T"})
+        [finding] = [one for one in examine_redis(url, Shards("here", told)) if one.what == "shards"]
+    assert finding.found == found
+    assert bool(finding.remedy) == ("but" in found)

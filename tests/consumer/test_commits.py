@@ -1,0 +1,57 @@
+"""Who waits for whom when a batch of several shards is published."""
+
+import asyncio
+
+import pytest
+from abstream.consumer import commits as module
+from abstream.consumer.commits import Commits
+
+
+class Shards:
+    """Publishes what is of ``here`` at once, and what is of ``away`` when Redis is back there."""
+
+    def __init__(self) -> None:
+        self.back = asyncio.Event()
+        self.published: list[str] = []
+
+    async def commit(self, part: list[str]) -> None:
+        if part[0].startswith("away"):
+            await self.back.wait()
+        if part[0] == "refused":
+            raise ValueError(part[0])
+        self.published += part
+
+
+@pytest.fixture
+def shards(monkeypatch) -> Shards:
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 0.01)
+    return Shards()
+
+
+async def test_a_shard_that_is_away_keeps_no_other_waiting_and_loses_nothing(shards):
+    commits = Commits(shards.commit, shards=2)
+    await commits.make([["away-1"], ["here-1"]])
+    await commits.make([["here-2"], ["away-2"]])
+    assert shards.published == ["here-1", "here-2"]
+
+    shards.back.set()
+    await commits.rest()
+    assert sorted(shards.published) == ["away-1", "away-2", "here-1", "here-2"]
+
+
+async def test_a_single_shard_is_waited_for(shards):
+    commits = Commits(shards.commit, shards=1)
+    making = asyncio.create_task(commits.make([["away-1"]]))
+    await asyncio.wait([making], timeout=0.05)
+    assert not making.done()
+    shards.back.set()
+    await making
+
+
+async def test_an_error_that_no_patience_changes_ends_the_work_also_when_it_comes_late(shards):
+    commits = Commits(shards.commit, shards=2)
+    await commits.make([["away-1"]])
+    with pytest.raises(ValueError, match="refused"):
+        await commits.make([["refused"]])
+    await commits.end()
+    assert shards.published == []
