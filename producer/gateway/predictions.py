@@ -40,7 +40,7 @@ _SENT = {
     },
 }
 
-After = Annotated[Cursor, Query(description="An entry id; `0` is the beginning.")]
+After = Annotated[Cursor, Query(description="What `next` said, or an entry id; `0` is the beginning.")]
 
 
 @router.get(

@@ -29,7 +29,7 @@ _AT_A_TIME = 8  # each holds its whole original, and may be of a megabyte
 async def page(
     door: OfDoor,
     _: Caller,
-    after: Annotated[Cursor, Query(description="An entry id; `0` is the beginning.")] = "0",
+    after: Annotated[Cursor, Query(description="What `next` said, or an entry id; `0` is the beginning.")] = "0",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """Oldest first, each with the reason and the whole original. A page ends early where they are large."""
