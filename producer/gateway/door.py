@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ...schemas import Shards
+from ...schemas import AbstreamError, Shards
 from ..connection import Connections, Shard
+from ..cursor import Place, parse
 from ..ending import end
 from ..publisher import Publisher
 from ..replaying import Refusals
 from .config import GatewayConfig
 from .index import Index
 from .measuring import Measurements
+from .problems import Problem
 from .reading import Reader
 from .tail import Tail
 from .tokens import Tokens
@@ -64,6 +66,17 @@ class Door:
     def shard_of(self, id: str) -> Shard:
         """Where an abstract of this id goes."""
         return self.shards[self.names.of(id)]
+
+    def place(self, cursor: str) -> Place:
+        """Where a client says that it is.
+
+        Raises:
+            Problem: it is no place in so many shards.
+        """
+        try:
+            return parse(cursor, len(self.shards))
+        except AbstreamError as error:
+            raise Problem(409, "other-shards", str(error)) from error
 
     def publisher(self, source: str) -> Publisher:
         """What sends the abstracts of one client."""

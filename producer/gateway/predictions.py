@@ -9,14 +9,13 @@ from redis.exceptions import RedisError
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from ...schemas import AbstreamError
-from ..cursor import Place, RawEntry, moved, oldest, parse, parse_id, write, write_id
+from ..cursor import Place, RawEntry, moved, oldest, parse_id, write, write_id
 from .access import Caller, OfDoor
 from .documenting import problems
 from .door import Door
 from .entries import read_after, read_entries
 from .models import Cursor, PredictionPage
-from .problems import Problem, unavailable
+from .problems import unavailable
 from .tail import BEGIN_PACKED, SIGN_OF_LIFE, Subscriber, as_sent, packed
 
 router = APIRouter(tags=["predictions"])
@@ -48,13 +47,13 @@ After = Annotated[Cursor, Query(description="What `next` said, or an entry id; `
     operation_id="listPredictions",
     summary="A page of predictions",
     response_model=PredictionPage,
-    responses=problems(401, 422, 503),
+    responses=problems(401, 409, 422, 503),
 )
 async def page(
     door: OfDoor, _: Caller, after: After = "0", limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> Response:
     """Oldest first. Keep `next` and ask for what is `after` it; a page without predictions is the end for now."""
-    places = list(place_of(after, door))
+    places = list(door.place(after))
     pages = [
         await read_after(shard, "predictions", write_id(last), limit)
         for shard, last in zip(door.shards, places, strict=True)
@@ -68,7 +67,7 @@ async def page(
             size += len(entry.body)
         if size > _PAGE_BYTES:
             break
-    following = after if tuple(places) == place_of(after, door) else write(tuple(places))
+    following = after if tuple(places) == door.place(after) else write(tuple(places))
     body = b'{"predictions":[%s],"next":"%s"}' % (b",".join(entries), following.encode())
     return Response(body, media_type="application/json")
 
@@ -88,7 +87,7 @@ async def page(
                 }
             },
         },
-        **problems(401, 422, 503),
+        **problems(401, 409, 422, 503),
     },
 )
 async def stream(
@@ -107,19 +106,7 @@ async def stream(
     if door.tail.subscribers >= door.config.max_subscribers:
         raise unavailable(f"there are {door.config.max_subscribers} streams already: try again, or ask another gateway")
     begin = last_event_id or after
-    return EventStream(door, place_of(begin, door) if begin else newest)
-
-
-def place_of(cursor: str, door: Door) -> Place:
-    """Where a client says that it is.
-
-    Raises:
-        Problem: it is no place in so many shards.
-    """
-    try:
-        return parse(cursor, len(door.shards))
-    except AbstreamError as error:
-        raise Problem(422, "invalid", str(error)) from error
+    return EventStream(door, door.place(begin) if begin else newest)
 
 
 class EventStream(Response):

@@ -24,7 +24,7 @@ _AT_A_TIME = 8  # each holds its whole original, and may be of a megabyte
     operation_id="listRefusals",
     summary="A page of refusals",
     response_model=RefusalPage,
-    responses=problems(401, 422, 503),
+    responses=problems(401, 409, 422, 503),
 )
 async def page(
     door: OfDoor,
@@ -33,6 +33,7 @@ async def page(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """Oldest first, each with the reason and the whole original. A page ends early where they are large."""
+    door.place(after)
     found: list[bytes] = []
     last: str | None = after
     while last and len(found) < limit and sum(map(len, found)) < _PAGE_BYTES:

@@ -74,9 +74,10 @@ async def test_pages_go_through_all_shards_oldest_first_and_give_each_once(clien
     assert (await client.get("/v1/predictions", params={"after": after})).json()["next"] == after
 
 
-async def test_a_place_in_other_shards_is_a_problem(client):
-    answer = await client.get("/v1/predictions", params={"after": "1-0,2-0"})
-    assert answer.status_code == 422
+@pytest.mark.parametrize("path", ["/v1/predictions", "/v1/predictions/stream", "/v1/refusals"])
+async def test_a_place_in_other_shards_is_a_problem(client, path):
+    answer = await client.get(path, params={"after": "1-0,2-0"})
+    assert answer.status_code == 409
     assert "one in 2 shards, and there are 3" in answer.json()["detail"]
 
 
