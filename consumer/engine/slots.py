@@ -6,7 +6,6 @@ slot that nobody has locked is free. All looking and taking is done by one proce
 file that is the door. The kernel frees what nobody has open any more, however the processes ended (Linux).
 """
 
-import fcntl
 import json
 import logging
 import mmap
@@ -75,7 +74,7 @@ class Slots:
 
     def free_unused(self) -> int:
         """Give back the memory of what nobody reads or writes; how many slots hold something."""
-        with suppress(TimeoutError), self._alone():
+        with suppress(OSError), self._alone():  # it is tried again
             self._empty_the_free()
         return sum(os.fstat(file).st_size > 0 for file in self._files)
 
@@ -88,7 +87,7 @@ class Slots:
         """
         door, deadline = _open(self._door), time.monotonic() + DOOR_SECONDS
         try:
-            while not _lock(door, fcntl.LOCK_EX):
+            while not _lock(door):
                 if time.monotonic() > deadline:
                     raise TimeoutError("another process does not leave the door")
                 time.sleep(_LOOK_SECONDS)
@@ -105,7 +104,7 @@ class Slots:
                     return _mapped(number) or os.fstat(number).st_size
             for number in self._files:
                 file = _open(number)
-                if _lock(file, fcntl.LOCK_EX):
+                if _lock(file):
                     _write_head(file, {"key": key})
                     return Writer(file)
                 os.close(file)
@@ -118,7 +117,7 @@ class Slots:
             with self._alone():
                 _write_head(writer.file, head)
                 # It is let go of and taken anew: but for the door, another might empty the slot in between.
-                assert _lock(writer.file, fcntl.LOCK_SH)
+                assert _lock(writer.file, shared=True)
             return _kept(writer.file, head)
         except BaseException:
             os.ftruncate(writer.file, 0)
@@ -130,7 +129,7 @@ class Slots:
         for number in self._files:
             if os.fstat(number).st_size:
                 file = _open(number)
-                if _lock(file, fcntl.LOCK_EX):
+                if _lock(file):
                     os.ftruncate(file, 0)
                 os.close(file)
 
@@ -163,10 +162,11 @@ def make_slots(count: int = SLOTS) -> list[int]:
 
 
 def _mapped(number: int) -> Kept | None:
-    """None where it is being written."""
+    """None where it is being written, or the writer died this moment."""
     file = _open(number)
     try:
-        return _kept(file, _head(number)) if _lock(file, fcntl.LOCK_SH) else None
+        whole = _lock(file, shared=True) and "index" in (head := _head(file))
+        return _kept(file, head) if whole else None
     finally:
         os.close(file)
 
@@ -191,10 +191,12 @@ def _open(file: int) -> int:
     return os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
 
 
-def _lock(file: int, kind: int) -> bool:
+def _lock(file: int, *, shared: bool = False) -> bool:
     """Whether it was to be had at once; what was held before is let go of."""
+    import fcntl  # Windows has none, nor such files
+
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -120,6 +120,21 @@ def test_where_the_writer_dies_the_one_that_waits_takes_over(files, monkeypatch)
         assert waiting.result(PATIENCE_SECONDS) == b"numbers"
 
 
+def test_a_writer_that_dies_between_two_looks_is_seen_at_the_next(files, monkeypatch):
+    """What it left is no model, though nobody has it locked any more."""
+    with process(files, "dies") as writer:
+        writer.stdout.readline()
+        empty = Slots._empty_the_free
+
+        def empty_and_kill(slots: Slots) -> None:
+            empty(slots)
+            writer.kill()
+            writer.wait()
+
+        monkeypatch.setattr(Slots, "_empty_the_free", empty_and_kill)
+        assert read(Slots(files), numbers) == b"numbers"
+
+
 def test_a_writer_that_is_frozen_is_not_waited_for_for_ever(files):
     with process(files, "dies") as writer:
         writer.stdout.readline()
@@ -159,6 +174,17 @@ def test_where_memory_ends_nothing_is_shared_and_nothing_left(files):
     slots = Slots(files)
     assert slots.get("key", full) is None
     assert slots.free_unused() == 0
+
+
+def test_where_files_cannot_be_opened_anew_nothing_is_shared_and_nobody_fails(files, monkeypatch):
+    """As where /proc is not mounted: a supervisor watches its replicas all the same."""
+
+    def no_proc(file: int) -> int:
+        raise FileNotFoundError(f"/proc/self/fd/{file}")
+
+    monkeypatch.setattr(module, "_open", no_proc)
+    assert Slots(files).get("key", never) is None
+    assert Slots(files).free_unused() == 0
 
 
 def test_a_system_without_such_files_has_no_slots(monkeypatch):
