@@ -16,13 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ..embedded import find_server
-from . import cluster_faults, input_faults, network_faults, redis_faults, replica_faults, worker_faults
+from . import (
+    backlog_faults, cluster_faults, input_faults, network_faults, redis_faults, replica_faults, worker_faults
+)  # fmt: skip
 from .ledger import Audit, audit
 from .scene import Row, Scale, Scene, scene
 
 ROWS: tuple[Row, ...] = (
     *worker_faults.ROWS, *input_faults.ROWS, *redis_faults.ROWS, *network_faults.ROWS, *replica_faults.ROWS,
-    *cluster_faults.ROWS,
+    *cluster_faults.ROWS, *backlog_faults.ROWS,
 )  # fmt: skip
 NAMES = tuple(row.name for row in ROWS)
 _COUNTS = ("sent", "accepted", "answered", "refused", "lost", "duplicated", "seconds")

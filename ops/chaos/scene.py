@@ -21,7 +21,7 @@ from .cluster import Cluster
 from .ledger import Found, Ledger
 from .proxy import Proxy
 from .servers import Server, free_port
-from .traffic import Load, Submission, Watch, abstracts, submission_of
+from .traffic import WORDS, Load, Submission, Watch, abstracts, submission_of
 from .waiting import until, within
 from .workers import WorkerProcess, Workers
 
@@ -157,9 +157,9 @@ class Scene:
         """What is done, in words."""
         return self.row.fault.format(faults=self.faults, seconds=f"{self.seconds:g}")
 
-    def abstracts(self, **length: int) -> list[Submission]:
-        """As many good abstracts as the row takes."""
-        return list(abstracts(self.total, self.random, **length))
+    def abstracts(self, length: int = WORDS) -> list[Submission]:
+        """As many good abstracts as the row takes, of so many words."""
+        return list(abstracts(self.total, self.random, length))
 
     @asynccontextmanager
     async def under_load(self, submissions: Sequence[Submission] | None = None) -> AsyncIterator[None]:

@@ -3,20 +3,23 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import islice
 from random import Random
 from types import TracebackType
 
 from ...consumer.tasks import end
 from ...producer import Publisher, Subscriber
+from ...producer.defaults import MAX_BACKLOG
 from ...producer.subscriber import BEGINNING
-from ...schemas import Abstract, AbstractClassified, AbstractRefused, Event, Shards, Unavailable
+from ...schemas import Abstract, AbstractClassified, AbstractRefused, Event, Lane, Shards, Unavailable
 from ...schemas.streams import Output
 from .ledger import Ledger
 from .waiting import until, within
 
 Submission = tuple[str, Abstract]
 
+WORDS = 180  # of an abstract
 CHUNK = 25  # submissions in a round trip
 # Enough that no worker ever waits for work, few enough that faults fall into the middle of it.
 MOST_UNANSWERED = 3_000
@@ -28,12 +31,12 @@ _WORDS = (
 )
 
 
-def abstracts(count: int, random: Random, length: int = 180) -> Iterator[Submission]:
+def abstracts(count: int, random: Random, length: int = WORDS, kind: str = "abstract") -> Iterator[Submission]:
     """Submissions of so many words, by default of about 1.7 kB, as a long abstract is; no two are equal."""
     words = _WORDS.split()
     for number in range(count):
         text = " ".join(random.choices(words, k=length))
-        yield f"abstract-{number}", Abstract(title=f"Abstract {number}", abstract=text)
+        yield f"{kind}-{number}", Abstract(title=f"Abstract {number}", abstract=text)
 
 
 class Watch:
@@ -44,7 +47,7 @@ class Watch:
         seen_of_shard: how many results were seen of each shard.
         reasons: of the refusals seen.
         longest_gap_seconds: the longest time without a result since ``begin``.
-        slowest_seconds: from submission to answer, of the slowest.
+        slowest_seconds: from submission to answer, of the slowest since then, by the kind of submission.
     """
 
     def __init__(self, url: str, names: Shards, *, forgets: bool = False) -> None:
@@ -64,7 +67,7 @@ class Watch:
         self.reasons: Counter[str] = Counter()
         self.last_result_at = time.monotonic()
         self.longest_gap_seconds = 0.0
-        self.slowest_seconds = 0.0
+        self.slowest_seconds: dict[str, float] = {}
 
     async def __aenter__(self) -> "Watch":
         outputs: tuple[Output, ...] = ("predictions", "refusals")
@@ -79,7 +82,8 @@ class Watch:
     def begin(self) -> None:
         """Measure from now."""
         self.last_result_at = time.monotonic()
-        self.longest_gap_seconds = self.slowest_seconds = 0.0
+        self.longest_gap_seconds = 0.0
+        self.slowest_seconds.clear()
 
     async def unsee(self, standing: Callable[[], Awaitable[set[str]]]) -> int:
         """Forget the sight of results that are no longer there; how many those were.
@@ -116,7 +120,8 @@ class Watch:
         self.longest_gap_seconds = max(self.longest_gap_seconds, now - self.last_result_at)
         self.last_result_at = now
         if isinstance(event, AbstractClassified):
-            self.slowest_seconds = max(self.slowest_seconds, event.data.timing.total_ms / 1000)
+            kind = submission.rpartition("-")[0]
+            self.slowest_seconds[kind] = max(self.slowest_seconds.get(kind, 0), event.data.timing.total_ms / 1000)
         elif isinstance(event, AbstractRefused):
             self.reasons[event.data.reason] += 1
 
@@ -126,6 +131,7 @@ class Load:
 
     Attributes:
         most_unanswered: how far it goes ahead of the answers.
+        max_backlog: how many of a lane may wait in Redis.
         wait_replicas: how many replicas of Redis must have what counts as accepted.
         sent: submissions that were accepted, also those that were known.
         repeated: how often Redis did not say that it has them.
@@ -137,17 +143,18 @@ class Load:
         self._ledger = ledger
         self._watch = watch
         self.most_unanswered = MOST_UNANSWERED
+        self.max_backlog: int | None = MAX_BACKLOG
         self.wait_replicas = 0
         self.sent = 0
         self.repeated = 0
 
-    async def send(self, submissions: Sequence[Submission]) -> None:
+    async def send(self, submissions: Iterable[Submission], lane: Lane = "interactive") -> None:
         """Return when all are accepted."""
+        left = iter(submissions)
         async with self._publisher() as publisher:
-            for start in range(0, len(submissions), CHUNK):
-                chunk = submissions[start : start + CHUNK]
+            while chunk := list(islice(left, CHUNK)):
                 await until(self._has_room, within(_LONGEST_WAIT_SECONDS))
-                await self._send(publisher, chunk)
+                await self._send(publisher, chunk, lane)
 
     def _publisher(self) -> Publisher:
         return Publisher(
@@ -155,17 +162,18 @@ class Load:
             namespace=self._names.namespace,
             shards=self._names.count,
             source="urn:abstream:chaos",
+            max_backlog=self.max_backlog,
             wait_replicas=self.wait_replicas,
         )
 
     def _has_room(self) -> bool:
         return len(self._ledger.accepted) - len(self._watch.seen) < self.most_unanswered
 
-    async def _send(self, publisher: Publisher, chunk: Sequence[Submission]) -> None:
+    async def _send(self, publisher: Publisher, chunk: list[Submission], lane: Lane) -> None:
         self._ledger.offered.update(id_ for id_, _ in chunk)
         while True:
             try:
-                await publisher.publish_many(chunk)
+                await publisher.publish_many(chunk, lane=lane)
             except Unavailable:
                 self.repeated += 1
                 await asyncio.sleep(_PAUSE_SECONDS)

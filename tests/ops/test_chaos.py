@@ -26,6 +26,7 @@ SHORT = {
     "power-loss": {"flags": {"lease-seconds": 0.5}},
     "partition": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5, "milliseconds": 20},
     "half-open": {"flags": {"lease-seconds": 0.5}, "seconds": 0.5, "milliseconds": 20},
+    "backlog": {"flags": {"lease-seconds": 0.5}, "share": 5},
     "fail-over": {"milliseconds": 20},  # so that there is work left when the replica takes over
     "cluster": {"milliseconds": 20},
     # A delivery whose reply is lost counts: of so many, some are lost five times.
