@@ -1,7 +1,8 @@
-"""What an epoch shows of an abstract: with its title or without, its text whole or a passage of it.
+"""What an epoch shows of an abstract: with its title or without, its text whole or a passage of it, not every word.
 
 Labels are often made from titles, and a model that saw only titled examples does not look at the text. A text that is
-the same in each epoch is soon known by heart; a passage is also half the work.
+the same in each epoch is soon known by heart: words are left out (Iyyer et al. 2015, https://aclanthology.org/P15-1162);
+a passage is also half the work.
 """
 
 import random
@@ -13,13 +14,13 @@ FROM_THE_BEGINNING = 0.3  # of the passages
 
 
 def shown(abstract: Abstract, config: TrainConfig, draws: random.Random) -> Abstract:
-    """One view of it; what is drawn from ``draws`` does not depend on the abstract."""
-    without_title, in_part, begins, place = (draws.random() for _ in range(4))
+    """One view of it, never an empty one."""
+    without_title, in_part, begins, place, thin = (draws.random() for _ in range(5))
     text = abstract.abstract
     if in_part < config.passages:
         text = _passage(text, config.passage_words, 0 if begins < FROM_THE_BEGINNING else place)
     title = None if without_title < config.drop_title and text.strip() else abstract.title
-    return Abstract(title=title, abstract=text)
+    return Abstract(title=title, abstract=_thinned(text, 2 * thin * config.word_dropout, draws))
 
 
 def judged(abstract: Abstract, config: TrainConfig) -> list[Abstract]:
@@ -34,3 +35,8 @@ def _passage(text: str, words: int, place: float) -> str:
     of_text = text.split()
     start = int(place * (len(of_text) - words + 1))
     return " ".join(of_text[start : start + words]) if len(of_text) > words else text
+
+
+def _thinned(text: str, share: float, draws: random.Random) -> str:
+    """Without that share of its words; all of them where none would be left."""
+    return " ".join(word for word in text.split(" ") if draws.random() >= share) or text

@@ -12,7 +12,7 @@ TITLED = Abstract(title="A title", abstract=" ".join(WORDS))
 
 
 def views(abstract: Abstract, n: int = 400, **knobs: float) -> list[Abstract]:
-    config = TrainConfig(data="unused", **{"drop_title": 0, "passages": 0} | knobs)
+    config = TrainConfig(data="unused", **{"drop_title": 0, "passages": 0, "word_dropout": 0} | knobs)
     return [shown(abstract, config, random.Random(number)) for number in range(n)]
 
 
@@ -38,6 +38,21 @@ def test_a_passage_is_words_in_a_row_from_anywhere():
 def test_a_text_that_is_no_longer_than_a_passage_stays_as_it_is():
     lined = Abstract(title=None, abstract="Two  spaces,\na line.")
     assert views(lined, 20, passages=0.99, passage_words=4) == [lined] * 20
+
+
+def test_a_share_of_the_words_is_left_out_each_time_another_up_to_twice_as_large():
+    kept = [view.abstract.split() for view in views(TITLED, word_dropout=0.2)]
+
+    assert all(set(words) <= set(WORDS) and words == sorted(words, key=WORDS.index) for words in kept)
+    lost = [1 - len(words) / len(WORDS) for words in kept]
+    assert 0.17 <= sum(lost) / len(lost) <= 0.23
+    assert min(lost) < 0.05
+    assert 0.35 < max(lost) < 0.65
+
+
+def test_a_text_never_loses_all_its_words():
+    one = Abstract(title=None, abstract="One")
+    assert views(one, word_dropout=0.5) == [one] * 400
 
 
 @pytest.mark.parametrize("text", ["", " "])
