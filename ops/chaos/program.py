@@ -17,8 +17,14 @@ from rich.table import Table
 
 from ..embedded import find_server
 from . import (
-    backlog_faults, cluster_faults, input_faults, network_faults, redis_faults, replica_faults, worker_faults
-)  # fmt: skip
+    backlog_faults,
+    cluster_faults,
+    input_faults,
+    network_faults,
+    redis_faults,
+    replica_faults,
+    worker_faults,
+)
 from .ledger import Audit, audit
 from .scene import Row, Scale, Scene, scene
 
