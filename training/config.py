@@ -51,7 +51,7 @@ class TrainConfig(BaseModel):
     passages: Share = Field(0.0, description="Share of the texts of which only a passage is shown, each epoch another.")
     passage_words: PositiveInt = Field(110, description="Of a passage; a shorter text is shown whole.")
     word_dropout: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.2, description="Share of the words that a text loses, each epoch others: any share up to twice this one."
+        0.0, description="Share of the words that a text loses, each epoch others: any share up to twice this one."
     )
     patience: PositiveInt = Field(3, description="Epochs without a better validation loss, then it ends.")
     max_prompt_tokens: PositiveInt = Field(2_046, description="Longer abstracts are cut.")

@@ -91,7 +91,7 @@ def with_tied_embeddings(base: BaseFolder, folder: Path) -> BaseFolder:
 
 def test_it_learns_what_the_texts_give_away(new_run):
     """Even of a base of random weights: the validation loss falls well below where it began."""
-    run = new_run(records=records_of(60), epochs=8, learning_rate=0.003, rank=8, dropout=0, word_dropout=0)
+    run = new_run(records=records_of(60), epochs=8, learning_rate=0.003, rank=8, dropout=0)
     untrained = run._validation_loss()
     assert run.train().best_loss < 0.7 * untrained
 
@@ -198,7 +198,7 @@ def test_two_accumulated_batches_of_equal_size_are_one_of_twice_the_size(new_run
 
 
 def test_steps_hold_every_example_once_an_epoch(new_run):
-    run = new_run(accumulate=2, drop_title=0, word_dropout=0)
+    run = new_run(accumulate=2, drop_title=0)
     steps = run._steps(0)
 
     assert {len(step) for step in steps[:-1]} == {2}
