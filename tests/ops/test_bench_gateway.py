@@ -12,7 +12,7 @@ IDS = [b"1-0", b"1-1", b"2-0"]
 def follower(*ids: bytes, pack: bool = True, piece: int = 1 << 16) -> Follower:
     """One that was sent these, in such pieces."""
     found = Follower("http://127.0.0.1:1", packed=pack, timed=False)
-    chunks = [as_sent(Entry("predictions", one.decode(), {}, b"{}")) for one in ids]
+    chunks = [as_sent(one.decode(), Entry("predictions", one.decode(), {}, b"{}")) for one in ids]
     chunks = [BEGIN_PACKED + packed(b""), *map(packed, chunks)] if pack else chunks
     sent = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
     for begin in range(0, len(sent), piece):
