@@ -1,13 +1,14 @@
 """Whether a worker lives and may be given work: told by its loop, asked by whoever answers for it.
 
 Liveness is progress, not a process: it is lost when a step of the loop has not come round for long, or a batch does not
-end. Waiting for Redis is progress, since a new process would have to wait as well.
+end. Waiting for Redis is progress, since a new process would have to wait as well: of a step that waits for a shard's
+Redis when that is away, and of no other.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from prometheus_client import Metric
@@ -32,6 +33,33 @@ class Check:
     mend: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """When a step last came round, and the shards whose Redis it may wait for since."""
+
+    at: float
+    shards: Collection[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """A Redis that does not answer, or refuses."""
+
+    since: float
+    error: Exception
+
+    def state(self, now: float) -> str:
+        seconds = now - self.since
+        if self.is_refusal:
+            return f"refuses for {seconds:.0f} s: {self.error}"
+        return f"away for {seconds:.0f} s: {type(self.error).__name__}"
+
+    @property
+    def is_refusal(self) -> bool:
+        """What a server says is of keys and settings; what a connection says is of addresses."""
+        return isinstance(self.error, ResponseError)
+
+
 class Health:
     """Owns what is known of one worker's state. Every method may be called from any thread."""
 
@@ -39,18 +67,17 @@ class Health:
         self._batch_deadline_seconds = batch_deadline_seconds
         self._clock = clock
         self._lock = Lock()
-        self._beats: dict[str, float] = {}  # of each step, when it last came round
+        self._beats: dict[str, _Beat] = {}  # of each step
         self._computing_since: float | None = None
-        self._redis_error: Exception | None = None
-        self._redis_away_since = 0.0
+        self._away: dict[int | None, _Away] = {}  # by shard
         self._model: ModelReceipt | None = None
         self._adapter_settled = False
         self._draining = False
 
-    def beat(self, step: str) -> None:
-        """This step of the loop came round, be it with nothing."""
+    def beat(self, step: str, shards: Collection[int] = (0,)) -> None:
+        """This step of the loop came round, be it with nothing, and may now wait for the Redis of these shards."""
         with self._lock:
-            self._beats[step] = self._clock()
+            self._beats[step] = _Beat(self._clock(), shards)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -62,20 +89,19 @@ class Health:
         finally:
             with self._lock:
                 self._computing_since = None
-                self._all_came_round()
+                self._came_round(self._beats)
 
-    def redis_away(self, error: Exception) -> None:
-        """A call failed and will be repeated."""
+    def redis_away(self, error: Exception, shard: int | None = 0) -> None:
+        """A call to the Redis of a shard failed and will be repeated; None for that of the control streams."""
         with self._lock:
-            if self._redis_error is None:
-                self._redis_away_since = self._clock()
-            self._redis_error = error
-            self._all_came_round()
+            now = self._clock()
+            self._away[shard] = _Away(self._away[shard].since if shard in self._away else now, error)
+            self._came_round([step for step, beat in self._beats.items() if shard in beat.shards])
 
-    def redis_back(self) -> None:
+    def redis_back(self, shard: int | None = 0) -> None:
         """A call that had failed was answered."""
         with self._lock:
-            self._redis_error = None
+            self._away.pop(shard, None)
 
     def serving(self, model: ModelReceipt) -> None:
         """An engine answered its probe, and serves."""
@@ -101,8 +127,8 @@ class Health:
             if self._computing_since is not None:
                 took = now - self._computing_since
                 return f"a batch has been computed for {took:.0f} s" if took > self._batch_deadline_seconds else None
-            step, beat = min(self._beats.items(), key=lambda item: item[1])
-            return f"{step} has not come round for {now - beat:.0f} s" if now - beat > STALL_SECONDS else None
+            step, silent = max(((step, now - beat.at) for step, beat in self._beats.items()), key=lambda one: one[1])
+            return f"{step} has not come round for {silent:.0f} s" if silent > STALL_SECONDS else None
 
     def checks(self) -> dict[str, Check]:
         """What the worker itself knows of its being ready."""
@@ -114,18 +140,24 @@ class Health:
                 "intake": self._intake(),
             }
 
-    def _all_came_round(self) -> None:
-        self._beats = dict.fromkeys(self._beats, self._clock())
+    def _came_round(self, steps: Iterable[str]) -> None:
+        now = self._clock()
+        self._beats |= {step: replace(self._beats[step], at=now) for step in steps}
 
     def _redis(self) -> Check:
-        if self._redis_error is None:
+        if not self._away:
             return Check(True, "answers")
-        error, seconds = self._redis_error, self._clock() - self._redis_away_since
-        # What a server says is of keys and settings; what a connection says is of addresses.
-        if isinstance(error, ResponseError):
-            mend = "mend what it says; the worker waits and goes on by itself"
-            return Check(False, f"refuses for {seconds:.0f} s: {error}", mend)
-        return Check(False, f"away for {seconds:.0f} s: {type(error).__name__}", BRING_BACK)
+        now = self._clock()
+        states = {self._place(shard): away.state(now) for shard, away in self._away.items()}
+        refused = any(away.is_refusal for away in self._away.values())
+        mend = "mend what it says; the worker waits and goes on by itself" if refused else BRING_BACK
+        return Check(False, "; ".join(f"{place}{state}" for place, state in sorted(states.items())), mend)
+
+    def _place(self, shard: int | None) -> str:
+        """For people; nothing where there is one shard."""
+        if len({shard for beat in self._beats.values() for shard in beat.shards}) < 2:
+            return ""
+        return "control streams " if shard is None else f"shard {shard} "
 
     def _engine(self) -> Check:
         if self._model is None:

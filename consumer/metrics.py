@@ -4,7 +4,7 @@ from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -132,12 +132,17 @@ class Metrics:
         self._queue_wait_seconds.observe([prediction.queued_ms / 1000 for prediction in predictions])
         self._end_to_end_seconds.observe([prediction.total_ms / 1000 for prediction in predictions])
 
-    def redis_away(self, error: Exception) -> None:
+    def redis_away(self, error: Exception, shard: int | None = None) -> None:
+        """``shard`` is None for the control streams."""
         self._reconnects.inc()
-        self.health.redis_away(error)
+        self.health.redis_away(error, shard)
 
-    def redis_back(self) -> None:
-        self.health.redis_back()
+    def redis_back(self, shard: int | None = None) -> None:
+        self.health.redis_back(shard)
+
+    def of_shard(self, number: int) -> "ShardMetrics":
+        """Who is told how the Redis of a shard is."""
+        return ShardMetrics(self, number)
 
     def switched(self, result: SwitchResult) -> None:
         self._switches.labels(result).inc()
@@ -155,6 +160,19 @@ class Metrics:
                 "digest": model.adapter_digest or "",
             }
         )
+
+
+class ShardMetrics(NamedTuple):
+    """Passes on how the Redis of one shard is."""
+
+    metrics: Metrics
+    shard: int
+
+    def redis_away(self, error: Exception) -> None:
+        self.metrics.redis_away(error, self.shard)
+
+    def redis_back(self) -> None:
+        self.metrics.redis_back(self.shard)
 
 
 class GpuMemory(Collector):

@@ -70,7 +70,7 @@ async def serve(
     await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])  # nothing is read before the engine has answered
     metrics.asking(engine.model.task)
     metrics.serving(engine.model.receipt)
-    sink = Sink([Outlet(*shard, metrics) for shard in shards])
+    sink = Sink([Outlet(*shard, metrics.of_shard(number)) for number, shard in enumerate(shards)])
     worker = Worker(config, source, engine, sink, metrics)
     del engine  # it is the worker's, and goes at the first switch
     registry = Registry(worker, Watch(*control, metrics), Fleet(*control, metrics), load_engine)

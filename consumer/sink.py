@@ -8,8 +8,7 @@ from redis.asyncio import Redis
 
 from ..schemas import Streams
 from ..schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, LANES
-from .metrics import Metrics
-from .patience import until_available
+from .patience import Observer, until_available
 from .scripts import script
 from .stages import Answered, Outcome, Predicted
 
@@ -49,9 +48,9 @@ class Sink:
 class Outlet:
     """The way out of one shard."""
 
-    def __init__(self, redis: Redis, streams: Streams, metrics: Metrics) -> None:
+    def __init__(self, redis: Redis, streams: Streams, observer: Observer) -> None:
         self.streams = streams
-        self._metrics = metrics
+        self._observer = observer  # of the shard's Redis
         self._commit_script = script(redis, "commit")
 
     async def commit(self, answered: Sequence[Answered]) -> list[Outcome]:
@@ -62,5 +61,5 @@ class Outlet:
         for entry in answered:
             delivery, output = entry.delivery, _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY
             arguments += (_LANE_KEYS[delivery.lane], delivery.entry_id, output, entry.identity, entry.event)
-        codes = await until_available(lambda: self._commit_script(keys, arguments), self._metrics)
+        codes = await until_available(lambda: self._commit_script(keys, arguments), self._observer)
         return [_OUTCOMES[code] for code in codes]

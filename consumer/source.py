@@ -63,7 +63,7 @@ class Source:
     async def new(self, inlet: Inlet) -> AsyncIterator[list[Delivery]]:
         """What nobody has read yet, until ``stop`` or, with ``burst``, until there is nothing more."""
         while not self._stopping.is_set():
-            self._metrics.health.beat(inlet.name)
+            self._metrics.health.beat(inlet.name, {inlet.shard})
             if inlet.shard not in self._served:
                 await self._until_stopping(IDLE_SECONDS)
             elif deliveries := await self._read(inlet):
@@ -84,14 +84,16 @@ class Source:
         """
         try:
             while not self._stopping.is_set():
-                self._metrics.health.beat("take-over")
+                self._metrics.health.beat("take-over", ())
                 oldest = await self._oldest_let_go()
                 if oldest and oldest.is_suspect:
+                    self._metrics.health.beat("take-over", {inlet.shard for inlet in self.inlets})
                     async with self._empty_handed():
                         async for deliveries in self._suspects():
                             yield deliveries
                             await self._all_settled()
                 elif oldest:
+                    self._metrics.health.beat("take-over", {oldest.inlet.shard})
                     if deliveries := await self._reclaim(oldest):
                         yield deliveries
                 elif self._config.burst and not self._looks:
@@ -173,13 +175,13 @@ class Source:
         return None
 
     async def _look(self, inlets: Sequence[Inlet]) -> list[LetGo]:
-        """The oldest of each. Of a shard whose Redis is away it is told in a later look: others do not wait for it."""
+        """The oldest of each. Of a shard whose Redis is away it is told in a later look: nobody waits for it here."""
         for inlet in inlets:
             if inlet not in self._looks:
                 asked = self._healing(inlet, partial(inlet.oldest_let_go, self._lease_milliseconds))
                 self._looks[inlet] = asyncio.create_task(asked)
         looks = [self._looks[inlet] for inlet in inlets]
-        await asyncio.wait(looks, timeout=LONGEST_LOOK_SECONDS if len(looks) > 1 else None)
+        await asyncio.wait(looks, timeout=LONGEST_LOOK_SECONDS)
         answered = [self._looks.pop(inlet) for inlet in inlets if self._looks[inlet].done()]
         return [let_go for look in answered for let_go in look.result()]
 
@@ -217,8 +219,9 @@ class Source:
 
     async def _healing(self, inlet: Inlet, call: Callable[[], Awaitable[list[T]]]) -> list[T]:
         """What ``call`` gives once Redis is there; nothing where the group was gone, which is then made anew."""
+        observer = self._metrics.of_shard(inlet.shard)
         try:
-            return await until_available(call, self._metrics)
+            return await until_available(call, observer)
         except ResponseError as error:
             if "NOGROUP" not in str(error) and not str(error).startswith("UNBLOCKED"):
                 raise
@@ -227,7 +230,7 @@ class Source:
         log.warning("group_recreated", stream=inlet.stream)
         for one in self.inlets:
             if one.shard == inlet.shard:
-                await until_available(one.create_group, self._metrics)
+                await until_available(one.create_group, observer)
         return []
 
     async def _until_stopping(self, seconds: float) -> None:

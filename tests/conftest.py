@@ -121,7 +121,7 @@ class Workers:
         config = WorkerConfig(name=name, **{"burst": True, **knobs})
         metrics = Metrics("test")
         source = Source(inlets(self.shards, name), config, metrics)
-        sink = Sink([Outlet(*shard, metrics) for shard in self.shards])
+        sink = Sink([Outlet(*shard, metrics.of_shard(number)) for number, shard in enumerate(self.shards)])
         return Worker(config, source, engine or FakeEngine(), sink, metrics)
 
     async def burst(self, name: str = "worker", engine: Engine | None = None, **knobs: object) -> Worker:

@@ -78,6 +78,33 @@ def test_waiting_for_redis_is_progress_because_a_new_process_would_wait_as_well(
         assert health.wedged() is None
 
 
+def test_waiting_for_one_shard_is_no_progress_of_another(clock):
+    health = Health(DEADLINE, clock)
+    for shard in (0, 1):
+        health.beat(f"interactive of shard {shard}", {shard})
+    for _ in range(int(LONG)):
+        clock.passes(1)
+        health.redis_away(RedisConnectionError(), 0)
+    assert health.wedged() == f"interactive of shard 1 has not come round for {LONG} s"
+
+
+def test_each_shard_that_is_away_is_named_until_it_is_back(health, clock):
+    health.beat("interactive of shard 1", {1})
+    health.serving(FakeEngine().model.receipt)
+    health.ready()
+    health.redis_away(RedisConnectionError(), 1)
+    health.redis_away(ResponseError("OOM"), None)
+    clock.passes(2)
+    health.redis_away(RedisConnectionError(), 0)
+    assert failing(health) == {
+        "redis": "control streams refuses for 2 s: OOM; "
+        "shard 0 away for 0 s: ConnectionError; shard 1 away for 2 s: ConnectionError"
+    }
+    health.redis_back(0)
+    health.redis_back(None)
+    assert failing(health) == {"redis": "shard 1 away for 2 s: ConnectionError"}
+
+
 def test_a_drain_has_a_deadline_of_its_own(health, clock):
     health.draining()
     clock.passes(LONG)

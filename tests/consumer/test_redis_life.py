@@ -201,7 +201,7 @@ async def test_a_redis_that_loads_its_data_is_waited_for(streams, monkeypatch):
         try:
             async with workers.running(lease_seconds=LEASE_SECONDS) as worker:
                 errors: list[Exception] = []
-                monkeypatch.setattr(worker.metrics, "redis_away", errors.append)
+                monkeypatch.setattr(worker.metrics, "redis_away", lambda error, _: errors.append(error))
                 for number in range(LARGE_KEYS):
                     await redis.set(f"key-{number}", os.urandom(100_000))
                 await redis.save()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from abstream import Abstract
+from abstream import Abstract, Publisher
 from abstream.consumer.config import WorkerConfig
 from abstream.consumer.engine import Classified, Tokens
 from abstream.consumer.engine.fake import FakeEngine
@@ -16,6 +16,8 @@ from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
 from abstream.consumer.shards import Shard
 from abstream.consumer.worker import PROBE
+from abstream.ops.chaos.servers import Server
+from abstream.schemas import Shards
 from abstream.schemas.streams import GROUP
 
 from ..conftest import PATIENCE_SECONDS, wait_until
@@ -68,11 +70,11 @@ def service(redis, streams, health) -> Callable[[Hanging], object]:
     """Let a worker serve while the block lasts, then end it as its process is ended."""
 
     @asynccontextmanager
-    async def run(engine: Hanging) -> AsyncIterator[None]:
-        config = WorkerConfig(name="worker")
+    async def run(engine: Hanging, *shards: Shard) -> AsyncIterator[None]:
+        config = WorkerConfig(name="worker", drain_seconds=2)
         work = serve(
             Shard(redis, streams),
-            [Shard(redis, streams)],
+            shards or [Shard(redis, streams)],
             config,
             lambda _: engine,
             Metrics("test", health),
@@ -149,5 +151,21 @@ async def test_a_step_that_hangs_is_named_though_the_others_come_round(
         await wait_until(lambda: redis.xlen(streams.predictions), "the other lane's answer")
         clock.now += STALL_SECONDS + 1
         await wait_until(lambda: (health.wedged() or "").startswith(f"{step} has not"), "the stall to be named")
+        engine.over.set()
+        await wait_until(lambda: health.wedged() is None, "the step to come round")
+
+
+async def test_a_shard_that_is_away_does_not_hide_that_another_hangs(service, health, clock, server, redis, namespace):
+    engine, names = Hanging("encode"), Shards(namespace, 2)
+    identity = next(name for name in map(str, range(100)) if names.of(name) == 1)
+    async with Publisher(server, namespace=namespace, shards=2) as publisher:
+        await publisher.publish(HEAVY, id=identity)
+    async with Server() as other, service(engine, Shard(other.redis, names.all[0]), Shard(redis, names.all[1])):
+        await wait_until(engine.begun.is_set, "the abstract")
+        other.kill()
+        await wait_until(lambda: not health.checks()["redis"].ok, "the shard to be missed")
+        assert health.checks()["redis"].state.startswith("shard 0 away")
+        clock.now += STALL_SECONDS + 1
+        await wait_until(lambda: (health.wedged() or "").startswith("interactive of shard 1"), "the stall to be named")
         engine.over.set()
         await wait_until(lambda: health.wedged() is None, "the step to come round")
