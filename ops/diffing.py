@@ -1,12 +1,13 @@
 """``abstream adapters diff A B``: which answers would change."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.resources import files
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 
@@ -15,7 +16,8 @@ from ..consumer.engine import Engine
 from ..consumer.engine.packing import pack_by
 from ..consumer.engine.scoring import score
 from ..producer.connection import connect_blocking
-from ..schemas import Abstract, AbstractClassified, AbstreamError, Answer, Shards, Streams
+from ..producer.cursor import split
+from ..schemas import Abstract, AbstractClassified, Answer, Shards, Streams
 from ..schemas.events import ModelReceipt, Review
 from .choosing import choose
 from .files import Tally, usable
@@ -32,11 +34,12 @@ _REMEMBERED_SECONDS = 30 * 86_400
 
 @dataclass(frozen=True)
 class Asked:
-    """An abstract, under its id, and the prediction that it got, if it is a past one."""
+    """An abstract, under its id, and the prediction that it got, and in which shard, if it is a past one."""
 
     name: str
     abstract: Abstract
     prediction: AbstractClassified | None = None
+    shard: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,13 @@ class Change:
     second: dict[str, str]
     answers: Answers
     review: Review
+
+
+class Shelf(NamedTuple):
+    """The streams of one shard, and a blocking client of the server that has them."""
+
+    redis: Redis
+    streams: Streams
 
 
 @dataclass
@@ -71,20 +81,19 @@ def run(
     """Compare two adapters, as people call them, on files or on what was answered, and say what was found."""
     chosen = [choose(url, shards, one) for one in wanted]
     first, second = (load_engine(flags | {"adapter": "none"}, adapter=adapter) for adapter in chosen)
-    if shards.count > 1 and (since or publishing):
-        raise AbstreamError("adapters diff does not know shards yet: give files, without --since and --publish")
-    streams, receipt = shards.control, second.model.receipt
-    with connect_blocking(url, streams) as redis:
-        answered = Answered(redis, streams, _entry(since), first.model.receipt.adapter_digest) if since else None
+    with ExitStack() as clients:
+        shelves = [Shelf(clients.enter_context(connect_blocking(url, one)), one) for one in shards.all]
+        places = _places(since, shards.count) if since else []
+        answered = Answered(shelves, places, first.model.receipt.adapter_digest) if since else None
         asked = answered or (Asked(record.id, record.abstract) for record in usable(data, "auto", Tally()))
         found = compare(first, second, asked, flags["max_batch_tokens"])
-        published = publish(redis, streams, found.changes, receipt, SOURCE) if publishing else None
+        published = publish(shelves, found.changes, second.model.receipt, SOURCE) if publishing else None
     return shown(found, answered.gone if answered else 0, published, as_json=flags["json"])
 
 
-def _entry(since: str) -> str:
+def _places(since: str, shards: int) -> list[str]:
     at = moment(since)
-    return at if isinstance(at, str) else str(int(at.timestamp() * 1000))
+    return split(at if isinstance(at, str) else str(int(at.timestamp() * 1000)), shards)
 
 
 def compare(first: Engine, second: Engine, asked: Iterable[Asked], max_batch_tokens: int) -> Difference:
@@ -100,36 +109,48 @@ def compare(first: Engine, second: Engine, asked: Iterable[Asked], max_batch_tok
 
 
 class Answered:
-    """What was answered since an entry, by one adapter or the bare base, as far as Redis still has the texts."""
+    """What was answered since an entry, by one adapter or the bare base, as far as Redis still has the texts.
 
-    def __init__(self, redis: Redis, streams: Streams, since: str, digest: str | None) -> None:
-        self._past = Past(redis, streams)
+    One shard comes after the other, and each from its oldest on.
+    """
+
+    def __init__(self, shelves: Sequence[Shelf], since: Sequence[str], digest: str | None) -> None:
+        """
+        Args:
+            shelves: of all shards.
+            since: an entry of each.
+            digest: of the adapter; None for the bare base.
+        """
+        self._pasts = [Past(*shelf) for shelf in shelves]
         self._since = since
         self._digest = digest
         self.gone = 0
 
     def __iter__(self) -> Iterator[Asked]:
-        for prediction in self._past.predictions(self._since):
-            if prediction.data.model.adapter_digest != self._digest:
-                continue
-            if abstract := self._past.abstract(prediction):
-                yield Asked(prediction.causationid or prediction.id, abstract, prediction)
-            else:
-                self.gone += 1
+        for shard, (past, since) in enumerate(zip(self._pasts, self._since, strict=True)):
+            for prediction in past.predictions(since):
+                if prediction.data.model.adapter_digest != self._digest:
+                    continue
+                if abstract := past.abstract(prediction):
+                    yield Asked(prediction.causationid or prediction.id, abstract, prediction, shard)
+                else:
+                    self.gone += 1
 
 
-def publish(redis: Redis, streams: Streams, changes: Iterable[Change], receipt: ModelReceipt, source: str) -> int:
+def publish(shelves: Sequence[Shelf], changes: Iterable[Change], receipt: ModelReceipt, source: str) -> int:
     """Publish the second model's answer in the place of each changed prediction, once, and return how many are new.
 
-    The attribute ``supersedes`` is the id of the event whose place it takes.
+    The attribute ``supersedes`` is the id of the event whose place it takes, in whose shard the new one is too.
     """
-    script = redis.register_script((files("abstream.ops") / "supersede.lua").read_text(encoding="utf-8"))
+    text = (files("abstream.ops") / "supersede.lua").read_text(encoding="utf-8")
+    scripts = [shelf.redis.register_script(text) for shelf in shelves]
     published = 0
     for change in changes:
         if change.asked.prediction:
             event = _in_place_of(change.asked.prediction, change, receipt, source)
+            streams = shelves[change.asked.shard].streams
             keys = [streams.predictions, streams.superseding]
-            published += bool(script(keys, [event.id, event.to_json(), _REMEMBERED_SECONDS]))
+            published += bool(scripts[change.asked.shard](keys, [event.id, event.to_json(), _REMEMBERED_SECONDS]))
     return published
 
 

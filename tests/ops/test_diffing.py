@@ -6,6 +6,7 @@ import pytest
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.engine.scoring import score
 from abstream.ops.files import Tally, usable
+from abstream.schemas import AbstractClassified, Shards
 from abstream.schemas.streams import from_fields
 
 RECORDS = "".join(json.dumps({"id": str(n), "title": f"Title {n}", "text": f"Text {n}."}) + "\n" for n in range(20))
@@ -51,37 +52,55 @@ def test_on_files_every_abstract_that_would_be_answered_otherwise_is_named(diff,
 
 
 @pytest.fixture
-def answered(abstream, adapters):
+def shards(request, namespace, monkeypatch) -> Shards:
+    """Of every command."""
+    monkeypatch.setenv("ABSTREAM_SHARDS", str(request.param))
+    return Shards(namespace, request.param)
+
+
+async def predictions(redis, shards: Shards) -> list[list[AbstractClassified]]:
+    """Of each shard, oldest first."""
+    pages = [await redis.xrange(streams.predictions) for streams in shards.all]
+    return [[from_fields(fields) for _, fields in page] for page in pages]
+
+
+@pytest.fixture
+def answered(abstream, adapters, shards):
     """Let a worker answer all records with the first adapter."""
     assert abstream("adapters", "release", adapters[0].path).returncode == 0
     assert abstream("publish", "-", "--format", "jsonl", stdin=RECORDS.encode()).returncode == 0
     assert abstream("work", "--engine", "fake", "--burst").returncode == 0
 
 
+@pytest.mark.parametrize("shards", [3], indirect=True)
 @pytest.mark.usefixtures("answered")
-async def test_what_was_answered_is_published_anew_where_it_changes_and_once(diff, adapters, redis, streams):
-    old = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
+async def test_what_was_answered_is_published_anew_in_its_shard_where_it_changes_and_once(
+    diff, adapters, redis, shards
+):
+    before = await predictions(redis, shards)
     found = diff("--since", "0", "--publish")
     again = diff("--since", "0", "--publish")
 
-    events = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
-    new = events[len(old) :]
+    after = await predictions(redis, shards)
+    new = [(event, old) for old, events in zip(before, after, strict=True) for event in events[len(old) :]]
     assert (found["published"], again["published"]) == (found["changed"], 0)
     assert len(new) == found["changed"] > 0
-    by_id = {event.id: event for event in old}
-    for event, change in zip(new, found["changes"], strict=True):
-        replaced = by_id[event.supersedes]
+    for (event, old), change in zip(new, found["changes"], strict=True):
+        [replaced] = [one for one in old if one.id == event.supersedes]
         assert event.causationid == replaced.causationid == change["id"]
         assert {name: one.label for name, one in event.data.answers.items()} == change["second"]
         assert event.data.model.adapter_digest == adapters[1].digest
         assert event.data.input == replaced.data.input
 
 
+@pytest.mark.parametrize("shards", [1], indirect=True)
 @pytest.mark.usefixtures("answered")
-async def test_what_is_no_longer_in_the_stream_is_counted(diff, redis, streams):
-    await redis.xtrim(streams.lane("interactive"), maxlen=5, approximate=False)
+async def test_what_is_no_longer_in_the_stream_is_counted(diff, redis, shards):
+    lane = shards.all[-1].lane("interactive")
+    left = 20 - await redis.xlen(lane) + 2
+    await redis.xtrim(lane, maxlen=2, approximate=False)
     found = diff("--since", "0")
-    assert (found["abstracts"], found["gone"]) == (5, 15)
+    assert (found["abstracts"], found["gone"]) == (left, 20 - left)
 
 
 def test_it_wants_either_files_or_a_time(abstream, adapters):
