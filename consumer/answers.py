@@ -111,19 +111,26 @@ def _failed(job: Job, why: str, worker: str) -> Refused:
 
 def refusal(delivery: Delivery, problem: Malformed, worker: str, event: AbstractSubmitted | None = None) -> Refused:
     """The refusal of a delivery: why, and the entry as it came, so that it can be mended and sent again."""
+    fields = delivery.fields or {}
     data = Refusal(
         reason=problem.reason,
         message=problem.message,
         deliveries=delivery.attempt,
         consumers=delivery.consumers,
         retryable=problem.reason in _RETRYABLE,
-        original=to_original(delivery.stream, delivery.entry_id, delivery.fields or {}),
         replay_of=_replay_of(delivery),
+        original=to_original(delivery.stream, delivery.entry_id, fields),
     )
-    refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
-    # Its fields are in the event now, and may be large.
+    # They stand in the original now, and may be of 10 MB: nothing needs them twice.
+    fields.clear()
     delivery = delivery._replace(fields=None)
-    return Refused(delivery, refused.to_json(), identity(event) if event else b"", problem.reason)
+    refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
+    return Refused(delivery, _to_json(refused), identity(event) if event else b"", problem.reason)
+
+
+def _to_json(refused: AbstractRefused) -> bytes:
+    """As its ``to_json``, without a second copy of an original that may be of 10 MB: pydantic copies what it wrote."""
+    return orjson.dumps(refused.model_dump(mode="json", exclude=refused.absent()))
 
 
 def identity(event: AbstractSubmitted) -> bytes:

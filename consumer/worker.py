@@ -89,16 +89,19 @@ class Worker:
 
     async def read(self, source: AsyncIterator[list[Delivery]]) -> None:
         """Deliveries of one lane at a time, no more than there is room for."""
-        loop = asyncio.get_running_loop()
         async for deliveries in source:
             while deliveries:
-                part = take(deliveries, PART_BYTES)
-                lane = part[0].lane
-                jobs, refused = await self.in_time(loop.run_in_executor(None, self.admit, part), part)
-                del part  # its texts stand in the jobs and refusals
-                if refused:
-                    await self.commit(refused)
-                await self.ready.put(lane, jobs)
+                # No name for a part here: it would be held on to until the next is there, and may be large.
+                lane = deliveries[0].lane
+                await self.ready.put(lane, await self.accepted(take(deliveries, PART_BYTES)))
+
+    async def accepted(self, part: list[Delivery]) -> list[Job]:
+        """Of these what can be answered; the rest is refused."""
+        jobs, refused = await self.in_time(asyncio.get_running_loop().run_in_executor(None, self.admit, part), part)
+        part.clear()  # its texts stand in the jobs and refusals
+        if refused:
+            await self.commit(refused)
+        return jobs
 
     async def infer(self, done: Queue[Inferred | None]) -> None:
         loop = asyncio.get_running_loop()

@@ -317,8 +317,11 @@ class Event(BaseModel):
 
     def to_json(self) -> bytes:
         """Structured-mode JSON. An absent attribute is left out, as the specification asks; nulls in data stay."""
-        absent = {name for name in self._OPTIONAL if getattr(self, name) is None}
-        return self.__pydantic_serializer__.to_json(self, exclude=absent)
+        return self.__pydantic_serializer__.to_json(self, exclude=self.absent())
+
+    def absent(self) -> set[str]:
+        """The attributes that the specification wants left out, since they have no value."""
+        return {name for name in self._OPTIONAL if getattr(self, name) is None}
 
 
 class AbstractSubmitted(Event):
