@@ -33,7 +33,7 @@ class Cluster:
         """
         own = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_milliseconds))
         fast = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
-        self.nodes = [Server(*options, *own, *fast, port=_free_port()) for _ in range(2 * _PRIMARIES)]
+        self.nodes = [Server(*options, *own, *fast, port=free_port_of_node()) for _ in range(2 * _PRIMARIES)]
         self._stack = AsyncExitStack()
 
     @property
@@ -109,7 +109,7 @@ async def _in_time(condition: Callable[[], Awaitable[bool]], otherwise: str) -> 
         raise AbstreamError(otherwise)
 
 
-def _free_port() -> int:
+def free_port_of_node() -> int:
     """A port that nobody listens on now, nor on that of its bus."""
     while True:
         port = randrange(20_000, 50_000)

@@ -5,18 +5,26 @@ import ipaddress
 import ssl
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from abstream import Abstract, Publisher, Subscriber, Unavailable
+from abstream.ops.chaos.cluster import free_port_of_node
+from abstream.ops.chaos.servers import Server
+from abstream.ops.redis_doctor import examine_redis
+from abstream.schemas import Shards
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+
+from ..conftest import wait_until
 
 PASSWORD_OF_NOBODY = "of-nobody"
+ABSTRACTS = [(f"abstract-{number}", Abstract(abstract=f"Text {number}.")) for number in range(20)]
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:
@@ -51,19 +59,69 @@ async def pump(reader: StreamReader, writer: StreamWriter) -> None:
     writer.close()
 
 
-@pytest.fixture
-async def secured(server: str, tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of the server over TLS, without an authority to trust."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*write_certificate(tmp_path))
+class Front:
+    """Ends the encryption before a server, whose URL it is told later."""
 
-    async def connected(client: StreamReader, to_client: StreamWriter) -> None:
-        redis, to_redis = await asyncio.open_unix_connection(server.removeprefix("unix://"))
+    server: str
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> "Front":
+        self._ends = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._context)
+        self.port: int = self._ends.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ends.close()
+
+    async def _connected(self, client: StreamReader, to_client: StreamWriter) -> None:
+        redis, to_redis = await asyncio.open_unix_connection(self.server.removeprefix("unix://"))
         await asyncio.gather(pump(client, to_redis), pump(redis, to_client))
 
-    ends = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
-    yield f"rediss://127.0.0.1:{ends.sockets[0].getsockname()[1]}"
-    ends.close()
+
+@pytest.fixture
+def context(tmp_path: Path) -> ssl.SSLContext:
+    """Of a server whose authority is in ``certificate.pem``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*write_certificate(tmp_path))
+    return context
+
+
+@pytest.fixture
+async def secured(server: str, context: ssl.SSLContext) -> AsyncIterator[str]:
+    """The URL of the server over TLS, without an authority to trust."""
+    async with Front(context) as front:
+        front.server = server
+        yield f"rediss://127.0.0.1:{front.port}"
+
+
+@pytest.fixture
+async def secured_cluster(context: ssl.SSLContext) -> AsyncIterator[str]:
+    """The same of a Redis Cluster of two primaries, who tell of each other by the ports where TLS is."""
+    async with AsyncExitStack() as stack:
+        fronts, nodes = [await stack.enter_async_context(Front(context)) for _ in range(2)], []
+        for front in fronts:
+            options = ("--cluster-enabled", "yes", "--cluster-announce-port", str(front.port))
+            node = await stack.enter_async_context(Server(*options, port=free_port_of_node()))
+            front.server = node.url
+            nodes.append(node)
+        await form(nodes)
+        yield f"rediss+cluster://127.0.0.1:{fronts[0].port}"
+
+
+async def form(nodes: list[Server]) -> None:
+    """Make primaries of one cluster of servers that are none yet, each with as many slots."""
+    for number, node in enumerate(nodes):
+        first, end = (at * REDIS_CLUSTER_HASH_SLOTS // len(nodes) for at in (number, number + 1))
+        await node.redis.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        await node.redis.execute_command("CLUSTER", "ADDSLOTS", *range(first, end))
+        await node.redis.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+
+    async def is_formed() -> bool:
+        return all([b"cluster_state:ok" in await node.redis.execute_command("CLUSTER", "INFO") for node in nodes])
+
+    await wait_until(is_formed, "the cluster")
 
 
 async def test_an_abstract_and_its_answer_travel_over_tls(secured, tmp_path, namespace, abstream):
@@ -79,10 +137,27 @@ async def test_an_abstract_and_its_answer_travel_over_tls(secured, tmp_path, nam
     assert answered == [published.id]
 
 
+async def test_every_shard_of_a_cluster_is_found_over_tls(secured_cluster, tmp_path, abstream):
+    url, names = f"{secured_cluster}?ssl_ca_certs={tmp_path / 'certificate.pem'}", Shards("abstream", 4)
+    async with Publisher(url, shards=names.count) as publisher:
+        published = await publisher.publish_many(ABSTRACTS)
+
+    options = "--redis-url", url, "--namespace", names.namespace, "--shards", "4"
+    worked = await asyncio.to_thread(abstream, *options, "work", "--engine", "fake", "--burst")
+
+    assert worked.returncode == 0, worked.stderr.decode()
+    async with Subscriber(url, shards=names.count) as subscriber:
+        answered = {event.causationid async for _, event in subscriber.predictions("0", until_idle=0.1)}
+    assert answered == {one.id for one in published}
+    findings = await asyncio.to_thread(lambda: list(examine_redis(url, names)))
+    assert [finding.found for finding in findings if finding.what == "shards"] == ["4, on 2 servers"]
+
+
 async def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(secured, namespace, abstream):
-    async with Publisher(secured, namespace=namespace) as publisher:
-        with pytest.raises(Unavailable, match="certificate verify failed"):
-            await publisher.publish(Abstract(title="Tamoxifen", abstract="We followed 40 patients."))
+    for url in (secured, secured.replace("rediss://", "rediss+cluster://")):
+        async with Publisher(url, namespace=namespace) as publisher:
+            with pytest.raises(Unavailable, match="certificate verify failed"):
+                await publisher.publish(Abstract(title="Tamoxifen", abstract="We followed 40 patients."))
 
     with_password = secured.replace("rediss://", f"rediss://:{PASSWORD_OF_NOBODY}@")
     worked = await asyncio.to_thread(abstream, "--redis-url", with_password, "work", "--engine", "fake", "--burst")
