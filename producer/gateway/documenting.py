@@ -14,7 +14,7 @@ _PROBLEMS = {
     401: "No token, or one that is not known.",
     403: "Sent by a page in a browser that may not ask.",
     404: "There is no such thing.",
-    409: "It cannot be done as things are.",
+    409: "It does not fit what is there: the place is one among another number of shards, or the original is gone.",
     410: "It was there, and is no longer kept.",
     413: "The request is too large.",
     415: "No format that is read here.",
@@ -26,13 +26,16 @@ _EXAMPLES = {
     401: ("token", "a token is asked for: send `Authorization: Bearer TOKEN`"),
     403: ("foreign", "without tokens only this machine is answered: start with --tokens-file"),
     404: ("not-found", "there is nothing at this address: see /docs"),
-    409: ("not-replayable", "its original is gone: send the abstract again"),
     410: ("trimmed", "it was answered by entry 1700000000000-0, which is no longer kept"),
     413: ("too-large", "a request has at most 67108864 bytes: send the abstracts in several"),
     415: ("unknown-format", "send JSON, with `Content-Type: application/json`"),
     422: ("invalid", "title and abstract are both empty: send at least one of them"),
     429: ("backlog-full", "1000000 abstracts wait already: try again in 30 s"),
     503: ("unavailable", "Redis does not answer: try again with the same ids, each abstract is answered once"),
+}
+_CONFLICTS = {
+    "other-shards": "the place '1700000000000-0,0-0' is one in 2 shards, and there are 3: see --shards",
+    "not-replayable": "its entry was gone before it was read: publish it again",
 }
 _JSON, _RAW = "application/json", {"schema": {"type": "string", "format": "binary"}}
 
@@ -43,16 +46,17 @@ Events are CloudEvents 1.0, the same as in the Redis streams; `/asyncapi.json` d
 RFC 9457 that say what to do. An abstract is known by its client and its `id`: to send it again is always safe."""
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that may answer with these problems."""
+def problems(*statuses: int, conflict: str = "other-shards") -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these problems; ``conflict`` is the kind of its 409."""
+    examples = {**_EXAMPLES, 409: (conflict, _CONFLICTS[conflict])}
     return {
-        status: {"description": _PROBLEMS[status], "content": _problem(status)} for status in sorted({403, *statuses})
+        status: {"description": _PROBLEMS[status], "content": _problem(details(status, *examples[status]))}
+        for status in sorted({403, *statuses})
     }
 
 
-def _problem(status: int) -> dict[str, Any]:
-    schema = {"$ref": f"{_REF}ProblemDetails"}
-    return {MEDIA_TYPE: {"schema": schema, "example": details(status, *_EXAMPLES[status])}}
+def _problem(example: dict[str, Any]) -> dict[str, Any]:
+    return {MEDIA_TYPE: {"schema": {"$ref": f"{_REF}ProblemDetails"}, "example": example}}
 
 
 def one_abstract() -> dict[str, Any]:

@@ -53,7 +53,7 @@ async def page(
     response_description="It was sent again.",
     responses={
         200: {"model": Replayed, "description": "It was sent again before, and is not sent twice."},
-        **problems(401, 404, 409, 422, 503),
+        **problems(401, 404, 409, 422, 503, conflict="not-replayable"),
     },
 )
 async def replay(

@@ -141,3 +141,9 @@ def publish_results(redis, streams):
         return [entry_id.decode() for entry_id in await pipeline.execute()]
 
     return publish
+
+
+async def documented_conflict(client: Client, method: str, path: str) -> dict[str, object]:
+    """The example of the problem that a route says is a conflict."""
+    operation = (await client.get("/openapi.json")).json()["paths"][path][method]
+    return operation["responses"]["409"]["content"]["application/problem+json"]["example"]

@@ -5,6 +5,7 @@ from abstream.consumer.engine.fake import FakeEngine
 from abstream.training.release import release
 
 from ...conftest import wait_until
+from .conftest import documented_conflict
 
 SOUND = {"id": "sound", "title": "Title", "abstract": "A sound text."}
 
@@ -70,7 +71,7 @@ async def test_what_was_trimmed_cannot_be_replayed(client, redis, streams, worke
     [refusal] = (await client.get("/v1/refusals")).json()["refusals"]
     answer = await client.post(f"/v1/refusals/{refusal['entry_id']}/replay")
     assert answer.status_code == 409
-    assert "publish it again" in answer.json()["detail"]
+    assert answer.json() == await documented_conflict(client, "post", "/v1/refusals/{entry_id}/replay")
 
 
 async def test_adapters_tell_what_is_live_and_which_worker_serves_it(
