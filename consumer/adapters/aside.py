@@ -11,9 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-# Of Linux' 19: a third of a core that is shared with a thread that answers. Lower still, a thread that cannot run would
-# keep Python's lock from those that answer.
-NICENESS = 5
+# Beyond the process's own: a third of a core that is shared with a thread that answers. Lower still, a thread that cannot
+# run would keep Python's lock from those that answer.
+NICER = 5
+_NICEST = 19  # on Linux
 PATIENCE_SECONDS = 5.0  # for the others' turns: one that is frozen in its own must not hold up all
 _LOOK_SECONDS = 0.005
 COURTESY_SECONDS = 0.25  # of one adapter, in all: a worker that always computes must come to its switch too
@@ -42,7 +43,8 @@ def aside(name: str) -> ThreadPoolExecutor:
 
 def _stand_back() -> None:
     if sys.platform == "linux":  # elsewhere it would be the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(own + NICER, _NICEST))
 
 
 @contextmanager
