@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-# Beyond the process's own: a third of a core that is shared with a thread that answers. Lower still, a thread that cannot
-# run would keep Python's lock from those that answer.
+# Beyond the process's own: a third of a core that is shared with a thread that answers. Lower still, a thread that
+# cannot run would keep Python's lock from those that answer.
 NICER = 5
 _NICEST = 19  # on Linux
 PATIENCE_SECONDS = 5.0  # for the others' turns: one that is frozen in its own must not hold up all
