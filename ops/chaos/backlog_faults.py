@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ async def piled_up(scene: Scene) -> str:
         worker.freeze()
     scene.load.max_backlog, scene.load.most_unanswered = None, scene.total + _BURST
     await scene.load.send(abstracts(scene.total, scene.random), "bulk")
-    for worker in workers:
-        worker.thaw()
     async with _Drain(scene) as drain:
+        for worker in workers:
+            worker.thaw()
         await scene.until(drain.is_half_done)
         await scene.load.send(abstracts(_BURST, scene.random, kind="urgent"))
         await scene.all_answered()
@@ -35,11 +36,22 @@ async def piled_up(scene: Scene) -> str:
     waited, held = scene.watch.slowest_seconds["urgent"], drain.most_held / scene.workers.count
     scene.limit(waited, _LONGEST_WAIT_SECONDS, "seconds that an urgent abstract waited")
     scene.limit(held, _MOST_HELD, "entries that a worker held")
-    rate, peak = drain.rates()
+    rate, peak, cpu = drain.rates()
     scene.limit(peak / rate, 1 / _LEAST_OF_PEAK, "rate of the fastest tenth to that of all")
     said = f"{rate:,.0f} answers/s, {rate / peak:.0%} of the rate of the fastest tenth"
     burst = f"{_BURST} urgent ones in the middle of it were answered within {waited:.2f} s"
-    return f"{said}; {burst}; a worker held at most {held:.0f} entries"
+    return f"{said} ({cpu}); {burst}; a worker held at most {held:.0f} entries"
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """How far a backlog is, and what it took so far: CPU seconds of the workers, of Redis, and of this program."""
+
+    seconds: float
+    answered: int
+    workers: float
+    redis: float
+    subscriber: float
 
 
 class _Drain:
@@ -47,34 +59,53 @@ class _Drain:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._moments: list[float] = []
-        self._answered: list[int] = []  # by each moment
+        self._workers = scene.workers.ready()
+        self._moments: list[_Moment] = []
         self.most_held = 0
 
     async def __aenter__(self) -> "_Drain":
+        await self._look()
         self._watching = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await end([self._watching])
+        await self._look()
 
     def is_half_done(self) -> bool:
-        return self._answered[-1:] >= [self._scene.total // 2]
+        return self._moments[-1].answered >= self._scene.total // 2
 
-    def rates(self) -> tuple[float, float]:
-        """Answers a second: of the whole, and of the fastest of its parts."""
+    def rates(self) -> tuple[float, float, str]:
+        """Answers a second, of the whole and of the fastest of its parts, and in words the CPU of an answer in both.
+
+        The subscriber does the same for every answer. Where its CPU rises as that of the others does, the machine was
+        slower; where it does not, they had more to do.
+        """
         marks = np.linspace(0, self._scene.total, _PARTS + 1)
-        seconds = np.diff(np.interp(marks, self._answered, self._moments))
-        return self._scene.total / float(seconds.sum()), self._scene.total / _PARTS / float(seconds.min())
+        table = np.array([astuple(moment) for moment in self._moments])
+        parts = np.diff([np.interp(marks, table[:, 1], column) for column in table.T])
+        seconds, _, *taken = parts * _PARTS / self._scene.total  # of an answer, in each part
+        fastest = int(seconds.argmin())
+        spent = [
+            f"{name} {1e6 * of_part[fastest]:.1f} and {1e6 * of_part.mean():.1f}"
+            for name, of_part in zip(("workers", "Redis", "subscriber"), taken, strict=True)
+        ]
+        cpu = f"µs of CPU for an answer, in that tenth and in all: {', '.join(spent)}"
+        return 1 / float(seconds.mean()), 1 / float(seconds.min()), cpu
 
     async def _watch(self) -> None:
-        redis, streams = self._scene.server.redis, self._scene.streams
         while True:
-            self._answered.append(await redis.xlen(streams.predictions))
-            self._moments.append(time.monotonic())
-            waiting: Any = await redis.xpending(streams.lane("bulk"), GROUP)
-            self.most_held = max(self.most_held, waiting["pending"])
             await asyncio.sleep(_LOOK_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        redis, streams = self._scene.server.redis, self._scene.streams
+        answered, used = await redis.xlen(streams.predictions), await redis.info("cpu")
+        workers = sum(worker.cpu_seconds() for worker in self._workers)
+        server = used["used_cpu_user"] + used["used_cpu_sys"]
+        self._moments.append(_Moment(time.monotonic(), answered, workers, server, time.process_time()))
+        waiting: Any = await redis.xpending(streams.lane("bulk"), GROUP)
+        self.most_held = max(self.most_held, waiting["pending"])
 
 
 ROWS = (
