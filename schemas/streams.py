@@ -19,7 +19,8 @@ REPLAY_FIELD = "replay_of"  # beside the original fields of an entry that is sen
 MAX_EVENT_BYTES = 1 << 20
 
 # A submission seen again within this window is the same abstract. Kept as one set per window, of which
-# the current and the one before are consulted, so an identity is remembered for one to two windows.
+# the current and the one before are consulted, so an identity is remembered for one to two windows; and the next,
+# where a worker whose clock is ahead has begun it.
 DEDUPE_WINDOW_SECONDS = 24 * 3600
 
 Lane = Literal["interactive", "bulk"]
@@ -99,10 +100,10 @@ class Streams:
         """A key that no part of abstream ever makes."""
         return self._key(f"scratch:{name}")
 
-    def seen(self, epoch_seconds: float) -> tuple[str, str]:
-        """The sets of identities answered in the current dedupe window and in the one before."""
+    def seen(self, epoch_seconds: float) -> tuple[str, str, str]:
+        """The sets of identities answered in the current dedupe window, in the one before, and in the one to come."""
         window = int(epoch_seconds // DEDUPE_WINDOW_SECONDS)
-        return self._key(f"seen:{window}"), self._key(f"seen:{window - 1}")
+        return self._key(f"seen:{window}"), self._key(f"seen:{window - 1}"), self._key(f"seen:{window + 1}")
 
 
 def to_fields(event: Event) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 -- Answer a batch: acknowledge each entry, and publish only where the acknowledgement was still ours.
 --
--- KEYS  1 interactive lane, 2 bulk lane, 3 predictions, 4 refusals, 5 identities seen now, 6 seen before
+-- KEYS  1 interactive lane, 2 bulk lane, 3 predictions, 4 refusals, 5 identities seen now, 6 seen before,
+--       7 seen by workers whose clocks are ahead
 -- ARGV  1 group, 2 seconds to keep identities, then for each entry five values:
 --       lane (1 or 2), entry id, output (3 or 4), identity ('' to publish whatever was seen), event
 -- Returns one number per entry: 1 published, 0 lost to another worker, 2 a duplicate submission, or refused before.
@@ -15,15 +16,21 @@ for key = 1, 4 do
     return redis.error_reply('WRONGTYPE ' .. KEYS[key] .. ' is not a stream: rename or delete it')
   end
 end
-for key = 5, 6 do
+local ahead = false -- hardly ever, and then for as long as the clocks differ by
+for key = 5, 7 do
   local kind = redis.call('TYPE', KEYS[key]).ok
   if kind ~= 'set' and kind ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. KEYS[key] .. ' is not a set: rename or delete it')
   end
+  ahead = key == 7 and kind == 'set'
+end
+
+local function was_seen(member)
+  return redis.call('SISMEMBER', KEYS[6], member) == 1 or (ahead and redis.call('SISMEMBER', KEYS[7], member) == 1)
 end
 
 local function is_known(member)
-  return redis.call('SISMEMBER', KEYS[5], member) == 1 or redis.call('SISMEMBER', KEYS[6], member) == 1
+  return redis.call('SISMEMBER', KEYS[5], member) == 1 or was_seen(member)
 end
 
 local REFUSED = 'refused'
@@ -48,7 +55,7 @@ for at = 3, #ARGV, 5 do
       redis.call('SADD', KEYS[5], REFUSED, refused(ARGV[at], id))
     end
   elseif identity ~= '' then
-    if redis.call('SISMEMBER', KEYS[6], identity) == 1 or redis.call('SADD', KEYS[5], identity) == 0 then
+    if was_seen(identity) or redis.call('SADD', KEYS[5], identity) == 0 then
       outcome = 2
     end
   end

@@ -1,6 +1,6 @@
 -- Publish the refusal of entries that were removed before the group had them, once, and set right what the group counts.
 --
--- KEYS  1 lane, 2 refusals, 3 identities seen now, 4 seen before
+-- KEYS  1 lane, 2 refusals, 3 identities seen now, 4 seen before, 5 seen by workers whose clocks are ahead
 -- ARGV  1 group, 2 last of the removed entries, or '' where only their number is known, 3 identity, 4 seconds to keep
 --       identities, 5 event
 -- Returns 1 where it was published, 0 where another worker had done so.
@@ -19,7 +19,10 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   group = pairs_of(flat).name == ARGV[1] and pairs_of(flat) or group
 end
 local removed = stream['entries-added'] - stream.length
-local known = redis.call('SISMEMBER', KEYS[3], ARGV[3]) + redis.call('SISMEMBER', KEYS[4], ARGV[3]) > 0
+local known = false
+for key = 3, 5 do
+  known = known or redis.call('SISMEMBER', KEYS[key], ARGV[3]) == 1
+end
 if ARGV[2] == '' then
   known = not group or not group['entries-read'] or group['entries-read'] >= removed
 end

@@ -273,6 +273,12 @@ class Promise(RuleBasedStateMachine):
         """The dedupe window turns; what was seen in the one before is still known."""
         self.shard.day += 1
 
+    @precondition(lambda self: self.shard.day > FIRST_DAY)
+    @rule()
+    def clock_that_is_slow(self) -> None:
+        """To the worker that commits next it is the day before; what others have seen since midnight is known."""
+        self.shard.day -= 1
+
     # What must be so.
 
     @invariant()

@@ -12,7 +12,7 @@ BROKEN = {
     "a result is published though another worker was first": ("commit", "if outcome == 1 then", "if true then"),
     "a result is published, then acknowledged": ("commit", ACKNOWLEDGE, f"{PUBLISH}\n  {ACKNOWLEDGE}"),
     "what was answered is not remembered": ("commit", "redis.call('SADD', KEYS[5], identity) == 0", "false"),
-    "the window before is not looked at": ("commit", "redis.call('SISMEMBER', KEYS[6], identity) == 1 or ", ""),
+    "the window before is not looked at": ("commit", "redis.call('SISMEMBER', KEYS[6], member) == 1 or ", ""),
     "a lease is renewed that is another's": ("extend", "not pending or pending[2] ~= ARGV[2]", "not pending"),
     "a renewal counts as a delivery": ("extend", ", 'JUSTID'", ""),
     "what may be at fault is forgiven": ("release", "pending[4] - ARGV[4]", "pending[4] - 1"),

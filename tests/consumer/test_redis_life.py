@@ -328,21 +328,6 @@ async def test_a_missing_right_ends_the_worker_with_a_word_of_it(server, redis, 
     assert await redis.xlen(streams.predictions) == 0
 
 
-@pytest.mark.parametrize("jump_seconds", [-3_600, 3_600])
-async def test_whatever_the_clock_says_no_latency_is_negative(
-    jump_seconds, monkeypatch, publisher, subscriber, workers
-):
-    now = time.time
-    await publisher.publish_many(some(1))
-    monkeypatch.setattr(time, "time", lambda: now() + jump_seconds)
-
-    await workers.burst()
-
-    [(_, result)] = [entry async for entry in subscriber.predictions(since="0", until_idle=0.1)]
-    timing = result.data.timing
-    assert min(timing.queued_ms, timing.inference_ms, timing.total_ms) >= 0
-
-
 async def test_a_result_that_a_failover_undid_comes_again_with_the_identity_of_its_submission(
     redis, streams, publisher, subscriber, workers
 ):

@@ -124,7 +124,7 @@ async def test_what_was_never_delivered_cannot_be_answered(shard):
     assert await shard.redis.xlen(shard.predictions) == 0
 
 
-@pytest.mark.parametrize("position", range(1, 6))
+@pytest.mark.parametrize("position", range(1, 7))
 async def test_a_key_of_the_wrong_type_stops_a_commit_before_it_changes_anything(shard, position):
     entries = await shard.add("a", "b")
     await shard.read("one")

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from abstream.ops.chaos import input_faults, network_faults, program, scene
+from abstream.ops.chaos import network_faults, program, scene
 from abstream.ops.chaos.ledger import Found, Ledger, audit
 from abstream.ops.chaos.program import ROWS, play
 from abstream.ops.chaos.scene import Row, Scale, Scene
@@ -38,7 +38,6 @@ SHORT = {
 async def test_nothing_is_lost_and_nothing_is_answered_twice(row: Row, tmp_path, monkeypatch):
     monkeypatch.setattr(network_faults, "_DROPPED_SHARE", 0.1)  # of so few replies
     monkeypatch.setattr(scene, "_NODE_TIMEOUT_MILLISECONDS", 1_000)
-    monkeypatch.setattr(input_faults, "_MOST_GROWTH_MIB", 100)  # the target of 64 is the program's to miss by a little
 
     played = await play(replace(row, **SHORT.get(row.name, {})), TINY, tmp_path)
 

@@ -25,3 +25,8 @@ def test_an_identity_is_remembered_for_at_least_the_window():
     """What was seen in the current set a moment before its window ended is in the previous one a moment later."""
     streams, end = Streams(), 20_000 * DEDUPE_WINDOW_SECONDS
     assert streams.seen(end - 1)[0] == streams.seen(end)[1] == streams.seen(end + DEDUPE_WINDOW_SECONDS - 1)[1]
+
+
+def test_what_a_clock_that_is_ahead_has_seen_is_looked_up_too():
+    streams, end = Streams(), 20_000 * DEDUPE_WINDOW_SECONDS
+    assert streams.seen(end)[0] == streams.seen(end - 1)[2]
