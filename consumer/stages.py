@@ -3,6 +3,7 @@
 What there is of every abstract is a named tuple: to make a frozen dataclass takes three times as long.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,6 +14,8 @@ from ..schemas.errors import RefusalReason
 from ..schemas.events import Review
 from .engine import Classified, Engine, Tokens
 from .engine.scoring import Scored
+
+_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-")  # by W3C; a sender may write anything there
 
 
 class Delivery(NamedTuple):
@@ -59,6 +62,13 @@ class Job(NamedTuple):
 
 Batch = list[Job]
 """Jobs that share a forward pass, all of one engine."""
+
+
+def traces(batch: Batch) -> dict[str, list[str]]:
+    """As a field of a log line, the ids of the traces that the abstracts came in; none where there are none."""
+    carried = [_TRACEPARENT.match(job.event.traceparent) for job in batch if job.event.traceparent]
+    found = {match[1] for match in carried if match}
+    return {"trace_ids": sorted(found)} if found else {}
 
 
 @dataclass(frozen=True, slots=True)

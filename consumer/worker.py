@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from ..schemas import Abstract, AbstractSubmitted, AbstreamError, Malformed
 from ..schemas.streams import submitted_from_fields
@@ -23,7 +24,7 @@ from .metrics import Metrics
 from .ready import Ready
 from .sink import Sink
 from .source import Source
-from .stages import Answered, Batch, Delivery, Inferred, Job, take
+from .stages import Answered, Batch, Delivery, Inferred, Job, take, traces
 from .tasks import end
 
 PROBE = Abstract(title="A sound abstract", abstract="If the engine fails on this one, the engine is at fault.")
@@ -128,7 +129,8 @@ class Worker:
         try:
             while inferred := await done.get():
                 answered = answer(inferred, self.config.name)
-                await commits.make(self.sink.parts(answered))
+                with bound_contextvars(**traces(inferred.batch)):
+                    await commits.make(self.sink.parts(answered))
                 for observe in self.observers:
                     observe(inferred, answered)
             await commits.rest()
@@ -171,7 +173,7 @@ class Worker:
         try:
             classified = engine.classify([job.tokens for job in batch])
         except Exception:
-            log.exception("inference_failed", abstracts=len(batch))
+            log.exception("inference_failed", abstracts=len(batch), **traces(batch))
             if len(batch) > 1:
                 return [inferred for job in batch for inferred in self.classify([job])]
             engine.classify([engine.encode(PROBE)])  # if this fails too, the worker must go, not the abstract

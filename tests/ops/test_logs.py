@@ -1,0 +1,62 @@
+"""What is logged: events with names of one list, and the traces they belong to."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import abstream as package
+from abstream import Abstract
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.ops.logs import EVENTS
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
+
+ROOT = Path(package.__file__).parent
+PARTS = ("schemas", "producer", "consumer", "training", "ops")
+LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
+LOGGERS = {f"{logger}.{level}" for logger in ("log", "structlog.get_logger()") for level in LEVELS}
+
+
+def logged() -> Iterator[str]:
+    """The first argument of each call of a structlog logger, as it stands there."""
+    for path in (path for part in PARTS for path in (ROOT / part).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "structlog.get_logger" in text:
+            calls = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and node.args)
+            yield from (ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) in LOGGERS)
+
+
+def test_every_event_is_of_the_list_and_the_list_has_no_other():
+    assert set(logged()) == set(map(repr, EVENTS))
+    assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in EVENTS)
+
+
+class Failing(FakeEngine):
+    def classify(self, batch):
+        if FakeEngine.encode(self, Abstract(abstract="Poison.")) in batch:
+            raise RuntimeError("out of order")
+        return super().classify(batch)
+
+
+async def test_what_was_committed_or_failed_names_the_traces_it_came_in(redis, streams, workers):
+    lane = streams.lane("interactive")
+    for id_, text, trace in (("1", "Text.", "a"), ("2", "Text 2.", "b"), ("3", "Poison.", "c"), ("4", "Text 4.", "!")):
+        event = submitted(id_, text) | {"traceparent": f"00-{trace * 32}-{'d' * 16}-01"}
+        await redis.xadd(lane, {"event": json.dumps(event)})
+    with capture_logs([merge_contextvars]) as lines:
+        await workers.burst(engine=Failing())
+
+    a, b, c = (letter * 32 for letter in "abc")
+    assert traces_of(lines, "inference_failed") == [[a, b, c], [c]]
+    assert sorted(traces_of(lines, "batch_committed")) == [[], [a], [b], [c]]  # each was tried alone
+
+
+def traces_of(lines: list[dict], event: str) -> list[list[str]]:
+    return [line.get("trace_ids", []) for line in lines if line["event"] == event]
+
+
+def submitted(id_: str, text: str) -> dict[str, object]:
+    kind = "abstream.abstract.submitted.v1"
+    return {"specversion": "1.0", "id": id_, "source": "urn:test", "type": kind, "data": {"abstract": text}}
