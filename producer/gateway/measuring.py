@@ -11,6 +11,8 @@ from .waiting import Waiting
 
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)  # a client may wait for its result
+
 
 class Measurements:
     """The instruments of one gateway."""
@@ -21,8 +23,9 @@ class Measurements:
             "abstream_gateway_requests", "Requests answered", ["method", "route", "status"], registry=registry
         )
         self._seconds = Histogram(
-            "abstream_gateway_request_seconds", "Until an answer begins", ["method", "route"], registry=registry
-        )
+            "abstream_gateway_request_seconds", "Until an answer begins", ["method", "route"],
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._taken = Counter("abstream_gateway_abstracts", "Abstracts taken", ["lane"], registry=registry)
         self._broken = Counter("abstream_gateway_broken_records", "Records not taken", registry=registry)
         subscribers = Gauge("abstream_gateway_subscribers", "Streams of predictions now", registry=registry)

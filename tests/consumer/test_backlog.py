@@ -9,6 +9,8 @@ from abstream.schemas import Shards
 from abstream.schemas.streams import GROUP
 from prometheus_client import CollectorRegistry
 
+from ..conftest import Workers
+
 NAMES = ("abstream_stream_lag", "abstream_stream_pending", "abstream_oldest_unanswered_age_seconds")
 
 
@@ -129,6 +131,23 @@ async def test_without_a_group_there_are_no_gauges(broker, gauges, redis, lane):
     assert broker.backlogs() == {"interactive": None, "bulk": None}
     await redis.xadd(lane, {"event": "x"})
     assert gauges("interactive") == [None, None, None]
+
+
+async def test_of_several_shards_it_is_the_sum_and_the_oldest_of_all_and_unknown_while_one_is(server, redis, namespace):
+    names = Shards(namespace, 2)
+    broker, workers = broker_at(server, names), Workers(redis, names.control, names.count)
+    await workers.new().source.create_groups()
+    lanes = [streams.lane("interactive") for streams in names.all]
+    for lane, count in zip(lanes, (2, 3), strict=True):
+        await add(redis, lane, count)
+    await read(redis, lanes[1], 1)
+
+    backlog = broker.backlogs()["interactive"]
+    assert (backlog.lag, backlog.pending) == (4, 1)
+    assert backlog.oldest_age_seconds >= broker.backlogs_of_shards()[1]["interactive"].oldest_age_seconds
+    await redis.xgroup_destroy(lanes[1], GROUP)
+    assert broker.backlogs()["interactive"] is None
+    broker.close()
 
 
 def test_the_names_are_known_without_asking_redis(streams):

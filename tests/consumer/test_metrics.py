@@ -1,6 +1,7 @@
 """Every metric of the contract is there, and says what really happened: held against what stands in Redis."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from abstream import Abstract
 from abstream.consumer.backlog import BacklogGauges
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.engine.memory import gpu_memory_bytes
-from abstream.consumer.metrics import GpuMemory, Metrics
+from abstream.consumer.metrics import ABSTRACTS, SECONDS, TOKENS, GpuMemory, Metrics
 from abstream.consumer.patience import until_available
 from abstream.consumer.worker import Worker
 from abstream.ops.working import broker_at
@@ -134,6 +135,16 @@ async def test_each_read_and_each_commit_is_timed(worked):
     assert told("commit_seconds_count") >= told("inference_seconds_count")
     assert told("tokenize_seconds_sum") > 0
     assert told("commit_seconds_sum") > 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "first", "last"), [(SECONDS, 0.005, 1800), (TOKENS, 64, 131_072), (ABSTRACTS, 1, 512)]
+)
+def test_the_buckets_reach_from_the_least_to_the_most_that_comes(bounds, first, last):
+    assert (bounds[0], bounds[-1]) == (first, last)
+    assert list(bounds) == sorted(bounds)
+    if bounds is not SECONDS:
+        assert all(after == 2 * before for before, after in pairwise(bounds))
 
 
 def test_the_program_is_named():

@@ -78,6 +78,7 @@ async def test_two_replicas_share_the_work_and_one_that_is_killed_comes_back(
         received = workers.values("abstream_abstracts_received_total")
         assert received.keys() == {"0", "1"}
         assert sum(received.values()) == 40
+        assert workers.values("abstream_replica_up") == {"0": 1, "1": 1}
 
         os.kill(children(workers.process.pid)[0], signal.SIGKILL)
         await wait_until(lambda: sum(workers.values("abstream_replica_starts_total").values()) == 3, "the new start")

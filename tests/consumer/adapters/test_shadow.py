@@ -76,10 +76,22 @@ async def test_it_scores_every_abstract_and_publishes_nothing_but_a_summary(
     assert summary.changed == expected.changed > 0
     assert summary.questions["cancer"].flips == expected.summary()["cancer"].flips
     assert len(await said(redis, streams, AdapterActivated)) == 2
+    assert _counted(worker) == {name: one.flips for name, one in expected.summary().items()}
 
 
 def _is_cast(worker) -> bool:
     return any(observer.__self__._cast for observer in worker.observers if hasattr(observer.__self__, "_cast"))
+
+
+def _counted(worker) -> dict[str, dict[str, dict[str, float]]]:
+    """What the metrics say of answers that differ: question -> live label -> the candidate's -> how many."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for family in worker.metrics.registry.collect():
+        for sample in family.samples:
+            labels = sample.labels
+            if sample.name == "abstream_shadow_answers_total" and labels["live"] != labels["shadow"]:
+                found.setdefault(labels["question"], {}).setdefault(labels["live"], {})[labels["shadow"]] = sample.value
+    return found
 
 
 def _compared(live, candidate) -> Comparison:
