@@ -16,6 +16,7 @@ from .adapters.watch import Watch
 from .config import WorkerConfig
 from .drift import Drift
 from .engine import Engine
+from .eviction import warn_of_eviction
 from .membership import Membership
 from .mesh import MeshAgreement
 from .metrics import Metrics
@@ -66,6 +67,8 @@ async def serve(
     """
     source = Source(inlets(shards, config.name), config, metrics)
     await source.create_groups()
+    for shard in shards:
+        await warn_of_eviction(shard.redis)
     engine = await asyncio.to_thread(load_engine, None)
     await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])  # nothing is read before the engine has answered
     metrics.asking(engine.model.task)

@@ -118,3 +118,16 @@ async def test_an_abstract_that_does_not_end_takes_the_worker_down_and_is_given_
 
     [held] = await redis.xpending_range(streams.lane("interactive"), "classifiers", "-", "+", 10, idle=600_000)
     assert held["times_delivered"] == 1
+
+
+@pytest.mark.parametrize(("policy", "warned"), [("noeviction", []), ("allkeys-lru", ["allkeys-lru"])])
+async def test_a_redis_that_may_evict_is_told_of_at_the_start(policy, warned, serving, redis):
+    """Whole streams would vanish, and a log that says so after that comes too late."""
+    await redis.config_set("maxmemory-policy", policy)
+    try:
+        with capture_logs() as logs:
+            await serving()
+    finally:
+        await redis.config_set("maxmemory-policy", "noeviction")
+
+    assert [said["policy"] for said in logs if said["event"] == "redis_may_evict"] == warned
