@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections import Counter
 from functools import reduce
 from pathlib import Path
 
@@ -109,6 +110,49 @@ def test_no_container_runs_as_root_or_writes_outside_its_volumes(name):
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+@pytest.mark.parametrize("name", PODS)
+def test_the_network_lets_a_pod_reach_redis_and_names_and_be_asked_on_its_port_and_nothing_more(name):
+    [policy] = [one["spec"] for one in RESOURCES if named(one) == f"NetworkPolicy {name}"]
+    opened = {direction: ports_of(policy[direction]) for direction in ("ingress", "egress")}
+    [port] = PODS[name]["containers"][0]["ports"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert opened["ingress"] == {("TCP", port["name"])}
+    redis, names = {("TCP", 6379)}, {("UDP", 53), ("TCP", 53)}
+    models = {("TCP", 443)} if name == "worker" else set()
+    assert opened["egress"] == redis | names | models
+
+
+def ports_of(rules: list[dict]) -> set[tuple[str, str | int]]:
+    return {(port["protocol"], port["port"]) for rule in rules for port in rule["ports"]}
+
+
+def test_all_pods_are_told_the_same_of_redis():
+    said = [{one["name"]: one for one in pod["containers"][0]["env"]} for pod in PODS.values()]
+    for name in ("REDIS_URL", "ABSTREAM_SHARDS"):
+        first, *others = (variables[name] for variables in said)
+        assert others == [first] * len(others)
+
+
+def test_every_pod_has_a_budget_for_disruptions_that_lets_nodes_be_drained():
+    budgets = {one["metadata"]["name"]: one["spec"] for one in RESOURCES if one["kind"] == "PodDisruptionBudget"}
+    assert budgets.keys() == PODS.keys()
+    replicas = {
+        one["metadata"]["name"]: one["spec"].get("replicas") for one in RESOURCES if one["kind"] == "Deployment"
+    }
+    for name, budget in budgets.items():
+        assert budget.get("maxUnavailable", 0) > 0 or budget["minAvailable"] < replicas[name]
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+@pytest.mark.parametrize("name", ["base", "cpu"])
+def test_kustomize_builds_it_with_every_resource_in_the_namespace(name):
+    done = subprocess.run(["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    built = list(yaml.safe_load_all(done.stdout))
+    assert Counter(map(named, built)) == Counter(map(named, RESOURCES))
+    assert {one["metadata"].get("namespace") for one in built if one["kind"] != "Namespace"} == {"abstream"}
+
+
 def test_every_selector_finds_a_pod():
     labels = {name: {"app.kubernetes.io/name": name} for name in PODS}
     selectors = [
@@ -130,7 +174,8 @@ def test_what_scales_workers_counts_what_is_in_hand_too():
     [trigger] = scaled["spec"]["triggers"]
     rules = yaml.safe_load((FOLDER.parent / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
     [unanswered] = [rule["expr"] for rule in rules if rule.get("record") == "abstream:unanswered"]
-    assert "abstream:unanswered" in trigger["metadata"]["query"]
+    assert trigger["metadata"]["query"] == "sum(abstream:unanswered)"  # of both lanes, each of all shards
+    assert scaled["spec"]["fallback"]["behavior"] == "currentReplicasIfHigher"
     assert {"abstream_stream_lag", "abstream_stream_pending"} <= set(
         unanswered.replace("(", " ").replace(")", " ").split()
     )
