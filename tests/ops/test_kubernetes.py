@@ -128,9 +128,27 @@ def ports_of(rules: list[dict]) -> set[tuple[str, str | int]]:
 
 def test_all_pods_are_told_the_same_of_redis():
     said = [{one["name"]: one for one in pod["containers"][0]["env"]} for pod in PODS.values()]
-    for name in ("REDIS_URL", "ABSTREAM_SHARDS"):
+    for name in ("ABSTREAM_REDIS_URL_FILE", "ABSTREAM_SHARDS"):
         first, *others = (variables[name] for variables in said)
         assert others == [first] * len(others)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_secrets_are_files_and_in_no_environment(name):
+    [container] = PODS[name]["containers"]
+    variables = {one["name"]: one.get("value", "") for one in container["env"]}
+    assert not any("secretKeyRef" in one.get("valueFrom", {}) for one in container["env"])
+    secrets = {one["name"]: one["secret"]["secretName"] for one in PODS[name]["volumes"] if "secret" in one}
+    folders = {mount["mountPath"]: secrets.get(mount["name"]) for mount in container["volumeMounts"]}
+    assert folders[str(Path(variables["ABSTREAM_REDIS_URL_FILE"]).parent)] == "abstream-redis"
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_every_variable_is_one_that_abstream_reads(name):
+    [container] = PODS[name]["containers"]
+    options = [*cli.params, *cli.commands[container["args"][0]].params]
+    read = {variable for option in options if isinstance(option, click.Option) for variable in option.envvar or ()}
+    assert {one["name"] for one in container["env"]} <= read
 
 
 def test_every_pod_has_a_budget_for_disruptions_that_lets_nodes_be_drained():
