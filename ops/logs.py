@@ -28,6 +28,7 @@ EVENTS = {
     # Redis
     "redis_away": "Redis does not answer or refuses; it is waited for",
     "redis_back": "it answers again",
+    "redis_may_evict": "its maxmemory-policy lets it throw streams away: set noeviction",
     # adapters
     "adapter_activated": "another adapter answers from now on",
     "adapter_rejected": "an announced adapter is not served, and why",

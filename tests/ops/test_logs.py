@@ -29,6 +29,7 @@ def logged() -> Iterator[str]:
 
 
 def test_every_event_is_of_the_list_and_the_list_has_no_other():
+    """If this fails: say in ``ops/logs.py`` what the event means."""
     assert set(logged()) == set(map(repr, EVENTS))
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in EVENTS)
 
