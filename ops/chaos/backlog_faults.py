@@ -78,8 +78,8 @@ class _Drain:
     def rates(self) -> tuple[float, float, str]:
         """Answers a second, of the whole and of the fastest of its parts, and in words the CPU of an answer in both.
 
-        The subscriber does the same for every answer. Where its CPU rises as that of the others does, the machine was
-        slower; where it does not, they had more to do.
+        All share the cores. Where an answer took all of them more, the machine was slower; where it took the subscriber
+        less, that had fallen behind, and left more to the workers.
         """
         marks = np.linspace(0, self._scene.total, _PARTS + 1)
         table = np.array([astuple(moment) for moment in self._moments])
