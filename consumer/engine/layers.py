@@ -4,6 +4,7 @@
 weights, for which neither transformers nor PEFT is imported; on CPUs by oneDNN with weights packed once.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,11 @@ class Layer(Protocol):
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """The layer's output, from its input and its attention's, each of shape (tokens, hidden size)."""
         ...
+
+
+# Of rows on a CPU. What is made of a piece stays in its caches, and pieces have few sizes: oneDNN prepares a product
+# for each number of rows, which takes longer than the product itself.
+_PIECE, _STEP, _FEW = 256, 32, 8
 
 
 class TrainedLayer:
@@ -72,18 +78,42 @@ class ServedLayer:
         (self._down,) = parts.products(of + "mlp.down_proj.weight")
 
     def project(self, hidden: Tensor) -> Tensor:
-        normed = self._norm(hidden, self._before)
-        return torch.cat([part(normed) for part in self._joint], 1) if len(self._joint) > 1 else self._joint[0](normed)
+        return in_pieces(lambda rows: self._project(rows, self._joint), hidden)
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        query, rest = self._joint
-        normed = self._norm(hidden, self._before)
-        return query(normed[at]), rest(normed)
+        query, rest = (
+            in_pieces(lambda rows, part=part: self._project(rows, [part]), rows)
+            for part, rows in zip(self._joint, (hidden[at], hidden), strict=True)
+        )
+        return query, rest
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        return in_pieces(self._finish, hidden, attended)
+
+    def _project(self, hidden: Tensor, parts: Sequence[products.Product]) -> Tensor:
+        normed = self._norm(hidden, self._before)
+        return torch.cat([part(normed) for part in parts], 1) if len(parts) > 1 else parts[0](normed)
+
+    def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = self._out.plus(attended, hidden)
         normed = self._norm(hidden, self._after)
         return self._down.plus(self._gated(normed), hidden)
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, weight.shape, weight, self._epsilon)
+
+
+def in_pieces(make: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """``make`` of all rows of several tensors, where each row is made of its like alone; on CPUs piece by piece."""
+    if rows[0].device.type != "cpu":
+        return make(*rows)
+    pieces = zip(*(each.split(_PIECE) for each in rows), strict=True)
+    done = [make(*filled_up(some))[: len(some[0])] for some in pieces]
+    return torch.cat(done) if len(done) > 1 else done[0]
+
+
+def filled_up(rows: Sequence[Tensor]) -> Sequence[Tensor]:
+    """With rows of zeros, to one of few sizes."""
+    count = len(rows[0])
+    filling = -count % (_STEP if count > 2 * _FEW else _FEW)
+    return [functional.pad(each, (0, 0, 0, filling)) for each in rows] if filling else rows

@@ -61,7 +61,9 @@ class Phi3Engine:
         self._lanes = lanes(torch.get_num_threads()) if self.base.device.type == "cpu" else None
         with one_thread() if self._lanes else nullcontext():
             revision, kind = self.base.folder.ref.revision, device_name(self.base.device)
-            self._budget = Budget(self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}")
+            self._budget = Budget(
+                self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}, in pieces"
+            )
             self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
 
     def encode(self, abstract: Abstract) -> Tokens:

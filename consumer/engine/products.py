@@ -16,8 +16,8 @@ from torch.nn import functional
 from .fused import Fused
 
 # oneDNN prepares each product for its number of rows, and by default keeps the last thousand of them, which may take
-# 1 MB each. Hardly two batches have equally many rows; the layers of one forward pass do.
-_KEPT_PRODUCTS = "16"
+# 1 MB each. Serving needs fewer: rows come in pieces, and attention in blocks, of few sizes.
+_KEPT_PRODUCTS = "96"
 for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's of the products, and oneDNN's
     os.environ.setdefault(_name, _KEPT_PRODUCTS)
 

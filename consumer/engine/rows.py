@@ -96,7 +96,7 @@ class Rows:
         if self._in_one_call:
             return InOneCall(lengths, lengths, past, self._window, self._device)
         positions = [range(past, past + length) for length in lengths]
-        return InBlocks(positions, lengths, self._window, self._device)
+        return InBlocks(positions, lengths, self._window, self._cosines.dtype, self._device)
 
     def slots(self, lengths: Sequence[int], offsets: Sequence[int]) -> Slots:
         """Of a row of such prompts.
@@ -109,7 +109,9 @@ class Rows:
         tokens = moved((ends + torch.tensor(offsets)).flatten(), self._device)
         if not self._in_one_call:
             positions = [[self._past + length + offset for offset in offsets] for length in lengths]
-            return Slots(tokens, tokens, InBlocks(positions, lengths, self._window, self._device), None)
+            return Slots(
+                tokens, tokens, InBlocks(positions, lengths, self._window, self._cosines.dtype, self._device), None
+            )
         last = -min(offsets)  # the kernel's queries are the last tokens of each prompt
         queries = moved((ends + torch.arange(-last, 0)).flatten(), self._device)
         firsts = last * torch.arange(len(lengths)).unsqueeze(1)

@@ -91,7 +91,7 @@ def varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(12, 2, 64, generator=generator).to(device, dtype) for _ in range(3))
     past = key[:3], value[:3]
-    blocks = InBlocks([range(3, 8), range(3, 10)], [5, 7], 6, device)
+    blocks = InBlocks([range(3, 8), range(3, 10)], [5, 7], 6, dtype, device)
     laid = blocks.queries(query), blocks.keys(key), blocks.values(value)
     try:
         with torch.no_grad():

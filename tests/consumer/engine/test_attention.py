@@ -19,12 +19,12 @@ def random(*shape: int) -> torch.Tensor:
     "positions", [[0], [0, 1, 2], range(7, 12), range(9), range(31, 51), [3, 8], [0, 1, 2, 3, 17, 18], [20]]
 )
 def test_it_equals_attention_with_a_mask_in_values_and_gradients(monkeypatch, positions, window, key_heads):
-    monkeypatch.setattr(attention, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(attention, "_BLOCK", 4)
     keys, places = positions[-1] + 1, torch.tensor(list(positions)).unsqueeze(1)
     query, key, value = (random(heads, n, SIZE) for heads, n in ((4, len(positions)), *2 * [(key_heads, keys)]))
     seen = (torch.arange(keys) <= places) & (torch.arange(keys) > places - window)
 
-    blocks = causal_blocks(positions, window, torch.device("cpu"))
+    blocks = causal_blocks(positions, window, torch.float32, torch.device("cpu"))
     given = torch.cat(attend(query, key.transpose(1, 2), value, blocks)).flatten(1)
 
     expected = scaled_dot_product_attention(query[None], key[None], value[None], seen, scale=1.0, enable_gqa=True)
