@@ -83,8 +83,7 @@ def attend(
 
     Args:
         query: shape (heads, queries, size).
-        key: shape (key heads, size, keys).
-        value: shape (key heads, keys, size).
+        key, value: shape (key heads, keys, size).
         blocks: of these queries.
         past: keys and values that stand in front of these.
 
@@ -93,13 +92,12 @@ def attend(
     """
     pasts, end = past or (None, None), blocks[-1].keys.stop
     key, value = (
-        per_head(_behind(before, own, dimension, end), len(query))
-        for before, own, dimension in zip(pasts, (key, value), (2, 1), strict=True)
+        per_head(_behind(before, own, end), len(query)) for before, own in zip(pasts, (key, value), strict=True)
     )
     attended = []
     for block, rows in zip(blocks, query.split([block.count for block in blocks], 1), strict=True):
         filled = functional.pad(rows, (0, 0, 0, block.filling)) if block.filling else rows
-        scores = torch.bmm(filled, key[:, :, block.keys])
+        scores = torch.bmm(filled, key[:, block.keys].transpose(1, 2))
         if block.hidden is not None:
             # Past autograd: what is hidden has no share in the softmax, and so no gradient in any case.
             scores.detach()[:, :, block.masked :].add_(block.hidden)
@@ -108,13 +106,12 @@ def attend(
     return attended
 
 
-def _behind(past: Tensor | None, own: Tensor, dimension: int, end: int) -> Tensor:
-    """Both, one behind the other, and zeros up to ``end``."""
+def _behind(past: Tensor | None, own: Tensor, end: int) -> Tensor:
+    """Keys or values, one behind the other, and zeros up to ``end``."""
     pieces = [own] if past is None else [past, own]
-    if filling := end - sum(each.shape[dimension] for each in pieces):
-        shape = [filling if at == dimension else size for at, size in enumerate(own.shape)]
-        pieces.append(own.new_zeros(shape))
-    return torch.cat(pieces, dimension) if len(pieces) > 1 else own
+    if filling := end - sum(each.shape[1] for each in pieces):
+        pieces.append(own.new_zeros(len(own), filling, own.shape[2]))
+    return torch.cat(pieces, 1) if len(pieces) > 1 else own
 
 
 class InBlocks:
@@ -140,10 +137,10 @@ class InBlocks:
         self._blocks = [causal_blocks(each, window, dtype, device) for each in positions]
 
     def queries(self, heads: Tensor) -> Tensor:
-        return heads.mul(heads.shape[-1] ** -0.5).transpose(0, 1).contiguous()
+        return heads.mul(heads.shape[-1] ** -0.5).transpose(0, 1)
 
     def keys(self, heads: Tensor) -> Tensor:
-        return heads.permute(1, 2, 0)
+        return heads.transpose(0, 1)
 
     def values(self, heads: Tensor) -> Tensor:
         return heads.transpose(0, 1)
@@ -152,7 +149,7 @@ class InBlocks:
         """One row a query, its heads side by side."""
         # Split at once: slices would each have a gradient of the whole's size.
         each = zip(
-            queries.split(self._counts, 1), keys.split(self._lengths, 2), values.split(self._lengths, 1), self._blocks,
+            queries.split(self._counts, 1), keys.split(self._lengths, 1), values.split(self._lengths, 1), self._blocks,
             strict=True,
         )  # fmt: skip
         attended: list[Tensor] = []
