@@ -4,13 +4,15 @@ By blocks of query rows, each one product, softmax, product: on CPUs faster than
 (DECISIONS.md). What a block may see is worked out once and serves every layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Past = tuple[Tensor, Tensor]
@@ -90,20 +92,34 @@ def attend(
     Returns:
         Of each block shape (queries, heads, size), not contiguous: the caller joins them all at once.
     """
+    key, value = (per_head(each, len(query)) for each in _all_keys_and_values(key, value, blocks, past))
+    return [done for _, done in _block_by_block(query, key, value, blocks)]
+
+
+def _all_keys_and_values(key: Tensor, value: Tensor, blocks: Sequence[Block], past: Past | None) -> Past:
     pasts, end = past or (None, None), blocks[-1].keys.stop
-    key, value = (
-        per_head(_behind(before, own, end), len(query)) for before, own in zip(pasts, (key, value), strict=True)
-    )
-    attended = []
-    for block, rows in zip(blocks, query.split([block.count for block in blocks], 1), strict=True):
-        filled = functional.pad(rows, (0, 0, 0, block.filling)) if block.filling else rows
-        scores = torch.bmm(filled, key[:, block.keys].transpose(1, 2))
+    return _behind(pasts[0], key, end), _behind(pasts[1], value, end)
+
+
+def _block_by_block(
+    query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each block the weights, shape (heads, rows, keys), and what ``attend`` returns."""
+    for block, rows in zip(blocks, _split(query, blocks), strict=True):
+        scores = torch.bmm(rows, key[:, block.keys].transpose(1, 2))
         if block.hidden is not None:
-            # Past autograd: what is hidden has no share in the softmax, and so no gradient in any case.
-            scores.detach()[:, :, block.masked :].add_(block.hidden)
-        done = torch.bmm(scores.softmax(-1), value[:, block.keys])
-        attended.append(done[:, : block.count].transpose(0, 1))
-    return attended
+            scores[:, :, block.masked :].add_(block.hidden)
+        weights = scores.softmax(-1)
+        yield weights, torch.bmm(weights, value[:, block.keys])[:, : block.count].transpose(0, 1)
+
+
+def _split(rows: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
+    """Those of each block, filled up; shape (heads, rows, size)."""
+    parts = rows.split([block.count for block in blocks], 1)
+    return [
+        functional.pad(part, (0, 0, 0, block.filling)) if block.filling else part
+        for part, block in zip(parts, blocks, strict=True)
+    ]
 
 
 def _behind(past: Tensor | None, own: Tensor, end: int) -> Tensor:
@@ -147,15 +163,98 @@ class InBlocks:
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
         """One row a query, its heads side by side."""
-        # Split at once: slices would each have a gradient of the whole's size.
-        each = zip(
+        if torch.is_grad_enabled() and queries.requires_grad:
+            learned: Tensor = _Attended.apply(self, queries, keys, values, *(past or (None, None)))  # type: ignore[no-untyped-call]
+            return learned.flatten(1)
+        attended: list[Tensor] = []
+        for query, key, value, blocks in self.each(queries, keys, values):
+            attended += attend(query, key, value, blocks, past)
+        return torch.cat(attended).flatten(1)
+
+    def each(
+        self, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, list[Block]]]:
+        """Of each prompt."""
+        return zip(
             queries.split(self._counts, 1), keys.split(self._lengths, 1), values.split(self._lengths, 1), self._blocks,
             strict=True,
         )  # fmt: skip
+
+
+class _Attended(torch.autograd.Function):
+    """Sums what the blocks find of keys and values in place; autograd would make a tensor of all keys for each block.
+
+    The heads come as ``InBlocks.attend`` takes them, and are given as shape (queries, heads, size).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        prompts: InBlocks,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        past_keys: Tensor | None,
+        past_values: Tensor | None,
+    ) -> Tensor:
+        past = None if past_keys is None or past_values is None else (past_keys, past_values)
         attended: list[Tensor] = []
-        for query, key, value, blocks in each:
-            attended += attend(query, key, value, blocks, past)
-        return torch.cat(attended).flatten(1)
+        saved = [queries]
+        for query, key, value, blocks in prompts.each(queries, keys, values):
+            joint = _all_keys_and_values(key, value, blocks, past)
+            all_keys, all_values = (per_head(each, len(query)) for each in joint)
+            weights, done = zip(*_block_by_block(query, all_keys, all_values, blocks), strict=True)
+            attended += done
+            saved += [*joint, *weights]
+        ctx.prompts, ctx.past = prompts, 0 if past is None else past[0].shape[1]
+        ctx.own = len(keys), keys.shape[1]
+        ctx.save_for_backward(*saved)
+        return torch.cat(attended)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+        queries, *saved = ctx.saved_tensors
+        heads, size, rest = queries.shape[0], queries.shape[2], iter(saved)
+        # One row a token, as the products before attention take them.
+        of_queries = queries.new_empty(queries.shape[1], heads, size).transpose(0, 1)
+        of_keys, of_values = (queries.new_empty(ctx.own[1], ctx.own[0], size).transpose(0, 1) for _ in range(2))
+        of_past = [queries.new_zeros(ctx.own[0], ctx.past, size) for _ in range(2)]
+        each = zip(
+            ctx.prompts.each(queries, of_keys, of_values), ctx.prompts.each(of_queries, of_keys, of_values),
+            ctx.prompts.each(given.transpose(0, 1), of_keys, of_values), strict=True,
+        )  # fmt: skip
+        for (query, *own, blocks), (of_query, *_), (gradient, *_) in each:
+            joint = [per_head(next(rest), heads) for _ in range(2)]
+            weights = [next(rest) for _ in blocks]
+            found = _gradients(query, joint, weights, gradient, blocks, of_query)
+            for whole, mine, before in zip(found, own, of_past, strict=True):
+                shared = whole.unflatten(0, (len(mine), -1)).sum(1) if len(mine) < heads else whole
+                before += shared[:, : ctx.past]
+                mine.copy_(shared[:, ctx.past : ctx.past + mine.shape[1]])
+        return None, of_queries, of_keys, of_values, *(of_past if ctx.past else (None, None))
+
+
+def _gradients(
+    query: Tensor,
+    joint: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    gradient: Tensor,
+    blocks: Sequence[Block],
+    of_query: Tensor,
+) -> list[Tensor]:
+    """Of one prompt's keys and values; those of its queries are written to ``of_query``."""
+    key, value = joint
+    of_key, of_value = (torch.zeros_like(each) for each in joint)
+    counts = [block.count for block in blocks]
+    each = zip(blocks, weights, _split(query, blocks), _split(gradient, blocks), of_query.split(counts, 1), strict=True)
+    for block, share, rows, of_rows, target in each:
+        of_value[:, block.keys].add_(torch.bmm(share.transpose(1, 2), of_rows))
+        of_share = torch.bmm(of_rows, value[:, block.keys].transpose(1, 2))
+        of_scores = torch._softmax_backward_data(of_share, share, -1, share.dtype)
+        target.copy_(torch.bmm(of_scores, key[:, block.keys])[:, : block.count])
+        of_key[:, block.keys].add_(torch.bmm(of_scores.transpose(1, 2), rows))
+    return [of_key, of_value]
 
 
 def per_head(each: Tensor, heads: int) -> Tensor:

@@ -144,9 +144,10 @@ class Forward:
     def _heads(self, projected: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as ``attend`` takes them, of all tokens."""
         queries = self._shape.heads * self._shape.head
+        query, rest = projected.split([queries, projected.shape[1] - queries], 1)  # slices' gradients would be added
         return (
-            self._queries(projected[:, :queries], row.rotation, row.attention),
-            *self._keys_and_values(projected[:, queries:], row.rotation, row.attention),
+            self._queries(query, row.rotation, row.attention),
+            *self._keys_and_values(rest, row.rotation, row.attention),
         )
 
     def _queries(self, rows: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
