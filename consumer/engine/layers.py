@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from . import products
 from .breaks import take_a_break
-from .learning import gated, linear
+from .learning import gated, linear, normed
 from .parts import Parts
 from .shape import Shape
 
@@ -47,16 +47,17 @@ class TrainedLayer:
         self._queries = queries
 
     def project(self, hidden: Tensor) -> Tensor:
-        return linear(self._layer.self_attn.qkv_proj, self._layer.input_layernorm(hidden))
+        return linear(self._layer.self_attn.qkv_proj, normed(self._layer.input_layernorm, hidden))
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         projected = self.project(hidden)
-        return projected[at, : self._queries], projected[:, self._queries :]
+        query, rest = projected.split([self._queries, projected.shape[1] - self._queries], 1)
+        return query[at], rest
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         layer = self._layer
         hidden = hidden + layer.resid_attn_dropout(linear(layer.self_attn.o_proj, attended))
-        inner = gated(linear(layer.mlp.gate_up_proj, layer.post_attention_layernorm(hidden)))
+        inner = gated(linear(layer.mlp.gate_up_proj, normed(layer.post_attention_layernorm, hidden)))
         finished: Tensor = hidden + layer.resid_mlp_dropout(linear(layer.mlp.down_proj, inner))
         return finished
 

@@ -1,13 +1,17 @@
-"""LoRA's sum, and the MLP's gate, in fewer passes over memory than the modules of a layer that learns would make.
+"""LoRA's sum, the norms and the MLP's gate, in fewer passes over memory than the modules of a layer would make.
 
 The numbers are those of PEFT and transformers, but for one rounding less in bfloat16.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+_PIECE = 256  # rows of a CPU, of which what is made of them stays in its caches
 
 
 def linear(module: Any, rows: Tensor) -> Tensor:
@@ -15,23 +19,51 @@ def linear(module: Any, rows: Tensor) -> Tensor:
     if (name := _plain_lora(module, rows)) is None:
         given: Tensor = module(rows)
         return given
-    inner, base = functional.linear(rows, module.lora_A[name].weight), module.base_layer(rows)
-    up = module.lora_B[name].weight.T.to(base.dtype)
-    added: Tensor = base.addmm_(inner.to(base.dtype), up, alpha=module.scaling[name])
+    down, up = module.lora_A[name].weight, module.lora_B[name].weight
+    added: Tensor = _Added.apply(rows, module.base_layer.weight, down, up, module.scaling[name])  # type: ignore[no-untyped-call]
     return added
 
 
+class _Added(torch.autograd.Function):
+    """Both ways the two small products are added by the product itself, and LoRA's matrices are cast once."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+        down, up = down.to(weight.dtype), up.to(weight.dtype)
+        inner = rows @ down.T
+        ctx.save_for_backward(rows, weight, down, up, inner)
+        ctx.scale = scale
+        return (rows @ weight.T).addmm_(inner, up.T, alpha=scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, down, up, inner = ctx.saved_tensors
+        of_inner = (given @ up).mul_(ctx.scale)
+        of_rows = (given @ weight).addmm_(of_inner, down) if ctx.needs_input_grad[0] else None
+        of_down, of_up = of_inner.T @ rows, (given.T @ inner).mul_(ctx.scale)
+        return of_rows, None, of_down.float(), of_up.float(), None
+
+
 def _plain_lora(module: Any, rows: Tensor) -> str | None:
-    """The one adapter of a layer of PEFT, where nothing but two matrices is added to a plain layer."""
-    if not hasattr(module, "lora_A") or type(module.base_layer) is not nn.Linear:
+    """The one adapter of a layer of PEFT, where nothing but two matrices is added to a plain, frozen layer."""
+    if not hasattr(module, "lora_A") or type(module.base_layer) is not nn.Linear or _is_mixed(module.base_layer, rows):
         return None
     names = [name for name in module.active_adapters if name in module.lora_A]
     if len(names) != 1 or module.merged or module.disable_adapters or module.lora_variant:
         return None
     if module.training and not isinstance(module.lora_dropout[names[0]], nn.Identity):
         return None
-    one_dtype = module.lora_A[names[0]].weight.dtype == rows.dtype or torch.is_autocast_enabled(rows.device.type)
+    autocast = torch.is_autocast_enabled(rows.device.type)
+    one_dtype = autocast or module.lora_A[names[0]].weight.dtype == rows.dtype
     return names[0] if one_dtype and module.lora_B[names[0]].bias is None else None
+
+
+def _is_mixed(base: nn.Linear, rows: Tensor) -> bool:
+    """Whether the layer learns itself, has a bias, or does not multiply numbers of one kind."""
+    device, dtype = rows.device.type, base.weight.dtype
+    multiplied = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+    return base.weight.requires_grad or base.bias is not None or not rows.dtype == dtype == multiplied
 
 
 def gated(joint: Tensor) -> Tensor:
@@ -46,15 +78,57 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, joint: Tensor) -> Tensor:
         ctx.save_for_backward(joint)
-        gate, up = joint.chunk(2, -1)
-        return functional.silu(gate).mul_(up)
+        done = joint.new_empty(len(joint), joint.shape[1] // 2)
+        for rows, into in _pieces(joint, done):
+            gate, up = rows.chunk(2, -1)
+            torch.mul(functional.silu(gate), up, out=into)
+        return done
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        [joint], [gradient] = ctx.saved_tensors, gradients
-        gate, up = joint.chunk(2, -1)
+    def backward(ctx: Any, given: Tensor) -> Tensor:
+        [joint] = ctx.saved_tensors
         whole = torch.empty_like(joint)
-        of_gate, of_up = whole.chunk(2, -1)
-        torch.mul(functional.silu(gate), gradient, out=of_up)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
+        for rows, gradient, into in _pieces(joint, given, whole):
+            (gate, up), (of_gate, of_up) = rows.chunk(2, -1), into.chunk(2, -1)
+            torch.mul(functional.silu(gate), gradient, out=of_up)
+            torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
         return whole
+
+
+def normed(module: Any, rows: Tensor) -> Tensor:
+    """What ``module``, an RMSNorm of transformers, gives for ``rows``."""
+    if rows.device.type != "cpu" or module.weight.requires_grad or not rows.requires_grad:
+        given: Tensor = module(rows)
+        return given
+    done: Tensor = _Normed.apply(rows, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
+    return done
+
+
+class _Normed(torch.autograd.Function):
+    """Keeps its input and a number a row; what it makes in float32 never leaves the caches."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        done, scales = torch.empty_like(rows), rows.new_empty(len(rows), 1, dtype=torch.float32)
+        for some, scale, into in _pieces(rows, scales, done):
+            wide = some.float()
+            torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(epsilon), out=scale)
+            torch.mul((wide * scale).to(rows.dtype), weight, out=into)
+        ctx.save_for_backward(rows, weight, scales)
+        return done
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None, None]:
+        rows, weight, scales = ctx.saved_tensors
+        gradient = torch.empty_like(rows)
+        for some, scale, before, into in _pieces(rows, scales, given, gradient):
+            unit, of_unit = some * scale, (before * weight).float()
+            share = (unit * of_unit).mean(-1, keepdim=True)
+            into.copy_(of_unit.addcmul_(unit, share, value=-1).mul_(scale))
+        return gradient, None, None
+
+
+def _pieces(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows of each at once; all of them beyond CPUs."""
+    return zip(*(each.split(_PIECE if each.device.type == "cpu" else len(each)) for each in rows), strict=True)
