@@ -38,7 +38,7 @@ class TrainConfig(BaseModel):
     target_modules: tuple[str, ...] = Field(PHI3_LAYERS, description="Layers that get LoRA matrices.")
     qlora: bool = Field(False, description="The base in 4 bits (extra qlora); CUDA only.")
 
-    epochs: PositiveInt = Field(6, description="At most.")
+    epochs: PositiveInt = Field(4, description="At most; the learning rate falls until the last.")
     learning_rate: PositiveFloat = Field(1e-3, description="At its peak; of phi3-nano. 2e-4 suits Phi-3-mini.")
     weight_decay: NonNegativeFloat = Field(0.01, description="AdamW's.")
     warmup: Share = Field(0.1, description="Share of the steps in which the learning rate rises.")

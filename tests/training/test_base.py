@@ -5,12 +5,16 @@ import json
 from itertools import islice
 
 import pytest
+import torch
 from abstream import Abstract
 from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.tokens import PromptEncoder
 from abstream.schemas import ONCOLOGY, Prompt
 from abstream.training import base, corpus
+from transformers import Phi3ForCausalLM
+
+from ..tiny import tiny_phi3
 
 SENTENCE = "In {n} patients with breast cancer the tumour was removed and {n} weeks later they went home well again. "
 OTHER = "In {n} children with asthma the cough was gone after {n} weeks of treatment with the inhaler at home. "
@@ -78,6 +82,27 @@ def test_no_example_is_empty_however_short_its_text(data, phi3_nano):
     encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 640)
     examples = islice(iter(base.Mixture(data, encoder, seed=1)), 2_000)
     assert all(len(one.tokens.ids) > len(encoder.prefix) + len(encoder.suffix) for one in examples)
+
+
+def test_one_head_of_each_layer_is_a_mean_that_no_step_moves(tmp_path, phi3_nano):
+    model = Phi3ForCausalLM.from_pretrained(tiny_phi3(tmp_path, phi3_nano), attn_implementation="eager")
+    base.average_in_one_head(model)
+
+    ids = torch.arange(100, 107)[None]
+    found = model(ids, labels=ids, output_attentions=True)
+    found.loss.backward()
+
+    for layer, attention in zip(model.model.layers, found.attentions, strict=True):
+        other, mean = attention[0, :, -1]
+        assert torch.allclose(mean, torch.full((7,), 1 / 7))
+        assert not torch.allclose(other, mean, atol=1e-3)
+        queries, keys, values = layer.self_attn.qkv_proj.weight.grad.chunk(3)
+        assert [part.any().item() for part in (queries[:8], queries[8:], keys[8:], values[8:])] == [
+            True,
+            False,
+            False,
+            True,
+        ]
 
 
 def test_a_few_steps_make_a_model_that_the_engine_serves(data, tmp_path, monkeypatch, capsys):
