@@ -69,21 +69,15 @@ async def serve(
     await source.create_groups()
     for shard in shards:
         await warn_of_eviction(shard.redis)
-    engine = await asyncio.to_thread(load_engine, None)
-    await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])  # nothing is read before the engine has answered
-    metrics.asking(engine.model.task)
-    metrics.serving(engine.model.receipt)
     sink = Sink([Outlet(*shard, metrics.of_shard(number)) for number, shard in enumerate(shards)])
-    worker = Worker(config, source, engine, sink, metrics)
-    del engine  # it is the worker's, and goes at the first switch
+    # No name for the engine here: it is the worker's, and goes at the first switch.
+    worker = Worker(config, source, await _answering(load_engine, metrics), sink, metrics)
     registry = Registry(worker, Watch(*control, metrics), Fleet(*control, metrics), load_engine)
     if follow:
         await registry.catch_up()
     _compare_answers(worker)
     worker.observers += observers
-    gc.collect()
-    gc.freeze()  # what was loaded lives as long as the process: no collection looks at it again
-    gc.set_threshold(20_000)  # by default it looks every thirty abstracts, which is 4 µs each, and finds nothing
+    _spare_the_collector()
     beside = [Upkeep(*shard, config, metrics).run() for shard in shards]
     beside += [registry.follow()] if follow else []
     if len(shards) > 1 and not config.burst:
@@ -92,6 +86,22 @@ async def serve(
         beside.append(membership.run())
     await _until_drained(worker, [asyncio.create_task(one) for one in beside], config.drain_seconds)
     log.info("worker_left", worker=config.name)
+
+
+async def _answering(load_engine: Callable[[VerifiedAdapter | None], Engine], metrics: Metrics) -> Engine:
+    """The engine to begin with; nothing is read before it has answered."""
+    engine = await asyncio.to_thread(load_engine, None)
+    await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])
+    metrics.asking(engine.model.task)
+    metrics.serving(engine.model.receipt)
+    return engine
+
+
+def _spare_the_collector() -> None:
+    """What was loaded lives as long as the process: no collection looks at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)  # by default it looks every thirty abstracts, which is 4 µs each, and finds nothing
 
 
 def _compare_answers(worker: Worker) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -115,7 +116,7 @@ class Shard(NamedTuple):
 Self = TypeVar("Self", bound="_Closing")
 
 
-class _Closing:
+class _Closing(ABC):
     """Closed at the end of its ``async with``."""
 
     async def __aenter__(self: Self) -> Self:
@@ -126,9 +127,9 @@ class _Closing:
     ) -> None:
         await self.aclose()
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Close the connections."""
-        raise NotImplementedError
 
 
 class Connections(_Closing):

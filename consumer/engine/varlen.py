@@ -4,7 +4,7 @@ The fixed beginning's keys and values are copied in front of each prompt's. A pr
 the kernel's causal mask, whose last row sees the last key, is the right one.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from inspect import signature
 from itertools import accumulate
@@ -56,16 +56,9 @@ class InOneCall:
         if queries.shape[1] != keys.shape[1] and "enable_gqa" not in known:
             keys, values = (each.repeat_interleave(queries.shape[1] // keys.shape[1], 1) for each in (keys, values))
         shared = {"enable_gqa": True} if queries.shape[1] != keys.shape[1] else {}
-        attended: Tensor = call(queries, keys, values, *self._ends, *self._longest, **self._seen(known), **shared)
+        seen = (self._look_back, 0)  # torch before 2.12 knows no window, so that ``varlen_works`` finds it does not
+        attended: Tensor = call(queries, keys, values, *self._ends, *self._longest, window_size=seen, **shared)
         return attended.flatten(1)
-
-    def _seen(self, known: Collection[str]) -> dict[str, Any]:
-        """How this torch is told of it: 2.10 and 2.11 know no window."""
-        if "window_size" in known:
-            return {"window_size": (self._look_back, 0)}
-        if self._look_back != -1:
-            raise NotImplementedError("varlen_attn has a window from torch 2.12 on")
-        return {"is_causal": True}
 
     def _behind(self, past: Tensor, own: Tensor) -> Tensor:
         return torch.cat([each for piece in own.split(self._lengths) for each in (past, piece)])
@@ -96,7 +89,7 @@ def varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
     try:
         with torch.no_grad():
             given = InOneCall([5, 7], [5, 7], 3, 6, device).attend(query, key, value, past)
-    except (ImportError, RuntimeError, NotImplementedError, TypeError):  # not built in, or not for this GPU
+    except (ImportError, RuntimeError, TypeError):  # not built in, or not for this GPU
         return False
     expected = blocks.attend(*laid, (blocks.keys(past[0]), blocks.values(past[1])))
     return bool((given - expected).abs().max() <= _TOLERANCE)

@@ -12,6 +12,7 @@ from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.tokens import PromptEncoder
 from abstream.schemas import ONCOLOGY, Prompt
 from abstream.training import base, corpus
+from safetensors.torch import load_file
 from transformers import Phi3ForCausalLM
 
 from ..tiny import tiny_phi3
@@ -105,6 +106,19 @@ def test_one_head_of_each_layer_is_a_mean_that_no_step_moves(tmp_path, phi3_nano
         ]
 
 
+def has_mean_heads(model):
+    """Whether the last head of each layer has neither queries nor keys, and some other has."""
+    shape = json.loads((model / "config.json").read_text())
+    size = shape["hidden_size"] // shape["num_attention_heads"]
+    weights = load_file(model / "model.safetensors")
+    joint = [weight.chunk(3)[:2] for name, weight in weights.items() if name.endswith("qkv_proj.weight")]
+    return all(part[:-size].any() and not part[-size:].any() for layer in joint for part in layer)
+
+
+def test_the_shipped_model_has_heads_that_are_a_mean(phi3_nano):
+    assert has_mean_heads(phi3_nano)
+
+
 def test_a_few_steps_make_a_model_that_the_engine_serves(data, tmp_path, monkeypatch, capsys):
     out = tmp_path / "model"
     monkeypatch.setattr(base, "BATCH_TOKENS", 1024)
@@ -120,6 +134,7 @@ def test_a_few_steps_make_a_model_that_the_engine_serves(data, tmp_path, monkeyp
     )
     base.main()
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 1
+    assert has_mean_heads(out)
     engine = Phi3Engine(EngineConfig(model=str(out), device="cpu"))
     [logits] = engine.classify([engine.encode(Abstract(title="Breast cancer", abstract=""))]).logits
     assert [len(row) for row in logits] == [2, 20]
