@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from . import products
 from .breaks import take_a_break
-from .learning import gated, linear, normed
+from .learning import PIECE, gated, linear, normed
 from .parts import Parts
 from .shape import Shape
 
@@ -34,9 +34,9 @@ class Layer(Protocol):
         ...
 
 
-# Of rows on a CPU. What is made of a piece stays in its caches, and pieces have few sizes: oneDNN prepares a product
-# for each number of rows, which takes longer than the product itself.
-_PIECE, _STEP, _FEW = 256, 32, 8
+# A piece is filled up to one of few sizes: oneDNN prepares a product for each number of rows, which takes longer than
+# the product itself.
+_STEP, _FEW = 32, 8
 
 
 class TrainedLayer:
@@ -108,7 +108,7 @@ def in_pieces(make: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     """``make`` of all rows of several tensors, where each row is made of its like alone; on CPUs piece by piece."""
     if rows[0].device.type != "cpu":
         return make(*rows)
-    pieces = zip(*(each.split(_PIECE) for each in rows), strict=True)
+    pieces = zip(*(each.split(PIECE) for each in rows), strict=True)
     done = [make(*filled_up(some))[: len(some[0])] for some in pieces]
     return torch.cat(done) if len(done) > 1 else done[0]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-_PIECE = 256  # rows of a CPU, of which what is made of them stays in its caches
+PIECE = 256  # rows of a CPU: what is made of them stays in its caches
 
 
 def linear(module: Any, rows: Tensor) -> Tensor:
@@ -131,4 +131,4 @@ class _Normed(torch.autograd.Function):
 
 def _pieces(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Some rows of each at once; all of them beyond CPUs."""
-    return zip(*(each.split(_PIECE if each.device.type == "cpu" else len(each)) for each in rows), strict=True)
+    return zip(*(each.split(PIECE if each.device.type == "cpu" else len(each)) for each in rows), strict=True)
