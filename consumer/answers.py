@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from orjson import Fragment
 
-from ..schemas import AbstractClassified, AbstractRefused, AbstractSubmitted, Event, Malformed, Prompt
+from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Prompt, Submission
 from ..schemas.events import Identifiers, ModelReceipt, Refusal
 from ..schemas.originals import to_original
 from ..schemas.streams import REPLAY_FIELD
@@ -21,7 +21,7 @@ _CLASSIFIED = {
     name: AbstractClassified.model_fields[name].default for name in ("specversion", "type", "datacontenttype")
 }
 _REPLAY = REPLAY_FIELD.encode()  # as Redis gives it
-_CARRIED_OVER = ("subject", "traceparent", "tracestate", "correlationid")
+_NO_IDENTIFIERS: dict[str, Any] = dict.fromkeys(Identifiers.model_fields)
 
 # The entry itself may be sound: sent again, it may be answered.
 _RETRYABLE = frozenset({"max_deliveries", "inference_error"})
@@ -60,7 +60,7 @@ class Letterhead:
         """
         answers, review = scores
         delivery, event = job.delivery, job.event
-        abstract, entry_id = event.data, delivery.entry_id
+        entry_id = delivery.entry_id
         submitted_ms = int(entry_id.partition("-")[0])
         queued_ms, total_ms = _since(submitted_ms, delivery.read_ms), _since(submitted_ms, self._now_ms)
         self._written += 1
@@ -70,22 +70,22 @@ class Letterhead:
             "sequence": entry_id,
             "causationid": event.id,
             "causationsource": event.source,
-            **_carried_over(event),
+            **event.carried_over,
             "data": {
                 "answers": answers,
                 "review": vars(review),
                 "model": self._receipt,
                 "input": {
                     "entry_id": entry_id,
-                    "text_digest": f"sha256:{sha256(Prompt.body(abstract).encode()).hexdigest()}",
+                    "text_digest": f"sha256:{sha256(Prompt.body(event).encode()).hexdigest()}",
                     "tokens": len(job.tokens.ids),
                     "truncated": job.tokens.truncated,
                 },
                 "timing": {"queued_ms": queued_ms, "inference_ms": self._inference_ms, "total_ms": total_ms},
                 "worker": self._worker,
                 "attempt": delivery.attempt,
-                "identifiers": _fields(abstract.identifiers),
-                "metadata": abstract.metadata,
+                "identifiers": _identifiers(event),
+                "metadata": event.metadata,
             },
         }
         if replay_of := _replay_of(delivery):
@@ -93,15 +93,12 @@ class Letterhead:
         return Predicted(delivery, orjson.dumps(said), identity(event), answers, review, queued_ms, total_ms)
 
 
-def _carried_over(event: AbstractSubmitted) -> dict[str, str]:
-    if event.model_fields_set.isdisjoint(_CARRIED_OVER):
-        return {}
-    return {name: value for name in _CARRIED_OVER if (value := getattr(event, name)) is not None}
-
-
-def _fields(identifiers: Identifiers) -> dict[str, str | None] | Fragment:
-    """What there is beside the known is written by pydantic: a number may be longer than orjson writes."""
-    return Fragment(identifiers.model_dump_json()) if identifiers.model_extra else vars(identifiers)
+def _identifiers(event: Submission) -> dict[str, Any] | Fragment:
+    """With unknown ones they are written by pydantic: a number may be longer than orjson writes."""
+    sent = event.identifiers
+    if sent.keys() <= _NO_IDENTIFIERS.keys():
+        return {**_NO_IDENTIFIERS, **sent}
+    return Fragment(Identifiers(**sent).model_dump_json())
 
 
 def _failed(job: Job, why: str, worker: str) -> Refused:
@@ -109,7 +106,7 @@ def _failed(job: Job, why: str, worker: str) -> Refused:
     return refusal(job.delivery, problem, worker, job.event)
 
 
-def refusal(delivery: Delivery, problem: Malformed, worker: str, event: AbstractSubmitted | None = None) -> Refused:
+def refusal(delivery: Delivery, problem: Malformed, worker: str, event: Submission | None = None) -> Refused:
     """The refusal of a delivery: why, and the entry as it came, so that it can be mended and sent again."""
     fields = delivery.fields or {}
     data = Refusal(
@@ -133,12 +130,12 @@ def _to_json(refused: AbstractRefused) -> bytes:
     return orjson.dumps(refused.model_dump(mode="json", exclude=refused.absent()))
 
 
-def identity(event: AbstractSubmitted) -> bytes:
+def identity(event: Submission) -> bytes:
     """Of ``source`` and ``id`` twelve bytes: with 35 million events a day, a false duplicate once in 10^11 years."""
     return blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12).digest()
 
 
-def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
+def follows(entry_id: str, event: Event | Submission | None, worker: str) -> dict[str, Any]:
     """The envelope's attributes that tie an answer to what it answers."""
     own = {
         "id": token_hex(16),
@@ -148,14 +145,7 @@ def follows(entry_id: str, event: Event | None, worker: str) -> dict[str, Any]:
     }
     if event is None:
         return own
-    return own | {
-        "causationid": event.id,
-        "causationsource": event.source,
-        "subject": event.subject,
-        "traceparent": event.traceparent,
-        "tracestate": event.tracestate,
-        "correlationid": event.correlationid,
-    }
+    return own | {"causationid": event.id, "causationsource": event.source, **event.carried_over}
 
 
 def source_of(worker: str) -> str:

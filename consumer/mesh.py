@@ -45,7 +45,7 @@ class MeshAgreement:
     def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
         """Count a batch."""
         for job, one in zip(inferred.batch, answered, strict=True):
-            if (headings := job.event.data.mesh) and isinstance(one, Predicted):
+            if (headings := job.event.mesh) and isinstance(one, Predicted):
                 label = next(iter(one.answers.values()))["label"]
                 if label in ANSWERS:
                     self._answers.labels(label, "neoplasms" if any(map(is_neoplasm, headings)) else "other").inc()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from ..schemas import AbstractSubmitted, Lane
+from ..schemas import Lane, Submission
 from ..schemas.errors import RefusalReason
 from ..schemas.events import Review
 from .engine import Classified, Engine, Tokens
@@ -55,7 +55,7 @@ class Job(NamedTuple):
     """A delivery that was validated, and tokenized by the engine that will answer it."""
 
     delivery: Delivery
-    event: AbstractSubmitted
+    event: Submission
     tokens: Tokens
     engine: Engine
 
@@ -66,7 +66,8 @@ Batch = list[Job]
 
 def traces(batch: Batch) -> dict[str, list[str]]:
     """As a field of a log line, the ids of the traces that the abstracts came in; none where there are none."""
-    carried = [_TRACEPARENT.match(job.event.traceparent) for job in batch if job.event.traceparent]
+    parents = [job.event.carried_over.get("traceparent") for job in batch if job.event.carried_over]
+    carried = [_TRACEPARENT.match(parent) for parent in parents if parent]
     found = {match[1] for match in carried if match}
     return {"trace_ids": sorted(found)} if found else {}
 

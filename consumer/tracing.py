@@ -21,7 +21,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from ..schemas import AbstractSubmitted
+from ..schemas import Submission
 from .stages import Answered, Inferred, Job, Predicted, Refused
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -78,12 +78,11 @@ class Spans:
         return span
 
 
-def _parent(event: AbstractSubmitted) -> Context | None:
+def _parent(event: Submission) -> Context | None:
     """Where the abstract's trace stood when it was published; None where there is none, or nobody looks at it."""
-    if not event.traceparent:
+    if "traceparent" not in event.carried_over:
         return None
-    carried = {"traceparent": event.traceparent, "tracestate": event.tracestate or ""}
-    parent = _PROPAGATOR.extract(carried, Context())
+    parent = _PROPAGATOR.extract({"tracestate": "", **event.carried_over}, Context())
     return parent if get_current_span(parent).get_span_context().trace_flags.sampled else None
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from ..schemas import Abstract, AbstractSubmitted, AbstreamError, Malformed
+from ..schemas import Abstract, AbstreamError, Malformed, Submission
 from ..schemas.streams import submitted_from_fields
 from .answers import answer, refusal
 from .commits import Commits
@@ -155,12 +155,12 @@ class Worker:
                     if delivery.attempt > self.config.max_deliveries:
                         tries = delivery.attempt - 1
                         raise Malformed("max_deliveries", f"{tries} workers were lost or stuck while they held it")
-                    jobs.append(Job(delivery, event, engine.encode(event.data), engine))
+                    jobs.append(Job(delivery, event, engine.encode(event), engine))
                 except Malformed as problem:
                     refused.append(refusal(delivery, problem, self.config.name, event))
         return jobs, refused
 
-    def validate(self, delivery: Delivery) -> AbstractSubmitted:
+    def validate(self, delivery: Delivery) -> Submission:
         if delivery.fields is None:
             raise Malformed("trimmed", "the entry was trimmed from the stream before it was answered: send it again")
         return submitted_from_fields(delivery.lane, delivery.entry_id, delivery.fields)

@@ -50,7 +50,7 @@ class Past:
                 except Malformed:
                     continue
                 if event.id == prediction.causationid:
-                    return event.data
+                    return Abstract(title=event.title, abstract=event.abstract)
         return None
 
     def _newest_first(self) -> Iterator[AbstractClassified]:

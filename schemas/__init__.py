@@ -26,9 +26,10 @@ from .events import (
     Prediction,
     Refusal,
 )
-from .prompt import Prompt
+from .prompt import Prompt, Text
 from .shards import Shards
 from .streams import Lane, Streams
+from .submission import Submission
 from .task import ONCOLOGY, Condition, Question, Task
 
 __all__ = [
@@ -59,8 +60,10 @@ __all__ = [
     "Refusal",
     "Shards",
     "Streams",
+    "Submission",
     "Task",
     "TaskInvalid",
+    "Text",
     "Unavailable",
     "VerifiedAdapter",
 ]

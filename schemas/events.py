@@ -56,6 +56,12 @@ class Payload(BaseModel):
 # --- payloads of abstracts -----------------------------------------------------------------------
 
 
+def check_text(title: str | None, abstract: str) -> None:
+    """Raises ValueError: there is nothing to read."""
+    if not abstract.strip() and not (title or "").strip():
+        raise ValueError("title and abstract are both empty: send at least one of them")
+
+
 class Identifiers(Payload):
     pmid: str | None = None
     pmcid: str | None = None
@@ -78,8 +84,7 @@ class Abstract(Payload):
 
     @model_validator(mode="after")
     def _has_text(self) -> "Abstract":
-        if not self.abstract.strip() and not (self.title or "").strip():
-            raise ValueError("title and abstract are both empty: send at least one of them")
+        check_text(self.title, self.abstract)
         return self
 
     @classmethod
@@ -287,6 +292,7 @@ class AdapterAnswer(Payload):
 
 
 REQUIRED = ("specversion", "id", "source", "type", "data")
+CARRIED_OVER = ("subject", "traceparent", "tracestate", "correlationid")  # from an event to what answers it
 
 
 class Event(BaseModel):
@@ -318,6 +324,11 @@ class Event(BaseModel):
     def to_json(self) -> bytes:
         """Structured-mode JSON. An absent attribute is left out, as the specification asks; nulls in data stay."""
         return self.__pydantic_serializer__.to_json(self, exclude=self.absent())
+
+    @property
+    def carried_over(self) -> dict[str, str]:
+        """What an answer to it takes over."""
+        return {name: value for name in CARRIED_OVER if (value := getattr(self, name)) is not None}
 
     def absent(self) -> set[str]:
         """The attributes that the specification wants left out, since they have no value."""

@@ -4,9 +4,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from .decoding import check_names, validate
+from .decoding import validate
 from .errors import Malformed
-from .events import EVENTS, REQUIRED, AbstractSubmitted, Event
+from .events import EVENTS, REQUIRED, Event
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
@@ -24,31 +24,15 @@ def parse_event(body: bytes) -> Event:
     named = validate(_Type, body).type
     if named not in EVENTS:
         raise Malformed("invalid", f"unknown event type {named[:80]!r}; known: {', '.join(EVENTS)}")
-    return _received(EVENTS[named], body)
+    return received(EVENTS[named], body)
 
 
-def parse_submitted(body: bytes) -> AbstractSubmitted:
-    """The submitted abstract in a JSON body; other event types are refused, since only these can be answered.
+def received(model: type[AnyEvent], body: bytes) -> AnyEvent:
+    """An event from outside, which must say itself what one built here has by default.
 
     Raises:
         Malformed: as ``parse_event``.
     """
-    event = _received(AbstractSubmitted, body)
-    check_names(body, _names_known(event))
-    return event
-
-
-def _names_known(event: AbstractSubmitted) -> int:
-    """How many names of its JSON body are of the contract, or of its metadata."""
-    known = len(event.data.metadata)
-    for part in (event, event.data, event.data.identifiers):
-        # As model_fields_set and model_extra, without two calls for each.
-        known += len(part.__pydantic_fields_set__) - len(part.__pydantic_extra__ or ())
-    return known
-
-
-def _received(model: type[AnyEvent], body: bytes) -> AnyEvent:
-    """An event from outside, which must say itself what one built here has by default."""
     event = validate(model, body)
     if not event.model_fields_set.issuperset(REQUIRED):
         missing = [name for name in REQUIRED if name not in event.model_fields_set]

@@ -24,13 +24,23 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
-from .events import Abstract
 from .task import LETTERS, Question, Task
 
 USER, END, ASSISTANT = "<|user|>", "<|end|>", "<|assistant|>"
 CONTROL_TOKENS = (USER, END, ASSISTANT)
 UNSUPPOSED = "-"  # stands in a slot whose answer no later question supposes
+
+
+class Text(Protocol):
+    """What a model reads: an ``Abstract``, or another that has its text."""
+
+    @property
+    def title(self) -> str | None: ...
+
+    @property
+    def abstract(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Prompt:
         return tuple(slots)
 
     @staticmethod
-    def body(abstract: Abstract) -> str:
+    def body(abstract: Text) -> str:
         """Title and text as the model sees them: plain text, never control tokens."""
         title, text = (abstract.title or "").strip(), abstract.abstract.strip()
         return f"{title}\n{text}" if title and text else title or text

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .errors import Malformed
-from .events import PLAIN_SOURCE, Abstract, AbstractSubmitted, Event
-from .parsing import parse_event, parse_submitted
+from .events import PLAIN_SOURCE, Abstract, Event
+from .parsing import parse_event
+from .submission import Submission, parse_submitted
 
 GROUP = "classifiers"
 EVENT_FIELD = "event"
@@ -120,7 +121,7 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Event:
     return parse_event(fields[_EVENT]) if _EVENT in fields else _no_event()
 
 
-def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, bytes]) -> AbstractSubmitted:
+def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, bytes]) -> Submission:
     """The submitted abstract in an entry of a lane, as an event or as plain fields.
 
     Plain fields that bring no id have that of their entry, which is unique in its lane only.
@@ -143,8 +144,8 @@ def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, byte
         {"title": plain.get("title"), "abstract": plain.get("abstract", ""), "identifiers": identifiers}
     )
     if plain.get("id"):
-        return AbstractSubmitted(id=plain["id"], source=PLAIN_SOURCE, data=data)
-    return AbstractSubmitted(id=entry_id, source=f"{PLAIN_SOURCE}:{lane}", data=data)
+        return Submission(plain["id"], PLAIN_SOURCE, data.title, data.abstract, identifiers)
+    return Submission(entry_id, f"{PLAIN_SOURCE}:{lane}", data.title, data.abstract, identifiers)
 
 
 def _utf8(name: str, value: bytes) -> str:

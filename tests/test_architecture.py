@@ -29,7 +29,7 @@ ARROWS = {
 }
 TORCH = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"}
 OTHERS = {
-    "schemas": {"pydantic"},
+    "schemas": {"pydantic", "typing_extensions"},
     "producer": {"hiredis", "openpyxl", "opentelemetry", "redis", "rispy"},
     "producer.gateway": {
         *{"pydantic", "pydantic_core", "redis", "structlog", "prometheus_client"},

@@ -113,7 +113,7 @@ class Shadow:
         """What the candidate answers, on the compute thread; nothing where it fails."""
         try:
             same_prompt = engine.model.receipt.prompt_digest == jobs[0].engine.model.receipt.prompt_digest
-            tokens = [job.tokens if same_prompt else engine.encode(job.event.data) for job in jobs]
+            tokens = [job.tokens if same_prompt else engine.encode(job.event) for job in jobs]
             return [score(engine.model, logits)[0] for logits in engine.classify(tokens).logits]
         except Exception:
             log.exception("shadow_failed", abstracts=len(jobs))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from ...schemas import Abstract, Task
+from ...schemas import Task, Text
 from ...schemas.events import ModelReceipt
 from ...schemas.expected import Expected
 
@@ -87,6 +87,6 @@ class Engine(Protocol):
     @property
     def model(self) -> ServedModel: ...
 
-    def encode(self, abstract: Abstract) -> Tokens: ...
+    def encode(self, abstract: Text) -> Tokens: ...
 
     def classify(self, batch: Sequence[Tokens]) -> Classified: ...

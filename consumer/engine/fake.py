@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from zlib import crc32
 
-from ...schemas import ONCOLOGY, Abstract, AdapterRefused, Prompt, Task, VerifiedAdapter
+from ...schemas import ONCOLOGY, AdapterRefused, Prompt, Task, Text, VerifiedAdapter
 from ...schemas.artifacts import ADAPTER_FILES
 from ...schemas.events import BaseModelRef, ModelReceipt
 from . import Classified, LabelLogits, ServedModel, Tokens
@@ -47,7 +47,7 @@ class FakeEngine:
             expected=manifest.expected if manifest else None,
         )
 
-    def encode(self, abstract: Abstract) -> Tokens:
+    def encode(self, abstract: Text) -> Tokens:
         """One token a word."""
         words = Prompt.body(abstract).split()
         ids = tuple(crc32(word.encode()) for word in words[: self._limit])

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from ...schemas import ONCOLOGY, Abstract, Prompt, Task, VerifiedAdapter
+from ...schemas import ONCOLOGY, Prompt, Task, Text, VerifiedAdapter
 from ...schemas.events import ModelReceipt
 from . import Classified, LabelLogits, ServedModel, Tokens
 from .budget import Budget
@@ -66,7 +66,7 @@ class Phi3Engine:
             )
             self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
 
-    def encode(self, abstract: Abstract) -> Tokens:
+    def encode(self, abstract: Text) -> Tokens:
         """Token ids of the whole prompt, cut to the limit. Safe on any thread."""
         return self.encoder.encode(abstract)
 

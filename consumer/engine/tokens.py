@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from ...schemas import Abstract, ModelUnusable, Prompt
+from ...schemas import ModelUnusable, Prompt, Text
 from ...schemas.prompt import CONTROL_TOKENS
 from . import Tokens
 
@@ -62,7 +62,7 @@ class PromptEncoder:
         if self._room < 1:
             raise ModelUnusable(f"the questions alone fill {max_tokens} tokens: use a longer limit or fewer labels")
 
-    def encode(self, abstract: Abstract) -> Tokens:
+    def encode(self, abstract: Text) -> Tokens:
         """The whole prompt of one abstract; the body is cut where the prompt would exceed the limit."""
         text = Prompt.body(abstract)
         body = _ids(self._plain, text)

@@ -26,7 +26,7 @@ from ...consumer.service import serve
 from ...consumer.shards import Shard
 from ...consumer.stages import Delivery, Inferred, Job
 from ...producer.connection import connect
-from ...schemas import Abstract, AbstractSubmitted, Event, Streams
+from ...schemas import Abstract, AbstractSubmitted, Event, Streams, Submission, Text
 from ...schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, to_fields
 
 BATCH = 256  # as the worker reads when its engine is as quick as here
@@ -56,7 +56,7 @@ class InstantEngine:
         self._answers: list[LabelLogits] = fake.classify(some).logits
         self._tokens = [Tokens((number,) * TEXT_TOKENS, slice(0, TEXT_TOKENS), False) for number in range(BATCH)]
 
-    def encode(self, abstract: Abstract) -> Tokens:
+    def encode(self, abstract: Text) -> Tokens:
         return self._tokens[crc32((abstract.title or "").encode()) % BATCH]
 
     def classify(self, batch: Sequence[Tokens]) -> Classified:
@@ -164,9 +164,8 @@ def example_results() -> list[bytes]:
 
 
 def _job(event: AbstractSubmitted, engine: Engine) -> Job:
-    return Job(
-        Delivery("interactive", f"{time.time_ns()}-0", None, 1, ("worker",)), event, engine.encode(event.data), engine
-    )
+    delivery = Delivery("interactive", f"{time.time_ns()}-0", None, 1, ("worker",))
+    return Job(delivery, Submission.of(event), engine.encode(event.data), engine)
 
 
 def to_envelope(event: Event) -> dict[str, bytes]:

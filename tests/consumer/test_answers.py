@@ -7,7 +7,7 @@ from abstream.consumer.answers import answer
 from abstream.consumer.engine import Classified, ServedModel
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.stages import Delivery, Inferred, Job
-from abstream.schemas import ONCOLOGY, Abstract, AbstractClassified, AbstractSubmitted
+from abstream.schemas import ONCOLOGY, Abstract, AbstractClassified, AbstractSubmitted, Submission
 from abstream.schemas.events import Identifiers
 from abstream.schemas.parsing import parse_event
 from hypothesis import given
@@ -36,7 +36,7 @@ def texts(least: int = 0) -> st.SearchStrategy[str]:
 def published(event: AbstractSubmitted, logits, fields: dict[bytes, bytes] | None = None, **model) -> bytes:
     engine = FakeEngine()
     delivery = Delivery("bulk", "1700000000000-3", fields, 2, ("dead", "worker"))
-    job = Job(delivery, event, engine.encode(event.data), engine)
+    job = Job(delivery, Submission.of(event), engine.encode(event.data), engine)
     served = ServedModel(receipt=engine.model.receipt, task=ONCOLOGY, **model)
     inferred = Inferred([job], Classified(served, [logits]), 0.25, 1_700_000_000_000.0)
     [answered] = answer(inferred, "worker")

@@ -16,6 +16,7 @@ from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
 from abstream.consumer.shards import Shard
 from abstream.consumer.worker import PROBE, Stuck
+from abstream.schemas import Text
 from abstream.training.release import release
 from structlog.testing import capture_logs
 
@@ -97,8 +98,8 @@ class Hanging(FakeEngine):
 class Puzzled(FakeEngine):
     """The same, in tokenizing it."""
 
-    def encode(self, abstract: Abstract) -> Tokens:
-        if abstract == ENDLESS:
+    def encode(self, abstract: Text) -> Tokens:
+        if abstract.title == ENDLESS.title:
             over.wait()
         return super().encode(abstract)
 

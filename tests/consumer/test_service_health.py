@@ -17,7 +17,7 @@ from abstream.consumer.service import serve
 from abstream.consumer.shards import Shard
 from abstream.consumer.worker import PROBE
 from abstream.ops.chaos.servers import Server
-from abstream.schemas import Shards
+from abstream.schemas import Shards, Text
 from abstream.schemas.streams import GROUP
 
 from ..conftest import PATIENCE_SECONDS, wait_until
@@ -40,7 +40,7 @@ class Hanging(FakeEngine):
         self.hangs = hangs
         self.begun, self.over = threading.Event(), threading.Event()
 
-    def encode(self, abstract: Abstract) -> Tokens:
+    def encode(self, abstract: Text) -> Tokens:
         if self.hangs == "encode" and abstract.title == HEAVY.title:
             self._hang()
         return super().encode(abstract)

@@ -5,7 +5,8 @@ import json
 import pytest
 from abstream import Abstract, AbstractSubmitted, Malformed
 from abstream.schemas import EVENTS, Answer
-from abstream.schemas.parsing import parse_event, parse_submitted
+from abstream.schemas.parsing import parse_event
+from abstream.schemas.submission import parse_submitted
 from pydantic import ValidationError
 
 ENVELOPE = {"specversion": "1.0", "id": "1", "source": "test", "type": "abstream.abstract.submitted.v1"}
@@ -27,7 +28,7 @@ def test_absent_attributes_are_left_out_of_the_envelope():
 
 
 def test_fields_of_a_newer_program_are_kept():
-    event = parse_submitted(body(newattribute="kept", data={"abstract": "Text.", "newfield": [1]}))
+    event = parse_event(body(newattribute="kept", data={"abstract": "Text.", "newfield": [1]}))
     again = json.loads(event.to_json())
     assert again["newattribute"] == "kept"
     assert again["data"]["newfield"] == [1]
@@ -51,6 +52,7 @@ def test_what_cloudevents_requires_is_required(missing):
         ({"data": {"abstract": "a", "metadata": {str(n): "" for n in range(33)}}}, "data.metadata"),
         ({"data": {"abstract": "a", "title": "t" * 2001}}, "data.title"),
         ({"data": {"abstract": "a", "identifiers": {"pmid": 7}}}, "data.identifiers.pmid"),
+        ({"data": {"abstract": " ", "title": "\n"}}, "both empty"),
     ],
 )
 def test_a_wrong_value_is_named(changes, said):
@@ -70,15 +72,18 @@ def test_a_name_given_twice_is_refused_since_nobody_could_say_which_was_meant(na
     sound = body(data=data)
     again = sound.replace(f'"{name}":'.encode(), f'"{name}"{before_colon}: null, "{name}"{before_colon}:'.encode(), 1)
 
-    assert parse_submitted(sound).data.abstract == data["abstract"]
+    assert parse_submitted(sound).abstract == data["abstract"]
     with pytest.raises(Malformed, match=f"'{name}' is given twice"):
         parse_submitted(again)
 
 
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
-def test_a_number_that_is_none_is_refused_also_where_nobody_reads_it(token):
+@pytest.mark.parametrize("where", ["envelope", "identifiers"])
+def test_a_number_that_is_none_is_refused_also_where_nobody_reads_it(token, where):
+    new = {"new": float(token)}
+    changes = new if where == "envelope" else {"data": {"abstract": "Text.", "identifiers": new}}
     with pytest.raises(Malformed, match=f"{token} is not JSON") as refused:
-        parse_submitted(body(new=[float(token)]))
+        parse_submitted(body(**changes))
     assert refused.value.reason == "undecodable"
 
 

@@ -1,0 +1,121 @@
+"""A submitted abstract as a worker reads it: every rule of ``AbstractSubmitted``, without a model for each part.
+
+Of an event pydantic makes dicts in about half the time that it takes for models. So there are dicts by the rules of the
+models' fields; what breaks one is left to the models, which say why.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, Required, TypedDict
+
+from .decoding import check_names
+from .events import CARRIED_OVER, REQUIRED, Abstract, AbstractSubmitted, Identifiers, check_text
+from .parsing import received
+
+Said = Mapping[str, Any]
+
+_NONE: Said = {}
+
+
+class Submission(NamedTuple):
+    """What there is to know of a submitted abstract in order to answer it.
+
+    Attributes:
+        id: of the event, and so is ``source``.
+        title: as it was sent, and so is ``abstract``.
+        identifiers: those that were sent, also unknown ones.
+        mesh: headings, which are never shown to the model.
+        metadata: to be echoed.
+        carried_over: what its answer takes over from the envelope.
+    """
+
+    id: str
+    source: str
+    title: str | None
+    abstract: str
+    identifiers: Said = _NONE
+    mesh: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = _NONE
+    carried_over: Mapping[str, str] = _NONE
+
+    @classmethod
+    def of(cls, event: AbstractSubmitted) -> "Submission":
+        """The same as a model says."""
+        return _submission(event.model_dump(exclude_unset=True))
+
+
+def parse_submitted(body: bytes) -> Submission:
+    """The submitted abstract in a JSON body; other event types are refused, since only these can be answered.
+
+    Raises:
+        Malformed: not UTF-8, not JSON, another type, a field missing or wrong, or a name given twice.
+    """
+    try:
+        said, known = _SAID.validate_json(body), True
+    except ValidationError:
+        said, known = received(AbstractSubmitted, body).model_dump(exclude_unset=True), False
+    check_names(body, _names_known(said) if known else 0)
+    return _submission(said)
+
+
+def _submission(said: Said) -> Submission:
+    data: Said = said["data"]
+    get = data.get
+    return Submission(
+        said["id"],
+        said["source"],
+        get("title"),
+        data["abstract"],
+        get("identifiers", _NONE),
+        get("mesh", ()),
+        get("metadata", _NONE),
+        _NONE if said.keys().isdisjoint(CARRIED_OVER) else _carried_over(said),
+    )
+
+
+def _carried_over(said: Said) -> dict[str, str]:
+    return {name: value for name in CARRIED_OVER if (value := said.get(name)) is not None}
+
+
+def _names_known(said: Said) -> int:
+    """How many names of its JSON body are of the contract, or of its metadata."""
+    data: Said = said["data"]
+    identifiers = data.get("identifiers", _NONE).keys() & _IDENTIFIERS
+    return len(said) + len(data) + len(identifiers) + len(data.get("metadata", _NONE))
+
+
+def _as_dict(model: type[BaseModel], *required: str, extra: Literal["allow", "ignore"] = "ignore", **parts: Any) -> Any:
+    """The type of the dicts that keep the rules of a model's fields.
+
+    Args:
+        model: whose own validators are not among them.
+        required: names that must be given, beside those of fields without a default.
+        extra: what becomes of unknown names.
+        parts: types of fields that are models themselves.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        ruled = _ruled(parts.get(name, field.annotation), *field.metadata)
+        fields[name] = Required[ruled] if field.is_required() or name in required else NotRequired[ruled]
+    made = _typed_dict(model.__name__, fields)
+    made.__pydantic_config__ = ConfigDict(extra=extra)
+    return made
+
+
+def _ruled(kind: Any, *rules: Any) -> Any:
+    together = (kind, *rules)
+    return _annotated[together] if rules else kind
+
+
+def _check_text(data: dict[str, Any]) -> dict[str, Any]:
+    check_text(data.get("title"), data["abstract"])
+    return data
+
+
+_typed_dict: Any = TypedDict  # types that are made of values are beyond a type checker
+_annotated: Any = Annotated
+_IDENTIFIERS = Identifiers.model_fields.keys()
+_DATA = _ruled(_as_dict(Abstract, identifiers=_as_dict(Identifiers, extra="allow")), AfterValidator(_check_text))
+_SAID = TypeAdapter(_as_dict(AbstractSubmitted, *REQUIRED, data=_DATA)).validator
