@@ -7,6 +7,7 @@ nobody looks at the store. The last few stay, so that a rollback needs no store.
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -30,6 +31,7 @@ KEPT = 8  # adapters, by when they were last asked for
 PAUSES_SECONDS = (0.5, 2.0)  # before each further try
 ABANDONED_SECONDS = 86_400  # a copy that was begun so long ago is nobody's any more
 _READ_BYTES = 1 << 20
+_COPY = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}-[0-9a-f]+")  # whole, or begun
 
 # What update and manifest both say. The digest vouches for the manifest; an update that says otherwise is a mistake.
 _SAID_TWICE = ("name", "version", "base_model", "task", "prompt_digest", "calibration", "thresholds", "metrics")
@@ -150,8 +152,12 @@ class Cache:
                 return
 
     def _let_go(self) -> None:
-        """Delete what was begun and never finished, and of the whole copies all but those that were used last."""
-        found = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        """Delete what was begun and never finished, and of the whole copies all but those that were used last.
+
+        Whatever else lies in the folder is somebody's: it may be a home, or the store itself.
+        """
+        own = [path for path in self.folder.iterdir() if _COPY.fullmatch(path.name)]
+        found = sorted(own, key=lambda path: path.stat().st_mtime, reverse=True)
         abandoned = time.time() - ABANDONED_SECONDS
         begun = [path for path in found if path.name.startswith(".")]
         whole = [path for path in found if not path.name.startswith(".")]

@@ -103,6 +103,16 @@ def test_the_last_few_that_were_used_stay(make_adapter, cache):
     assert kept == {update.digest[7:] for update in [updates[0], *updates[2:], newest]}
 
 
+def test_what_else_lies_in_the_folder_is_left_alone(make_adapter, cache):
+    """It may be a home, or the store: whose folders would be as old, and more."""
+    others = [cache.folder / name for name in (".ssh", *map(str, range(KEPT)))]
+    for place in others:
+        place.mkdir(parents=True)
+        os.utime(place, (0, 0))
+    cache.fetch(describe(make_adapter(), None, "activate"))
+    assert all(place.exists() for place in others)
+
+
 def test_without_a_folder_the_copies_end_with_the_cache(update):
     cache = Cache(max_bytes=1_000_000)
     folder = cache.fetch(update).path
