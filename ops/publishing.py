@@ -9,6 +9,7 @@ from itertools import islice
 
 from ..consumer.tasks import end
 from ..producer import Published, Publisher, Subscriber
+from ..producer.cursor import parse_id
 from ..producer.formats import Format, Record
 from ..producer.subscriber import BEGINNING, NOW
 from ..schemas import AbstractRefused, AbstreamError, Event, Lane, Malformed, Shards
@@ -153,5 +154,14 @@ class _Results:
                 self._news.set()
 
     def _is_awaited(self, event: Event) -> bool:
-        """Take the event's submission off the list, if it was on it."""
-        return event.causationsource == self._source and self._awaited.pop(event.causationid or "", None) is not None
+        """Take the event's submission off the list, if it was on it.
+
+        A refusal of an earlier entry is no answer: mended, an abstract may be sent again under its old id.
+        """
+        id_ = event.causationid or ""
+        if event.causationsource != self._source or id_ not in self._awaited:
+            return False
+        if isinstance(event, AbstractRefused) and parse_id(event.sequence or "0") < parse_id(self._awaited[id_]):
+            return False
+        del self._awaited[id_]
+        return True

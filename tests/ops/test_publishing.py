@@ -5,6 +5,8 @@ import json
 import sys
 
 import pytest
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.worker import PROBE
 from abstream.schemas.streams import MAX_EVENT_BYTES
 
 
@@ -52,3 +54,22 @@ async def test_an_abstract_that_is_too_large_is_named_and_its_neighbours_are_sen
 
 async def test_without_a_limit_nothing_waits(abstream, many):
     assert abstream("publish", many, "--max-backlog", "0", "--wait-for-room", "0").returncode == 0
+
+
+class Failing(FakeEngine):
+    def classify(self, batch):
+        if any(tokens != self.encode(PROBE) for tokens in batch):
+            raise RuntimeError("out of order")
+        return super().classify(batch)
+
+
+async def test_a_refusal_of_an_earlier_time_is_not_taken_for_the_answer(abstream, workers, tmp_path):
+    """What the model failed on is sent again under its old id: it has no result yet."""
+    (tmp_path / "one.jsonl").write_text('{"id": "1", "text": "Text."}\n')
+    abstream("publish", "one.jsonl", "--source", "mine")
+    await workers.burst(engine=Failing())
+    assert b"inference_error" in abstream("follow", "refusals", "--since", "0", "--until-idle", "0.05").stdout
+
+    again = abstream("publish", "one.jsonl", "--source", "mine", "--wait", "--patience-seconds", "0.2")
+    assert again.returncode == 1
+    assert b"1 of 1 abstracts have no result" in again.stderr
