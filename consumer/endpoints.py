@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, MetricsHandler
 from redis.exceptions import RedisError
 
+from ..schemas import AbstreamError
 from .backlog import Broker
 from .health import BRING_BACK, Check, Health
 
@@ -28,6 +29,16 @@ class Endpoints(ThreadingHTTPServer):
         self.registry = registry
         self.health = health
         self.broker = broker
+
+    def server_bind(self) -> None:
+        """
+        Raises:
+            AbstreamError: another program listens there, or this user may not.
+        """
+        try:
+            super().server_bind()
+        except OSError as error:
+            raise AbstreamError(f"--metrics-port {self.server_address[1]}: {error.strerror}: name another") from error
 
     def alive(self) -> str | None:
         """Why ``/healthz`` fails; None while all is well."""

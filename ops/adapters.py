@@ -86,6 +86,7 @@ def diff(
         raise click.UsageError("give --data or --since; --publish goes with --since, whose results it replaces")
     from .diffing import run
 
+    common.open_log()
     click.echo(run(common.url, common.shards, (first, second), data, since, flags, publishing=publish))
 
 

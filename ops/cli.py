@@ -59,6 +59,12 @@ class Common:
     def namespace(self) -> str:
         return self.shards.namespace
 
+    def open_log(self) -> None:
+        """Before anything is logged: structlog's own place is stdout, where the data goes."""
+        from .logs import configure
+
+        configure(self.log_format)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @option("redis-url", env=("REDIS_URL",), help=f"Default: {DEFAULT_URL}; demo starts its own server.")
@@ -152,9 +158,7 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
 
     Without --adapter it serves the adapter that was announced last, and switches to each that follows.
     """
-    from .logs import configure
-
-    configure(common.log_format)
+    common.open_log()
     if replicas > 1:
         from .replicas import supervise, this_command
 
@@ -219,11 +223,15 @@ def follow(common: Common, stream: Any, since: str | None, until_idle: float | N
 @click.option("-o", "--out", required=True, help="Results: .jsonl, .csv, .tsv or .ris; - for standard output.")
 @option("format", type=click.Choice(FORMATS), default="auto", help="Of what is read; auto: by name, then by content.")
 @engine_options
-def classify(paths: tuple[str, ...], out: str, format: Any, max_batch_tokens: int, **flags: Any) -> None:
+@click.pass_obj
+def classify(
+    common: Common, /, paths: tuple[str, ...], out: str, format: Any, max_batch_tokens: int, **flags: Any
+) -> None:
     """Files (or - for standard input) in, files out; no Redis."""
     from .files import classify_files
     from .working import served_engine
 
+    common.open_log()
     tally = classify_files(lambda: served_engine(flags), list(paths), format, out, max_batch_tokens)
     click.echo(tally.summary("classified"), err=True)
     sys.exit(tally.exit_code)
@@ -244,6 +252,7 @@ def reproduce(common: Common, /, event_id: str, data: tuple[str, ...], json: boo
     from .reproducing import shown
     from .working import load_engine
 
+    common.open_log()
     folder = flags["adapter"] if flags["adapter"] not in ("auto", "none") else None
     found = rerun(
         common.url,
@@ -301,8 +310,6 @@ def main() -> None:
     """Run the command line; what goes wrong is said in one line, with the exit code of the contract."""
     try:
         cli(prog_name="abstream")
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
         if (code := exit_code_of(error)) is None:
             raise

@@ -13,7 +13,8 @@ def exit_code_of(error: Exception) -> int | None:
 
     if isinstance(error, Unavailable | of_redis.ConnectionError | of_redis.TimeoutError):
         return OUT_OF_REACH
-    return ERROR if isinstance(error, AbstreamError | of_redis.RedisError) else None
+    # An OSError is of this machine, not of this program: a full disk, a folder that is not there, a port in use.
+    return ERROR if isinstance(error, AbstreamError | of_redis.RedisError | OSError) else None
 
 
 def say(error: object) -> None:

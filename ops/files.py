@@ -1,7 +1,8 @@
 """Files in, files out, through a model and without any Redis."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,9 +12,10 @@ from ..consumer.engine import Engine
 from ..consumer.engine.packing import pack_by
 from ..consumer.engine.scoring import answer
 from ..producer.formats import Broken, Format, Record, read, writer_of
+from ..producer.formats.opening import STDIN
 from ..schemas import AbstreamError
 from .exits import DONE, ERROR, SOME_REFUSED
-from .progress import Bar, bar
+from .progress import bar
 
 CHUNK = 256  # records in hand at a time
 
@@ -85,26 +87,34 @@ def classify_files(
 ) -> Tally:
     """Classify every record of ``paths`` into ``out``, whose name tells its format; ``-`` is stdout as JSON lines.
 
-    The file appears under its name only when it is complete.
+    Raises:
+        AbstreamError: ``out`` tells no format, is one of ``paths``, or a file cannot be read.
+        OSError: ``out`` cannot be written.
     """
     tally = Tally()
-    writer = writer_of(out)  # a wrong name is said before a model is loaded
-    engine = load_engine()
-    unfinished = Path(f"{out}.part")
-
-    def write(file: BinaryIO, show: Bar) -> None:
+    writer = writer_of(out)
+    with _written(out, paths) as file:
+        engine = load_engine()  # only now: a wrong name is said before
         rows = writer(file, engine.model.task.questions)
-        for record, predicted in classify(engine, usable(paths, wanted, tally), max_batch_tokens):
-            rows.write(record, predicted)
-            tally.done += 1
-            show(tally.done)
+        with bar("classified", None) as show:
+            for record, predicted in classify(engine, usable(paths, wanted, tally), max_batch_tokens):
+                rows.write(record, predicted)
+                tally.done += 1
+                show(tally.done)
         rows.finish()
-
-    with bar("classified", None) as show:
-        if out == "-":
-            write(sys.stdout.buffer, show)
-        else:
-            with unfinished.open("wb") as file:
-                write(file, show)
-            unfinished.replace(out)
     return tally
+
+
+@contextmanager
+def _written(out: str, paths: Sequence[str]) -> Iterator[BinaryIO]:
+    """The file to write into, which appears under its name only when it is complete; or standard output."""
+    if out == STDIN:
+        yield sys.stdout.buffer
+        return
+    target = Path(out)
+    if target.exists() and any(Path(path).exists() and target.samefile(path) for path in paths if path != STDIN):
+        raise AbstreamError(f"{out} is read, and would lose what is broken in it: give --out another name")
+    unfinished = Path(f"{out}.part")
+    with unfinished.open("wb") as file:
+        yield file
+    unfinished.replace(out)

@@ -24,9 +24,8 @@ def gateway(common: "Common", /, **flags: Any) -> None:
     """
     config = build(GatewayConfig, flags)
     from ..producer.gateway.serving import serve
-    from .logs import configure
 
-    configure(common.log_format)
+    common.open_log()
     serve(common.url, common.shards, config, [backlog_gauges(common.url, common.shards)])
 
 

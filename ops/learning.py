@@ -51,10 +51,9 @@ def train(
     config = build(TrainConfig, {**knobs, "model": shipped_model(knobs["model"])})
     from ..training.gate import parse
     from .adapters import announce, live_adapter
-    from .logs import configure
     from .training import train as train_adapter
 
-    configure(common.log_format)
+    common.open_log()
     rules = parse(gate) if gate else ()
     trained = train_adapter(config, out, rules, lambda: live_adapter(common.url, common.shards), as_json=json)
     if trained is None:

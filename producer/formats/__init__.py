@@ -93,7 +93,7 @@ def writer_of(path: str) -> Callable[[BinaryIO, Sequence[Question]], Writer]:
     Raises:
         UnknownFormat: the name does not tell, or of a format that is only read.
     """
-    kind = "jsonl" if path == STDIN else format_of(path)
+    kind = "jsonl" if path == STDIN else _SUFFIXES.get(Path(path.lower()).suffix)  # packed is nothing written
     if kind not in _WRITERS:
         known = ", ".join(suffix for suffix, one in _SUFFIXES.items() if one in _WRITERS)
         raise UnknownFormat(f"{path}: the name tells no format that is written; known endings: {known}")

@@ -1,6 +1,9 @@
 """The command line: exit codes, data on stdout, everything else on stderr."""
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,15 @@ def test_classify_writes_the_order_of_the_file_and_only_whole_files(abstream, go
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_what_classify_logs_does_not_stand_among_its_results(good):
+    """As though the fake engine counted in eight bits, which nobody has admitted."""
+    code = "from abstream.ops import admitting, cli; admitting.GATED = ('float64',); cli.main()"
+    arguments = ["classify", good, "-o", "-", "--engine", "fake"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True)
+    assert b"dtype_not_admitted" in done.stderr
+    assert [line["id"] for line in json_lines(done.stdout)] == list("01234")
+
+
 def test_a_config_file_gives_defaults_that_flags_override(abstream, good, tmp_path):
     (tmp_path / "abstream.toml").write_text('namespace = "from-file"\n[work]\nengine = "fake"\nburst = true\n')
     config = ["--config", "abstream.toml"]
@@ -177,3 +189,11 @@ def test_a_redis_url_that_cannot_be_read_is_a_usage_error_that_shows_nothing_of_
     assert done.returncode == 2
     assert b"%2F" in done.stderr
     assert b"s3cret" not in done.stdout + done.stderr
+
+
+def test_a_port_in_use_is_said_with_its_number(abstream):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = abstream("work", "--engine", "fake", "--metrics-port", port)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"abstream: --metrics-port %d: " % port)

@@ -53,10 +53,22 @@ def test_a_file_of_no_known_format_is_an_error_that_says_what_to_do(abstream, tm
     )
 
 
-def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(abstream):
-    done = abstream("classify", FIXTURES / "pubmed.nbib", "-o", "out.xml", "--model", "none")
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("out.xml", b"out.xml: the name tells no format that is written"),
+        ("out.csv.gz", b"out.csv.gz: the name tells no format that is written"),
+        ("nowhere/out.csv", b"No such file or directory: 'nowhere/out.csv.part'"),
+        ("./data.csv", b"./data.csv is read, and would lose what is broken in it: give --out another name"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(abstream, tmp_path, out, said):
+    (tmp_path / "data.csv").write_text("title\nTitle\n")
+    done = abstream("classify", "data.csv", "-o", out, "--model", "none")
     assert done.returncode == 1
-    assert b"out.xml: the name tells no format that is written" in done.stderr
+    assert done.stderr.startswith(b"abstream: ")
+    assert said in done.stderr
+    assert (tmp_path / "data.csv").read_text() == "title\nTitle\n"
 
 
 def test_pubmed_records_are_published_under_their_numbers(abstream):
