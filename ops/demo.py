@@ -113,8 +113,9 @@ def _train(model: str, out: Path) -> Path:
 def _switch(redis: Any, url: str, streams: Streams, adapter: Path, out: Path) -> str:
     """Announce the adapter while the workers are at work, and wait until both serve it; its digest."""
     _until(lambda: results(redis, streams) > 0, "the first result")
-    common = ["--redis-url", url, "--namespace", streams.namespace, "--shards", "1"]
-    said = _abstream([*common, "adapters", "release", str(adapter), "--store", str(out / "store")], out / "release.log")
+    common = ["--namespace", streams.namespace, "--shards", "1"]
+    release = [*common, "adapters", "release", str(adapter), "--store", str(out / "store")]
+    said = _abstream(release, out / "release.log", _environment(url))
     digest = str(json.loads(said)["digest"])
 
     def activated() -> set[str]:
@@ -126,13 +127,21 @@ def _switch(redis: Any, url: str, streams: Streams, adapter: Path, out: Path) ->
     return digest
 
 
-def _abstream(arguments: list[str], log: Path) -> bytes:
+def _abstream(arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> bytes:
     """Run a command to its end; what it wrote to stdout."""
+    command = [sys.executable, "-m", "abstream.ops", *arguments]
     with log.open("wb") as stderr:
-        done = subprocess.run([sys.executable, "-m", "abstream.ops", *arguments], stdout=subprocess.PIPE, stderr=stderr)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, env=environment)
     if done.returncode:
         raise AbstreamError(f"abstream {' '.join(arguments)} ended with {done.returncode}, see {log}")
     return done.stdout
+
+
+def _environment(url: str) -> dict[str, str]:
+    """Of a command that is to use this Redis: its URL may hold a password, and everybody sees arguments."""
+    return {name: value for name, value in os.environ.items() if name != "ABSTREAM_REDIS_URL_FILE"} | {
+        "ABSTREAM_REDIS_URL": url
+    }
 
 
 def _read(data: Path | None) -> list[Record]:
@@ -175,11 +184,14 @@ def _two_workers(url: str, streams: Streams, model: str, out: Path) -> Iterator[
 
 
 def _start(name: str, url: str, streams: Streams, model: str, log: Path) -> WorkerProcess:
-    common = ["--redis-url", url, "--namespace", streams.namespace, "--shards", "1", "--log-format", "json"]
+    common = ["--namespace", streams.namespace, "--shards", "1", "--log-format", "json"]
     work = ["work", "--name", name, "--model", model, "--threads", "1", "--lease-seconds", str(LEASE_SECONDS)]
     with log.open("wb") as stderr:
         command = [sys.executable, "-m", "abstream.ops", *common, *work]
-        return WorkerProcess(name, subprocess.Popen(command, stderr=stderr, start_new_session=True), log)
+        environment = _environment(url)
+        return WorkerProcess(
+            name, subprocess.Popen(command, stderr=stderr, start_new_session=True, env=environment), log
+        )
 
 
 def _is_ready(worker: WorkerProcess) -> bool:

@@ -10,6 +10,7 @@ from ..producer.connection import connect_blocking
 from ..schemas import Shards, Streams
 from ..schemas.streams import GROUP, LANES, OUTPUTS
 from .finding import Finding
+from .settings import without_password
 
 OLDEST_REDIS = (6, 2)
 
@@ -47,7 +48,7 @@ def examine_redis(url: str, shards: Shards) -> Iterator[Finding]:
         yield Finding("Redis", "error", str(error), remedy)
     except RedisError as error:
         remedy = "start Redis, or say where it is: --redis-url or REDIS_URL"
-        yield Finding("Redis", "out of reach", f"{_without_password(url)}: {error}", remedy)
+        yield Finding("Redis", "out of reach", f"{without_password(url)}: {error}", remedy)
     except ValueError:  # whose text holds what was taken for a port, and may be the end of a password
         yield Finding("Redis", "error", "its URL cannot be read", "redis://USER:PASSWORD@HOST:6379, / in them as %2F")
 
@@ -163,9 +164,3 @@ def _keys(redis: Any, streams: Streams) -> Finding:
     if not wrong:
         return Finding("Redis keys", "ok", f"those of {streams.namespace} are as they should be")
     return Finding("Redis keys", "error", "; ".join(wrong), "RENAME what is not abstream's, or use another --namespace")
-
-
-def _without_password(url: str) -> str:
-    """Which may also stand behind a question mark."""
-    scheme, _, rest = url.partition("?")[0].partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

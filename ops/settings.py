@@ -4,6 +4,7 @@ Precedence: flag, then environment (``ABSTREAM_…``), then the TOML, YAML or JS
 """
 
 import os
+import re
 import socket
 import sys
 import types
@@ -17,12 +18,15 @@ import click
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from ..schemas import Streams
+
 LogFormat = Literal["console", "json"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config", bound=BaseModel)
 
 DEFAULT_MODEL = "phi3-nano"
 _SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+_REDIS_URL = re.compile(r"((?:rediss?(?:\+cluster)?|unix)://)(?:[^?]*@)?([^?]*).*", re.DOTALL)
 SHIPPED_ADAPTERS = {"phi3-nano": "phi3-nano-oncology"}  # of each shipped model
 
 
@@ -32,17 +36,32 @@ def check_redis_url(url: str) -> None:
     Raises:
         click.UsageError: it is none, or a sign in it must be written otherwise.
     """
-    try:
-        parts = urlsplit(url)
-        readable = parts.scheme in _SCHEMES and parts.port != 0
-    except ValueError:
-        readable = False
-    if not readable:
+    if not _is_redis_url(url):
         raise click.UsageError(
             "the URL of Redis cannot be read: redis://USER:PASSWORD@HOST:6379, rediss://… or unix:///PATH, or "
-            "redis+cluster://… or rediss+cluster://… for a Redis Cluster; in user and password / is written %2F, "
-            "@ %40, : %3A"
+            "redis+cluster://… or rediss+cluster://… for a Redis Cluster; a path is the number of a database, behind ? "
+            "stand options of redis-py, and in user and password / is written %2F, @ %40, : %3A"
         )
+
+
+def _is_redis_url(url: str) -> bool:
+    from ..producer.connection import connect_blocking
+
+    try:
+        parts = urlsplit(url)
+        is_path_sound = parts.scheme == "unix" or re.fullmatch(r"/?|/\d+", parts.path)  # redis-py takes any other for 0
+        if parts.scheme not in _SCHEMES or parts.port == 0 or not is_path_sound:
+            return False
+        pool = connect_blocking(url, Streams()).connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing yet
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def without_password(text: str) -> str:
+    """A URL of Redis, or an argument that holds one, without user and password, which may also stand behind a "?"."""
+    return _REDIS_URL.sub(r"\1\2", text)
 
 
 def option(name: str, *, env: tuple[str, ...] = (), **attributes: Any) -> Callable[[Command], Command]:

@@ -7,6 +7,8 @@ from abstream.ops import demo
 
 def test_the_demo_on_the_real_model_gives_every_abstract_one_result(tmp_path, monkeypatch):
     monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
+    (tmp_path / "url").write_text("redis://elsewhere")
+    monkeypatch.setenv("ABSTREAM_REDIS_URL_FILE", str(tmp_path / "url"))  # is not where the demo's workers go
 
     assert demo.run(None, None, tmp_path, "phi3-nano")
 

@@ -100,7 +100,13 @@ def test_the_url_of_a_cluster_is_one(url):
     check_redis_url(url)
 
 
-@pytest.mark.parametrize("url", ["unix+cluster:///path", "redis+other://host"])
-def test_what_cannot_be_a_cluster_is_none(url):
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("unix+cluster:///path", "redis+other://host", "redis://host/database"),
+        *("redis://host?nonsense=1", "redis+cluster://host?socket_timeout=long"),
+    ],
+)
+def test_what_redis_py_does_not_take_or_takes_for_another_is_no_url(url):
     with pytest.raises(UsageError):
         check_redis_url(url)
