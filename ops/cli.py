@@ -66,6 +66,12 @@ class Common:
         configure(self.log_format)
 
 
+def _take_defaults(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path:
+        assert isinstance(context.command, click.Group)
+        context.default_map = read_config_file(path, context.command)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @option("redis-url", env=("REDIS_URL",), help=f"Default: {DEFAULT_URL}; demo starts its own server.")
 @option(
@@ -77,7 +83,14 @@ class Common:
 @option("shards", type=click.IntRange(1, MAX_SHARDS), default=1, help="Streams that the namespace is spread over.")
 @option("log-format", type=click.Choice(["console", "json"]), default="console")
 @option("tracing", is_flag=True, help="Send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT (abstream[otel]).")
-@option("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML or YAML file of defaults.")
+@option(
+    "config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML or YAML file of defaults.",
+    is_eager=True,  # before the flags that it has defaults of
+    expose_value=False,
+    callback=_take_defaults,
+)
 @click.version_option(package_name="abstream")
 @click.pass_context
 def cli(
@@ -88,12 +101,8 @@ def cli(
     shards: int,
     log_format: Any,
     tracing: bool,
-    config: Path | None,
 ) -> None:
     """Reads abstracts from a Redis stream, publishes what cancer, if any, each is about."""
-    if config:
-        assert isinstance(context.command, click.Group)
-        context.default_map = read_config_file(config, context.command)
     try:
         names = Shards(namespace, shards)
     except ValueError as error:

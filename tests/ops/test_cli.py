@@ -110,12 +110,18 @@ def test_what_classify_logs_does_not_stand_among_its_results(good):
     assert [line["id"] for line in json_lines(done.stdout)] == list("01234")
 
 
-def test_a_config_file_gives_defaults_that_flags_override(abstream, good, tmp_path):
-    (tmp_path / "abstream.toml").write_text('namespace = "from-file"\n[work]\nengine = "fake"\nburst = true\n')
+def test_a_config_file_gives_defaults_that_flags_override(abstream, good, namespace, tmp_path, monkeypatch):
+    """Also of the flags before the command, which tell where all of it is."""
+    (tmp_path / "abstream.toml").write_text(f'namespace = "{namespace}"\n[work]\nengine = "fake"\nburst = true\n')
     config = ["--config", "abstream.toml"]
+
+    monkeypatch.delenv("ABSTREAM_NAMESPACE")
 
     assert abstream(*config, "publish", good).returncode == 0
     assert abstream(*config, "work", "--drain-seconds", "1").returncode == 0
+    follow = ("follow", "--since", "0", "--until-idle", "0.05")
+    assert len(json_lines(abstream("--namespace", namespace, *follow).stdout)) == 5
+    assert abstream(*config, "--namespace", f"{namespace}-other", *follow).stdout == b""
 
 
 def test_a_config_file_with_an_unknown_key_is_an_error(abstream, tmp_path):
