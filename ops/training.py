@@ -15,16 +15,17 @@ from rich.table import Table
 from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
 from ..consumer.engine.phi3 import Phi3Engine
-from ..schemas import VerifiedAdapter
+from ..schemas import ONCOLOGY, Task, VerifiedAdapter
 from ..schemas.events import Gate
 from ..training.config import TrainConfig
 from ..training.data import load
 from ..training.evaluate import Comparison, QuestionMetrics, flat, measured
 from ..training.evaluate import table as figures
 from ..training.finetune import Outcome, compare, finetune
-from ..training.gate import Rule, as_event, judge
+from ..training.gate import Rule, as_event, check, judge
 from ..training.report import write_report
 from .progress import bar
+from .settings import without_password
 
 _VERSIONS = ("abstream", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 _WIDTH = 160  # of the table where nobody watches
@@ -42,6 +43,7 @@ def train(
         live: the adapter that is live; asked only where a rule is relative, and before any training.
         as_json: print for programs.
     """
+    check(gate, Task.from_file(config.task) if config.task else ONCOLOGY)
     rival = live() if any(rule.relative for rule in gate) else None
     with bar("fine-tuning, %", 100) as show:
         outcome = finetune(config, out, lambda done: show(int(100 * done)))
@@ -99,7 +101,7 @@ def _judge(config: TrainConfig, outcome: Outcome, gate: tuple[Rule, ...], rival:
 def _facts() -> dict[str, str]:
     """What a reader needs to repeat it, besides the data."""
     return {
-        "command": shlex.join(["abstream", *sys.argv[1:]]),
+        "command": shlex.join(["abstream", *map(without_password, sys.argv[1:])]),
         "versions": "\n".join(f"{name} {version(name)}" for name in _VERSIONS),
         "machine": f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
     }

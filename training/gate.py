@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..schemas import AbstreamError
+from ..schemas import AbstreamError, Task
 from ..schemas.events import Gate
 
 _RULE = re.compile(r"(?:(\w+)\.)?(\w[\w -]*?)\s*(>=|<=)\s*([+-]?)(\d*\.?\d+)")
+
+_FIGURES = ("accuracy", "macro_f1", "calibration_error")  # and the F1 of each label
 
 Figures = Mapping[str, float]
 """``question.figure`` to its value, as in an adapter's manifest: ``cancer.accuracy``, ``cancer.f1_Non-Cancer``."""
@@ -65,6 +67,22 @@ def parse(text: str) -> tuple[Rule, ...]:
     if not rules:
         raise GateInvalid("the gate has no rule")
     return tuple(rules)
+
+
+def check(rules: Iterable[Rule], task: Task) -> None:
+    """Hold the rules against what a run of ``task`` can measure, so that a misspelt one costs no training.
+
+    Raises:
+        GateInvalid: a rule names a question or a figure that there is not.
+    """
+    labels = {question.name: question.labels for question in task.questions}
+    for rule in rules:
+        name = rule.question or task.questions[0].name
+        if name not in labels:
+            raise GateInvalid(f"{rule.text}: there is no question {name}; there are {', '.join(labels)}")
+        known = [*_FIGURES, *(f"f1_{label}" for label in labels[name])]
+        if rule.figure not in known:
+            raise GateInvalid(f"{rule.text}: there is no figure {rule.figure}; there are {', '.join(known)}")
 
 
 def judge(rules: Iterable[Rule], first_question: str, figures: Figures, reference: Figures) -> tuple[Verdict, ...]:

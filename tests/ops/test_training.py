@@ -83,15 +83,29 @@ def test_a_wrong_flag_is_a_usage_error_that_names_it(abstream, arguments, said):
     assert said in done.stderr
 
 
-def test_a_gate_that_cannot_be_read_is_said_before_any_training(abstream, labelled):
-    done = abstream("train", "--data", labelled / "train.jsonl", "--gate", "accuracy is good")
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [("accuracy is good", b"'accuracy is good' is no rule"), ("acuracy>=0.9", b"there is no figure acuracy")],
+)
+def test_a_gate_that_cannot_be_held_is_said_before_any_training(abstream, labelled, tmp_path, gate, said):
+    done = abstream("train", "--data", labelled / "train.jsonl", "--gate", gate)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"'accuracy is good' is no rule" in done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_base_is_measured_beside_the_word_rule(abstream, tmp_path):
+    """And the report tells the command, but not the password that stood in it."""
     done = abstream(
-        *("evaluate", "--adapter", "none", "--data", SAMPLE / "test.jsonl", "--json"),
+        *(
+            "--redis-url=redis://me:s3cret@elsewhere",
+            "evaluate",
+            "--adapter",
+            "none",
+            "--data",
+            SAMPLE / "test.jsonl",
+            "--json",
+        ),
         *("--report", "report.html", "--baseline-data", SAMPLE / "train.jsonl"),
     )
 
@@ -100,7 +114,10 @@ def test_the_base_is_measured_beside_the_word_rule(abstream, tmp_path):
     assert said["model"]["adapter"] is None
     assert said["metrics"]["cancer"]["before"] == said["metrics"]["cancer"]["after"]
     assert said["metrics"]["cancer"]["majority"]["accuracy"]["value"] == 0.5
-    assert "TF-IDF + logistic regression" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "TF-IDF + logistic regression" in report
+    assert "--redis-url=redis://elsewhere evaluate" in report
+    assert "s3cret" not in report
 
 
 def test_every_knob_of_a_run_has_a_flag_with_its_words():

@@ -1,7 +1,8 @@
 """The gate: what must hold before an adapter is announced."""
 
 import pytest
-from abstream.training.gate import GateInvalid, as_event, judge, parse
+from abstream.schemas import ONCOLOGY
+from abstream.training.gate import GateInvalid, as_event, check, judge, parse
 
 FIGURES = {"cancer.accuracy": 0.92, "cancer.macro_f1": 0.91, "cancer.f1_Non-Cancer": 0.9, "cancer_type.macro_f1": 0.7}
 LIVE = {"cancer.accuracy": 0.90, "cancer.macro_f1": 0.93, "cancer_type.macro_f1": 0.7}
@@ -62,3 +63,13 @@ def test_a_rule_that_cannot_be_read_is_named(gate):
 def test_a_figure_that_was_not_measured_is_named_with_those_that_were():
     with pytest.raises(GateInvalid, match=r"no figure cancer\.recall; measured were cancer\.accuracy"):
         passes("recall>=0.9")
+
+
+@pytest.mark.parametrize("gate", ["acuracy>=0.9", "type.accuracy>=0.9", "f1_Benign>=0.9", "cancer_type.f1_Cancer>=0.9"])
+def test_what_no_run_of_the_task_can_measure_is_known_before(gate):
+    with pytest.raises(GateInvalid, match=r"there is no (figure|question) .*; there are "):
+        check(parse(gate), ONCOLOGY)
+
+
+def test_what_a_run_can_measure_passes_the_check():
+    check(parse("accuracy>=0.9,f1_Non-Cancer>=+0,cancer_type.f1_lung>=0,cancer_type.calibration_error<=0.1"), ONCOLOGY)
