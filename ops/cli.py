@@ -140,7 +140,12 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
 @cli.command()
 @engine_options
 @option("name", default=worker_name, show_default="host and process", help="Unique among the living workers.")
-@option("read-count", type=click.IntRange(min=1), default=64, help="Entries in one read; fewer where they are large.")
+@option(
+    "read-count",
+    type=click.IntRange(min=1),
+    default=256,
+    help="Entries in one read at most; fewer where they are large, or the engine takes its time.",
+)
 @option("lease-seconds", type=click.FloatRange(min=0.1), default=15.0, help="Silence after which others take over.")
 @option(
     "max-deliveries", type=click.IntRange(min=1), default=5, help="Then an entry is refused with its whole original."

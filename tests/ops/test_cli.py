@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from abstream.consumer.config import WorkerConfig
+from abstream.ops.cli import cli
 from abstream.schemas import EVENTS
 
 NOWHERE = "unix:///nowhere/redis.sock"
@@ -129,6 +131,15 @@ def test_a_config_file_with_an_unknown_key_is_an_error(abstream, tmp_path):
     done = abstream("--config", "abstream.toml", "work")
     assert done.returncode == 2
     assert b"work.engin" in done.stderr
+
+
+def test_the_numbers_of_a_worker_that_is_told_none_are_those_of_its_config():
+    flags = {flag.name: flag.default for flag in cli.commands["work"].params}
+    numbers = {
+        name: knob.default for name, knob in WorkerConfig.model_fields.items() if type(knob.default) in (int, float)
+    }
+    assert "read_count" in numbers
+    assert {name: flags[name] for name in numbers} == numbers
 
 
 def test_since_that_is_neither_id_nor_time_is_an_error(abstream):
