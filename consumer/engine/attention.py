@@ -23,6 +23,7 @@ Past = tuple[Tensor, Tensor]
 _BLOCK = 128
 _ROWS = (8, 32, 64, 128)  # of a block, filled up; the fewest are for slots
 _KEYS = 64  # a multiple of it, filled up
+_MASKED = 32  # a multiple of it, which is what a vector holds: the rest of a row is added one by one
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def _block(positions: list[int], window: int, dtype: torch.dtype, device: torch.
     first, end = max(0, positions[0] + 1 - window), -(-(positions[-1] + 1) // _KEYS) * _KEYS
     # All rows see the keys before the first row's own, unless the last row's window has left some behind.
     masked = first if positions[-1] >= window else positions[0] + 1
+    masked -= (masked - first) % _MASKED
     # What fills up goes on from the last, as another prompt's rows would; each must see a key.
     rows = [*positions, *(min(positions[-1] + 1 + number, end - 1) for number in range(filling))]
     hidden = _hidden(tuple(rows), masked, end, window, dtype, device)
@@ -106,7 +108,7 @@ def _block_by_block(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Of each block the weights, shape (heads, rows, keys), and what ``attend`` returns."""
     for block, rows in zip(blocks, _split(query, blocks), strict=True):
-        scores = torch.bmm(rows, key[:, block.keys].transpose(1, 2))
+        scores = torch.bmm(rows, transposed(key[:, block.keys]))
         if block.hidden is not None:
             scores[:, :, block.masked :].add_(block.hidden)
         weights = scores.softmax(-1)
@@ -120,6 +122,11 @@ def _split(rows: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
         functional.pad(part, (0, 0, 0, block.filling)) if block.filling else part
         for part, block in zip(parts, blocks, strict=True)
     ]
+
+
+def transposed(part: Tensor) -> Tensor:
+    """Of each head, as oneDNN multiplies with it as it is: a part of a tensor it copies, and transposed slowly."""
+    return part.contiguous().transpose(1, 2)
 
 
 def _behind(past: Tensor | None, own: Tensor, end: int) -> Tensor:
@@ -250,7 +257,7 @@ def _gradients(
     each = zip(blocks, weights, _split(query, blocks), _split(gradient, blocks), of_query.split(counts, 1), strict=True)
     for block, share, rows, of_rows, target in each:
         of_value[:, block.keys].add_(torch.bmm(share.transpose(1, 2), of_rows))
-        of_share = torch.bmm(of_rows, value[:, block.keys].transpose(1, 2))
+        of_share = torch.bmm(of_rows, transposed(value[:, block.keys]))
         of_scores = torch._softmax_backward_data(of_share, share, -1, share.dtype)
         target.copy_(torch.bmm(of_scores, key[:, block.keys])[:, : block.count])
         of_key[:, block.keys].add_(torch.bmm(of_scores.transpose(1, 2), rows))
