@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from . import Tokens
 from .attention import Past
+from .distinct import distinct, spread
 from .layers import Layer, ServedLayer, TrainedLayer
 from .parts import Parts
 from .rotary import Rotation, cosines_and_sines, rotate
@@ -125,9 +126,12 @@ class Forward:
     def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Rotation, Tensor]:
         """As many layers as there are in ``past``; the rotation and the states of the prompts' tokens."""
         row = self._rows.row(lengths)
-        hidden = self._network.embed(functional.pad(ids, (0, row.filling)) if row.filling else ids)
-        for layer, kept in zip(self._network.layers, past, strict=False):
-            hidden = layer.finish(hidden, row.attention.attend(*self._heads(layer.project(hidden), row), kept))
+        tokens, places = distinct(functional.pad(ids, (0, row.filling)) if row.filling else ids)
+        embedded = self._network.embed(tokens)
+        hidden = spread(embedded, places)
+        for number, (layer, kept) in enumerate(zip(self._network.layers, past, strict=False)):
+            projected = layer.project(hidden) if number else spread(layer.project(embedded), places)
+            hidden = layer.finish(hidden, row.attention.attend(*self._heads(projected, row), kept))
         cosines, sines = row.rotation
         return (cosines[: len(ids)], sines[: len(ids)]), hidden[: len(ids)]
 

@@ -4,7 +4,6 @@ So it is with attention in blocks and with attention in one call for a whole row
 shows: that each prompt finds its own tokens, the fixed beginning in front of them, and no filling.
 """
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -126,10 +125,12 @@ def test_a_model_of_another_activation_is_not_served():
         shape_of({"hidden_act": "gelu"})
 
 
-def test_a_row_of_one_call_is_filled_up_to_what_a_gpu_cuts_products_for(request, encoder, batch):
+def test_a_row_of_one_call_is_filled_up_to_what_a_gpu_cuts_products_for(request, monkeypatch, encoder, batch):
     phi3, seen = phi3_of("plain"), []
     network = trained(phi3)
-    run = Forward(replace(network, embed=lambda ids: seen.append(len(ids)) or network.embed(ids)), encoder)
+    first, run = network.layers[0], Forward(network, encoder)
+    finish = first.finish
+    monkeypatch.setattr(first, "finish", lambda hidden, attended: seen.append(len(hidden)) or finish(hidden, attended))
 
     states = run.all_states(*pack(batch, phi3.device))
 
