@@ -68,15 +68,18 @@ async def publish(url: str, shards: Shards, paths: list[str], terms: Terms, wait
     async with Subscriber(url, namespace=shards.namespace, shards=shards.count) as subscriber:
         # With a source of one's own, and in a run that goes on, results may have been published long before.
         since = BEGINNING if terms.source or terms.resume else None
-        starts = {output: since or await subscriber.resolve(output, NOW) for output in _RESULTS}
+        # Who only publishes may lack the right to read results.
+        read = () if wait is None else _RESULTS
+        starts = {output: since or await subscriber.resolve(output, NOW) for output in read}
         run = await begin(url, shards.control, paths, how, terms.source, resume=terms.resume)
         published: list[Published] = []
         async with terms.publisher(url, shards, run.source) as publisher:
             async for part in _publish_files(_Out(publisher, terms.lane, run.name), paths, terms.wanted, tally):
-                published += part
-                if wait is None:
-                    for entry in part:
-                        print(json.dumps(entry._asdict()))
+                if wait is not None:
+                    published += part
+                    continue
+                for entry in part:
+                    print(json.dumps(entry._asdict()))
         if wait is not None:
             await _Results(published, run.source, tally).follow(subscriber, starts, wait)
     return tally

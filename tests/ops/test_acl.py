@@ -96,6 +96,10 @@ async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream,
     async with Publisher(url("publisher"), wait_replicas=1, source="urn:careful") as careful:
         with pytest.raises(Unavailable, match="replicas"):
             await careful.publish(Abstract(title="T", abstract="A."), id="3")
+    (tmp_path / "file.jsonl").write_text('{"id": "4", "text": "A."}\n')
+    for how in ((), ("--resume",)):
+        done = abstream("publish", "file.jsonl", *how, REDIS_URL=url("publisher"))
+        assert done.returncode == 0, done.stderr
     await redis.xadd(SYSTEM.lane("interactive"), {"event": "broken"})
 
     operator = {"REDIS_URL": url("operator"), "ABSTREAM_NAMESPACE": SYSTEM.namespace}
@@ -108,12 +112,12 @@ async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream,
     async with Subscriber(url("subscriber")) as subscriber:
         results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
         refusals = [refusal async for _, refusal in subscriber.refusals(since="0", until_idle=0.1)]
-    assert {result.causationid for result in results} == {"1", "2", "3"}
+    assert {result.causationid for result in results} == {"1", "2", "3", "4"}
     assert len(refusals) == 1
     reader = connect(url("subscriber"))
     await reader.xgroup_create(SYSTEM.predictions, "registry", "0")
     [(_, entries)] = await reader.xreadgroup("registry", "one", {SYSTEM.predictions: ">"})
-    assert await reader.xack(SYSTEM.predictions, "registry", *[entry_id for entry_id, _ in entries]) == 3
+    assert await reader.xack(SYSTEM.predictions, "registry", *[entry_id for entry_id, _ in entries]) == 4
     await reader.aclose()
 
     for command in ("refusals list", "refusals replay --reason undecodable", "streams trim", "adapters status"):
