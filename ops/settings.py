@@ -295,7 +295,8 @@ def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]
     """
     values = {key: value for key, value in _read(path).items() if value is not None}
     flags = {name: _flags(command) for name, command in group.commands.items()}
-    known = {p.name for p in group.params if p.name}.union(*flags.values())
+    own_flags = {p.name for p in group.params if p.expose_value}  # not --version: that of an adapter is another
+    known = own_flags.union(*flags.values())
     common = {key.replace("-", "_"): value for key, value in values.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
     unknown = [key for key in common if key not in known] + [name for name in tables if name not in flags]
@@ -306,7 +307,7 @@ def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]
         defaults[name] = _defaults(group.commands[name], common | own)
     if unknown:
         raise click.BadParameter(f"{path} sets what does not exist: {', '.join(unknown)}", param_hint="--config")
-    return defaults | {key: value for key, value in common.items() if key in {p.name for p in group.params}}
+    return defaults | {key: value for key, value in common.items() if key in own_flags}
 
 
 def _flags(command: click.Command) -> set[str]:
