@@ -15,7 +15,6 @@ from .settings import (
     config_options,
     engine_options,
     option,
-    shipped_model,
     sign_key_option,
 )
 
@@ -48,7 +47,7 @@ def train(
     """Fine-tune an adapter on labelled abstracts; measure it before and after, calibrate it, judge it."""
     if release and not store:
         raise click.UsageError("--release needs --store, where the workers find the adapter")
-    config = build(TrainConfig, {**knobs, "model": shipped_model(knobs["model"])})
+    config = build(TrainConfig, knobs)
     from ..training.gate import parse
     from .adapters import announce, live_adapter
     from .training import train as train_adapter

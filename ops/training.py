@@ -25,7 +25,7 @@ from ..training.finetune import Outcome, compare, finetune
 from ..training.gate import Rule, as_event, check, judge
 from ..training.report import write_report
 from .progress import bar
-from .settings import without_password
+from .settings import shipped_model, without_password
 
 _VERSIONS = ("abstream", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 _WIDTH = 160  # of the table where nobody watches
@@ -46,7 +46,7 @@ def train(
     check(gate, Task.from_file(config.task) if config.task else ONCOLOGY)
     rival = live() if any(rule.relative for rule in gate) else None
     with bar("fine-tuning, %", 100) as show:
-        outcome = finetune(config, out, lambda done: show(int(100 * done)))
+        outcome = finetune(config, out, lambda done: show(int(100 * done)), shipped_model(config.model))
     if outcome is None:
         return None
     facts = _facts() | {"adapter": outcome.adapter.digest, "config": config.model_dump_json(indent=2)}
@@ -89,7 +89,7 @@ def _judge(config: TrainConfig, outcome: Outcome, gate: tuple[Rule, ...], rival:
     before = flat(one.metrics["before"] for one in outcome.comparisons.values())
     if rival:
         served = EngineConfig(
-            model=config.model,
+            model=shipped_model(config.model),
             revision=config.model_revision,
             device=config.device,
             max_prompt_tokens=config.max_prompt_tokens,

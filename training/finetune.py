@@ -37,8 +37,16 @@ class Outcome:
     progress: Progress
 
 
-def finetune(config: TrainConfig, out: Path, show: Callable[[float], None]) -> Outcome | None:
+def finetune(
+    config: TrainConfig, out: Path, show: Callable[[float], None], base_folder: str | None = None
+) -> Outcome | None:
     """Train an adapter into ``out``/adapter. None in every process but the main one, which alone writes.
+
+    Args:
+        config: is written beside the adapter, to repeat the run wherever its data and model are.
+        out: of the run.
+        show: is told the share of the run that is done.
+        base_folder: where the base lies on this machine, if ``config.model`` is but its name.
 
     Raises:
         DataInvalid: the data contradicts itself or the task; nothing was trained.
@@ -47,7 +55,7 @@ def finetune(config: TrainConfig, out: Path, show: Callable[[float], None]) -> O
     """
     task = Task.from_file(config.task) if config.task else ONCOLOGY
     splits, test = _splits(config, task)
-    base = locate(config.model, config.model_revision)
+    base = locate(base_folder or config.model, config.model_revision)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(config, splits, base, out, show)
     if run.accelerator.is_main_process:

@@ -47,6 +47,8 @@ def test_a_run_is_repeated_from_the_config_it_saved_and_released(abstream, label
     assert first.returncode == 0, first.stderr
     trained, released = map(json.loads, first.stdout.splitlines())
     assert trained["digest"] == released["digest"]
+    saved = json.loads((tmp_path / "runs/train/config.json").read_text())
+    assert saved["model"] == "phi3-nano", "wherever that lies on the machine that repeats it"
 
     again = abstream(
         *("--config", "runs/train/config.json", "train", "--out", "again", "--json"),
