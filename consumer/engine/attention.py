@@ -6,7 +6,7 @@ By blocks of query rows, each one product, softmax, product: on CPUs faster than
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from .means import RunningMeans
 
 Past = tuple[Tensor, Tensor]
 """Keys and values of the prompt's fixed beginning in one layer, laid out for the attention that they are for."""
@@ -156,7 +158,7 @@ class InBlocks:
             dtype: of queries, keys and values.
             device: where they are.
         """
-        self._counts, self._lengths = list(map(len, positions)), list(lengths)
+        self._positions, self._counts, self._lengths = positions, list(map(len, positions)), list(lengths)
         self._blocks = [causal_blocks(each, window, dtype, device) for each in positions]
 
     def queries(self, heads: Tensor) -> Tensor:
@@ -169,14 +171,23 @@ class InBlocks:
         return heads.transpose(0, 1)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
-        """One row a query, its heads side by side."""
+        """One row a query, its heads side by side. Heads that have values and no keys come last, and are means."""
         if torch.is_grad_enabled() and queries.requires_grad:
             learned: Tensor = _Attended.apply(self, queries, keys, values, *(past or (None, None)))  # type: ignore[no-untyped-call]
             return learned.flatten(1)
+        looking = len(keys)
+        seen = past and (past[0], past[1][:looking])
         attended: list[Tensor] = []
-        for query, key, value, blocks in self.each(queries, keys, values):
-            attended += attend(query, key, value, blocks, past)
-        return torch.cat(attended).flatten(1)
+        for query, key, value, blocks in self.each(queries, keys, values[:looking]):
+            attended += attend(query, key, value, blocks, seen)
+        if looking == len(values):
+            return torch.cat(attended).flatten(1)
+        means = self._means.of(values[looking:], past and past[1][looking:])
+        return torch.cat([torch.cat(attended), means], 1).flatten(1)
+
+    @cached_property
+    def _means(self) -> RunningMeans:
+        return RunningMeans(self._positions, self._lengths)
 
     def each(
         self, queries: Tensor, keys: Tensor, values: Tensor

@@ -6,7 +6,7 @@ slots only, and multiplied by the rows of the label tokens only.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ class Network:
 
 def served(parts: Parts, shape: Shape) -> Network:
     """Of bare weights, named as transformers names them in a file; without gradient."""
-    last = shape.layers - 1
+    last, shape = shape.layers - 1, replace(shape, means=parts.means)
     names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     embedding, norm, head = map(parts.tensor, names)
     return Network(
@@ -147,7 +147,7 @@ class Forward:
 
     def _heads(self, projected: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as ``attend`` takes them, of all tokens."""
-        queries = self._shape.heads * self._shape.head
+        queries = (self._shape.heads - self._shape.means) * self._shape.head
         query, rest = projected.split([queries, projected.shape[1] - queries], 1)  # slices' gradients would be added
         return (
             self._queries(query, row.rotation, row.attention),
@@ -158,7 +158,10 @@ class Forward:
         return attention.queries(rotate(rows.unflatten(1, (-1, self._shape.head)), rotation))
 
     def _keys_and_values(self, rows: Tensor, rotation: Rotation, attention: Attention) -> Past:
-        key, value = rows.unflatten(1, (2, self._shape.key_heads, self._shape.head)).unbind(1)
+        values = self._shape.key_heads * self._shape.head
+        key, value = (
+            each.unflatten(1, (-1, self._shape.head)) for each in rows.split([rows.shape[1] - values, values], 1)
+        )
         return attention.keys(rotate(key, rotation)), attention.values(value)
 
 

@@ -22,7 +22,7 @@ class Layer(Protocol):
     """A token is a row. ``project`` and ``finish`` know no other row."""
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Queries, keys and values in one: shape (tokens, (heads + 2 * key heads) * size)."""
+        """Queries, keys and values in one: shape (tokens, (heads + 2 * key heads - 2 * means) * size)."""
         ...
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ class ServedLayer:
     def __init__(self, parts: Parts, number: int, shape: Shape, *, last: bool) -> None:
         take_a_break()  # to pack the weights of a layer takes milliseconds
         of = f"model.layers.{number}."
-        queries = shape.heads * shape.head
+        queries = (shape.heads - shape.means) * shape.head
         self._before, self._after = (
             parts.tensor(of + name) for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
         )

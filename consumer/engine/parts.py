@@ -24,9 +24,11 @@ class Parts(Protocol):
 
     Attributes:
         fuses: a product's activation and multiplication cost nothing, so that two halves are better than the whole.
+        means: heads of each layer whose queries and keys are left out (``means``).
     """
 
     fuses: bool
+    means: int
 
     def tensor(self, name: str) -> Tensor: ...
 
@@ -38,9 +40,12 @@ class Parts(Protocol):
 class OwnParts:
     """Of tensors that this process has."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], make: Callable[[Tensor], Product] = product) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], make: Callable[[Tensor], Product] = product, means: int = 0
+    ) -> None:
         self._tensors = tensors
         self._make = make
+        self.means = means
         # oneDNN does both while it writes the products.
         self.fuses = make is product and all(tensor.device.type == "cpu" for tensor in tensors.values())
 
@@ -64,7 +69,7 @@ class SharedParts:
         self._memory = torch.frombuffer(kept.memory, dtype=torch.uint8)
         self._index: dict[str, Any] = kept.index
         self._common = common
-        self.fuses = fuses
+        self.fuses, self.means = fuses, kept.index["means"]
 
     def tensor(self, name: str) -> Tensor:
         at = self._index["tensors"].get(name)
@@ -102,8 +107,8 @@ class _Written:
         self._own = own
         self._common = common
         self._writer = writer
-        self.fuses = own.fuses
-        self.index: dict[str, Any] = {"tensors": {}, "products": {}}
+        self.fuses, self.means = own.fuses, own.means
+        self.index: dict[str, Any] = {"means": own.means, "tensors": {}, "products": {}}
 
     def tensor(self, name: str) -> Tensor:
         tensor = self._own.tensor(name)

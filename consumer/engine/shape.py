@@ -38,6 +38,7 @@ class Shape:
     Attributes:
         window: tokens that a query looks back, its own included.
         max_tokens: the longest prompt whose positions are all of one kind.
+        means: heads, the last ones, that have neither queries nor keys (``means``).
     """
 
     layers: int
@@ -48,6 +49,7 @@ class Shape:
     window: int
     max_tokens: int
     rotary: Rotary
+    means: int = 0
 
     @property
     def head(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...schemas import VerifiedAdapter
 from .forward import served
+from .means import mean_heads, without_looking
 from .merging import Base
 from .parts import OwnParts, Parts, SharedParts, write_parts
 from .products import Product, product
@@ -29,7 +30,9 @@ def parts_in_service(base: Base, adapter: VerifiedAdapter | None, make: Callable
     """
 
     def own() -> OwnParts:
-        return OwnParts(base.weights(adapter), make)
+        weights = base.weights(adapter)
+        means = mean_heads(weights, base.shape) if base.device.type == "cpu" else 0
+        return OwnParts(without_looking(weights, base.shape, means), make, means)
 
     if not base.slots:
         return own()

@@ -238,7 +238,7 @@ def _work(folder: Path, abstracts: Sequence[Abstract]) -> tuple[float, float]:
 
 
 def gflop_of(folder: Path, prompts: Sequence[Tokens]) -> float:
-    """Of a prompt in the mean, beyond its fixed beginning: products and attention."""
+    """Of a prompt in the mean, beyond its fixed beginning: products and attention, as if each token was another."""
     from ...consumer.engine.shape import read_shape
 
     shape = read_shape(folder)

@@ -92,6 +92,13 @@ def test_the_weights_lie_in_the_slots_and_nowhere_else(phi3_nano, make_nano_adap
     assert begin <= torch.ops.mkldnn.data_ptr(product.tensors[0]) < end
 
 
+def test_a_replica_knows_which_heads_were_left_out(phi3_nano, slots):
+    """The last of each layer of phi3-nano is a mean."""
+    config = config_of(phi3_nano, "float32", slots)
+    assert [parts_in_service(Base(config), None).means for _ in range(2)] == [1, 1]
+    assert answers(Phi3Engine(config)) == answers(Phi3Engine(config_of(phi3_nano, "float32")))
+
+
 def test_the_embeddings_of_two_adapters_are_there_once(phi3_nano, make_nano_adapter, slots):
     base = Base(config_of(phi3_nano, "bfloat16" if base_is_float32(phi3_nano) else "float32", slots))
     one, other = (parts_in_service(base, make_nano_adapter(str(seed), seed=seed)) for seed in (1, 2))

@@ -1,0 +1,70 @@
+"""Heads that look at nothing: their queries or keys are zeros, so that they weigh all they see alike.
+
+phi3-nano has one in each layer (DECISIONS.md). A running sum gives what product, softmax and product would; on CPUs
+these heads have neither queries nor keys then.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .shape import Shape
+
+
+def joint_weight(layer: int) -> str:
+    """The name of a layer's weight for queries, keys and values."""
+    return f"model.layers.{layer}.self_attn.qkv_proj.weight"
+
+
+def mean_heads(weights: Mapping[str, Tensor], shape: Shape) -> int:
+    """How many heads, counted from the last, are means in every layer. One that looks must be left.
+
+    None where heads share keys, or a window may hide what stands before: then the mean is not that of all.
+    """
+    if shape.heads != shape.key_heads or shape.window < shape.max_tokens:
+        return 0
+    fewest = shape.heads - 1
+    for layer in range(shape.layers):
+        queries, keys, _ = weights[joint_weight(layer)].unflatten(0, (3, shape.heads, -1))
+        last = range(1, fewest + 1)
+        fewest = next((count - 1 for count in last if queries[-count].any() and keys[-count].any()), fewest)
+    return fewest
+
+
+def without_looking(weights: Mapping[str, Tensor], shape: Shape, means: int) -> dict[str, Tensor]:
+    """The weights without queries and keys of so many heads of each layer."""
+    lean = dict(weights)
+    for name in map(joint_weight, range(shape.layers if means else 0)):
+        queries, keys, values = weights[name].chunk(3)
+        looking = (shape.heads - means) * shape.head
+        lean[name] = torch.cat([queries[:looking], keys[:looking], values])
+    return lean
+
+
+class RunningMeans:
+    """Of the values of several prompts in one row, at some positions of each."""
+
+    def __init__(self, positions: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        """
+        Args:
+            positions: where means are asked for.
+            lengths: tokens of each prompt beyond what is past.
+        """
+        self._lengths = list(lengths)
+        self._positions = [torch.tensor(each) for each in positions]
+
+    def of(self, values: Tensor, past: Tensor | None) -> Tensor:
+        """The mean of all up to each position, shape (positions, heads, size).
+
+        Args:
+            values: shape (heads, tokens, size).
+            past: of the prompt's fixed beginning, as ``values``.
+        """
+        sums = 0 if past is None else past.sum(1, keepdim=True, dtype=torch.float32)
+        before = 0 if past is None else past.shape[1]
+        means = [
+            (sums + value.cumsum(1, dtype=torch.float32))[:, positions - before] / (positions + 1).unsqueeze(1)
+            for value, positions in zip(values.split(self._lengths, 1), self._positions, strict=True)
+        ]
+        return torch.cat(means, 1).transpose(0, 1).to(values.dtype)
