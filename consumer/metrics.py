@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Metri
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..schemas import Lane, Task
+from ..schemas import Lane
 from ..schemas.errors import RefusalReason
-from ..schemas.events import ModelReceipt
 from ..schemas.streams import LANES
 from .distribution import Distribution
+from .engine import ServedModel
 from .engine.scoring import Scored
 from .health import Health, HealthGauges
 from .stages import Answered, Outcome, Predicted, Refused
@@ -89,12 +89,6 @@ class Metrics:
         for phase in get_args(SwitchPhase):
             self._switch_seconds.labels(phase)
 
-    def asking(self, task: Task) -> None:
-        """The answers that may be given from now on."""
-        for question in task.questions:
-            for label in question.labels:
-                self._predictions.labels(question.name, label)
-
     def received(self, lane: Lane, first_time: int, again: int) -> None:
         self._received[lane].inc(first_time)
         self._redeliveries.inc(again)
@@ -151,13 +145,18 @@ class Metrics:
         """Times a step to another adapter, also one that fails."""
         return self._switch_seconds.labels(phase).time()
 
-    def serving(self, model: ModelReceipt) -> None:
-        self.health.serving(model)
+    def serving(self, model: ServedModel) -> None:
+        """From now on; the answers that it may give begin at zero, those of a new task too."""
+        receipt = model.receipt
+        self.health.serving(receipt)
+        for question in model.task.questions:
+            for label in question.labels:
+                self._predictions.labels(question.name, label)
         self._adapter.info(
             {
-                "name": model.adapter or "",
-                "version": model.adapter_version or "",
-                "digest": model.adapter_digest or "",
+                "name": receipt.adapter or "",
+                "version": receipt.adapter_version or "",
+                "digest": receipt.adapter_digest or "",
             }
         )
 

@@ -92,8 +92,7 @@ async def _answering(load_engine: Callable[[VerifiedAdapter | None], Engine], me
     """The engine to begin with; nothing is read before it has answered."""
     engine = await asyncio.to_thread(load_engine, None)
     await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])
-    metrics.asking(engine.model.task)
-    metrics.serving(engine.model.receipt)
+    metrics.serving(engine.model)
     return engine
 
 

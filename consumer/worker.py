@@ -140,7 +140,7 @@ class Worker:
     def switch(self, engine: Engine) -> None:
         """Let ``engine`` answer what is read from now on; what is in hand is finished by the one that tokenized it."""
         self.engine = engine
-        self.metrics.serving(engine.model.receipt)
+        self.metrics.serving(engine.model)
 
     def admit(self, deliveries: list[Delivery]) -> tuple[list[Job], list[Answered]]:
         """Validate and tokenize, all for one engine; what cannot be answered is refused."""

@@ -88,7 +88,7 @@ def endpoints(metrics: Metrics, url: str, streams: Streams) -> Iterator[Probe]:
 
 def settle(worker: Worker) -> None:
     """As the service does when the engine has answered its probe and the adapter is live."""
-    worker.metrics.serving(worker.engine.model.receipt)
+    worker.metrics.serving(worker.engine.model)
     worker.metrics.health.ready()
 
 

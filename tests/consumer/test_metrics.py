@@ -13,7 +13,7 @@ from abstream.consumer.metrics import ABSTRACTS, SECONDS, TOKENS, GpuMemory, Met
 from abstream.consumer.patience import until_available
 from abstream.consumer.worker import Worker
 from abstream.ops.working import broker_at
-from abstream.schemas import Shards
+from abstream.schemas import Question, Shards, Task
 from abstream.schemas.streams import GROUP, from_fields
 from prometheus_client import CollectorRegistry
 from redis import Redis
@@ -77,6 +77,15 @@ async def worked(redis, streams, publisher, workers, make_adapter):
     refusals = [from_fields(fields).data for _, fields in await redis.xrange(streams.refusals)]
     assert (len(predictions), len(refusals)) == (41, 2)
     return told, predictions, refusals
+
+
+async def test_the_answers_to_the_questions_of_a_new_adapter_begin_at_zero(workers):
+    """Or Prometheus would not see the first of each."""
+    worker, other = workers.new(), Question(name="species", text="Which?", labels=("mouse", "man"))
+    worker.switch(FakeEngine(Task(name="other", questions=(other,))))
+    for label in other.labels:
+        sample = {"question": "species", "label": label}
+        assert worker.metrics.registry.get_sample_value("abstream_predictions_total", sample) == 0
 
 
 async def test_what_was_read_is_counted_by_lane(worked):
