@@ -152,7 +152,10 @@ def build(config: type[Config], values: dict[str, Any]) -> Config:
     try:
         return config(**values)
     except ValidationError as error:
-        said = "; ".join(f"--{str(one['loc'][0]).replace('_', '-')}: {one['msg']}" for one in error.errors())
+        said = "; ".join(
+            f"--{str(one['loc'][0]).replace('_', '-')}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        )
         raise click.UsageError(said) from error
 
 

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client.registry import Collector
 
-from ...schemas import Shards, Unavailable
+from ...schemas import AbstreamError, Shards
 from .app import build
 from .config import GatewayConfig
 from .door import Door
@@ -40,7 +40,7 @@ def serve(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Colle
 
     Raises:
         TokensUnusable: the file of tokens cannot be used.
-        Unavailable: the address cannot be listened on.
+        AbstreamError: the address cannot be listened on.
     """
     if allow_files(wanted := config.max_subscribers + _OTHER_FILES) < wanted:
         log.warning("few_connections", wanted=wanted, mend="raise the limit of open files, or lower --max-subscribers")
@@ -87,4 +87,4 @@ def _listen(config: GatewayConfig) -> socket.socket:
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=2048)
     except OSError as error:
-        raise Unavailable(f"cannot listen on {config.host}:{config.port}: {error.strerror}") from error
+        raise AbstreamError(f"cannot listen on {config.host}:{config.port}: {error.strerror}") from error

@@ -208,9 +208,17 @@ def test_a_redis_url_that_cannot_be_read_is_a_usage_error_that_shows_nothing_of_
     assert b"s3cret" not in done.stdout + done.stderr
 
 
-def test_a_port_in_use_is_said_with_its_number(abstream):
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("work --engine fake --metrics-port", b"--metrics-port %d: "),
+        ("gateway --port", b"cannot listen on 127.0.0.1:%d: "),
+    ],
+)
+def test_a_port_in_use_is_said_with_its_number(abstream, command, said):
+    """It is not Redis that is out of reach."""
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        done = abstream("work", "--engine", "fake", "--metrics-port", port)
+        done = abstream(*command.split(), port)
     assert done.returncode == 1
-    assert done.stderr.startswith(b"abstream: --metrics-port %d: " % port)
+    assert done.stderr.startswith(b"abstream: " + said % port)
