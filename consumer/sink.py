@@ -3,11 +3,13 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 
 from ..schemas import Streams
 from ..schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, LANES
+from ..schemas.wire import ARGUMENT, Packed
 from .patience import Observer, until_available
 from .scripts import script
 from .stages import Answered, Outcome, Predicted
@@ -15,6 +17,7 @@ from .stages import Answered, Outcome, Predicted
 # The keys of commit.lua, by position.
 _LANE_KEYS = {lane: b"%d" % (1 + position) for position, lane in enumerate(LANES)}
 _PREDICTIONS_KEY, _REFUSALS_KEY = b"3", b"4"
+_BEFORE_EVENT = 4 * ARGUMENT + b"$%d\r\n"
 _OUTCOMES = tuple(Outcome)  # by the number that commit.lua returns
 
 
@@ -57,9 +60,19 @@ class Outlet:
         """What became of each. Repeating it after a lost reply changes nothing: the first time won."""
         lanes = [self.streams.lane(lane) for lane in LANES]
         keys = [*lanes, self.streams.predictions, self.streams.refusals, *self.streams.seen(time.time())]
-        arguments: list[bytes | str | int] = [GROUP, 2 * DEDUPE_WINDOW_SECONDS]
-        for entry in answered:
-            delivery, output = entry.delivery, _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY
-            arguments += (_LANE_KEYS[delivery.lane], delivery.entry_id, output, entry.identity, entry.event)
+        # redis-py's own types do not know of ``Packed``.
+        arguments: list[Any] = [GROUP, 2 * DEDUPE_WINDOW_SECONDS, _packed(answered)]
         codes = await until_available(lambda: self._commit_script(keys, arguments), self._observer)
         return [_OUTCOMES[code] for code in codes]
+
+
+def _packed(answered: Sequence[Answered]) -> Packed:
+    """Of each entry what commit.lua wants: lane, entry id, output, identity, event."""
+    parts: list[bytes] = []
+    for entry in answered:
+        lane, entry_id = _LANE_KEYS[entry.delivery.lane], entry.delivery.entry_id.encode()
+        output = _PREDICTIONS_KEY if isinstance(entry, Predicted) else _REFUSALS_KEY
+        identity, event = entry.identity, entry.event
+        before = _BEFORE_EVENT % (1, lane, len(entry_id), entry_id, 1, output, len(identity), identity, len(event))
+        parts += (before, event, b"\r\n")
+    return Packed(5 * len(answered), parts)

@@ -16,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
 
 from ..schemas import Shards, Streams
+from ..schemas.wire import Packed
 from .cluster import MARK, AtOwner, AtOwnerBlocking, Directory
 from .defaults import DEFAULT_URL
 
@@ -88,11 +89,18 @@ class _PackingInC:
     _writer: asyncio.StreamWriter  # redis-py's; what is overridden here is redis-py's too
 
     def pack_command(self, *args: Any) -> list[bytes]:
+        if isinstance(args[-1], Packed):
+            return self._pack_before(args[:-1], args[-1])
         if max(map(sys.getsizeof, args)) > LARGE_BYTES:
             packed: list[bytes] = super().pack_command(*args)  # type: ignore[misc]
             return packed
         name, *others = args
         return [hiredis.pack_command((*name.split(), *others))]  # a name may be of two words
+
+    def _pack_before(self, args: tuple[Any, ...], packed: Packed) -> list[bytes]:
+        begun = b"".join(self.pack_command(*args)).partition(b"\r\n")[2]
+        parts = [b"*%d\r\n" % (len(args) + packed.number), begun, *packed.parts]
+        return parts if max(map(len, parts)) > LARGE_BYTES else [b"".join(parts)]
 
     async def _send_packed_command(self, command: list[bytes]) -> None:
         """Piece by piece where it is large: of what is not sent at once, asyncio makes two copies."""
