@@ -64,5 +64,8 @@ class OwnPagesOnly:
 
     def _is_foreign(self, headers: Headers) -> bool:
         host, origin = headers.get("host", ""), headers.get("origin")
-        foreign = origin is not None and origin not in self._origins and urlsplit(origin).netloc != host
-        return foreign or not is_loopback(urlsplit(f"//{host}").hostname or "localhost")
+        try:
+            foreign = origin is not None and origin not in self._origins and urlsplit(origin).netloc != host
+            return foreign or not is_loopback(urlsplit(f"//{host}").hostname or "localhost")
+        except ValueError:  # no address at all
+            return True
