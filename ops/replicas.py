@@ -236,8 +236,9 @@ def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None and shutil.which("nvidia-smi"):
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
-        visible = ",".join(map(str, range(len(listed.splitlines()))))
-    return [gpu for gpu in (visible or "").split(",") if gpu]
+        # Without a driver it says so, on as many lines as it likes.
+        visible = ",".join(map(str, range(sum(line.startswith("GPU ") for line in listed.splitlines()))))
+    return [gpu for gpu in (visible or "").split(",") if gpu not in ("", "-1")]
 
 
 def _readiness(replica: Replica) -> Check:

@@ -175,6 +175,20 @@ def test_on_cpus_each_gets_its_share_of_the_threads(count, device, threads, give
     assert environments == [{}]
 
 
+@pytest.mark.parametrize("says", ["No devices were found", "NVIDIA-SMI has failed\nMake sure that the driver is there"])
+def test_a_gpu_tool_without_a_gpu_is_none(monkeypatch, tmp_path, says):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{says}'\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert this_command(2, "auto", 1)[1] == [{}]
+
+
+def test_gpus_that_are_hidden_are_none(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert this_command(2, "auto", 1)[1] == [{}]
+
+
 def test_on_gpus_each_sees_one(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     _, environments = this_command(2, "auto", None)
