@@ -127,17 +127,20 @@ class Subscriber(Client):
         shards = self._of(output)
         idle_since = time.monotonic()
         reads: dict[int, Read] = {}
+        quiet: set[int] = set()  # shards of which nothing came since anything came
         try:
-            while until_idle is None or time.monotonic() - idle_since < until_idle:
+            while until_idle is None or len(quiet) < len(shards) or time.monotonic() - idle_since < until_idle:
                 for at in range(len(shards)):
                     if at not in reads:
                         reads[at] = self._begin(shards[at], output, after[at], until_idle)
                 done, _ = await asyncio.wait(reads.values(), return_when="FIRST_COMPLETED")
                 for at in [at for at, read in reads.items() if read in done]:
+                    quiet.add(at)
                     if entries := reads.pop(at).result():
                         after[at] = entries[-1][0].decode()
                         yield at, entries
                         idle_since = time.monotonic()
+                        quiet.clear()
         finally:
             await end(reads.values())
 

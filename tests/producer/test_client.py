@@ -5,6 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from abstream import Abstract, Publisher, Subscriber, Unavailable
+from abstream.schemas import Shards
 
 NOWHERE = "unix:///nowhere/redis.sock"
 ABSTRACT = Abstract(title="Title", abstract="")
@@ -54,6 +55,17 @@ async def test_since_a_time(publisher, subscriber, workers):
     now = datetime.now(timezone.utc)
     assert len([result async for result in subscriber.predictions(since=now - an_hour, until_idle=0.05)]) == 1
     assert len([result async for result in subscriber.predictions(since=now + an_hour, until_idle=0.05)]) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_who_waits_for_no_time_gets_all_there_is(redis, server, namespace, count):
+    """Of every shard, in more than one read of each."""
+    shards = Shards(namespace, count)
+    for streams in shards.all:
+        for number in range(200):
+            await redis.xadd(streams.predictions, {"number": str(number)})
+    async with Subscriber(server, namespace=namespace, shards=count) as subscriber:
+        assert len([entry async for entry in subscriber.entries("predictions", "0", until_idle=0)]) == 200 * count
 
 
 async def test_an_entry_nobody_can_read_does_not_stop_a_subscriber(
