@@ -13,8 +13,10 @@ def exit_code_of(error: Exception) -> int | None:
 
     if isinstance(error, Unavailable | of_redis.ConnectionError | of_redis.TimeoutError):
         return OUT_OF_REACH
-    # An OSError is of this machine, not of this program: a full disk, a folder that is not there, a port in use.
-    return ERROR if isinstance(error, AbstreamError | of_redis.RedisError | OSError) else None
+    # What the system refuses is no fault of this program: a full disk, a folder that is not there. It has a number,
+    # which a TimeoutError of asyncio, an OSError too, has not.
+    of_system = isinstance(error, OSError) and error.errno is not None
+    return ERROR if of_system or isinstance(error, AbstreamError | of_redis.RedisError) else None
 
 
 def say(error: object) -> None:

@@ -1,5 +1,6 @@
 """The command line: exit codes, data on stdout, everything else on stderr."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from abstream.consumer.config import WorkerConfig
 from abstream.ops.cli import cli
+from abstream.ops.exits import exit_code_of
 from abstream.schemas import EVENTS
 
 NOWHERE = "unix:///nowhere/redis.sock"
@@ -222,3 +224,9 @@ def test_a_port_in_use_is_said_with_its_number(abstream, command, said):
         done = abstream(*command.split(), port)
     assert done.returncode == 1
     assert done.stderr.startswith(b"abstream: " + said % port)
+
+
+def test_what_the_system_refuses_is_one_line_and_what_nobody_foresaw_a_traceback():
+    assert exit_code_of(OSError(28, "No space left on device")) == 1
+    assert exit_code_of(asyncio.TimeoutError()) is None
+    assert exit_code_of(KeyError()) is None
