@@ -6,7 +6,7 @@ import json
 import pytest
 from abstream import Abstract, Publisher
 from abstream.consumer.engine.fake import FakeEngine
-from abstream.schemas.streams import from_fields, submitted_from_fields
+from abstream.schemas.streams import from_fields
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -27,10 +27,7 @@ class Clumsy(FakeEngine):
 
 async def waiting(redis, streams, lane="interactive"):
     """What was submitted to a lane, as events."""
-    return [
-        submitted_from_fields(lane, entry_id.decode(), fields)
-        for entry_id, fields in await redis.xrange(streams.lane(lane))
-    ]
+    return [from_fields(fields) for _, fields in await redis.xrange(streams.lane(lane))]
 
 
 async def status(client, id):
