@@ -54,8 +54,9 @@ class Writer:
         self._file = file
 
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
-        """Write one line."""
-        line = {"id": record.id, **prediction}
+        """Write one line; an id that was a number is one again, to be joined with what was read."""
+        own = record.fields.get("id")
+        line = {"id": own if type(own) is int else record.id, **prediction}
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def finish(self) -> None:

@@ -112,3 +112,11 @@ def test_every_real_record_is_read():
     assert len(found) == 25
     assert sum(map(len, found.values())) == 87 + 20
     assert found["metapub-37909814.xml"] == []
+
+
+@pytest.mark.parametrize("own", ["7", '"7"', '"a"'])
+def test_an_id_is_written_as_it_was_read(own):
+    [record] = from_bytes(f'{{"id": {own}, "text": "Text."}}'.encode(), "file.jsonl")
+    out = io.BytesIO()
+    writer_of("-")(out, ()).write(record, {"answers": {}})
+    assert out.getvalue() == f'{{"id": {own}, "answers": {{}}}}\n'.encode()
