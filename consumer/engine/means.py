@@ -53,6 +53,7 @@ class RunningMeans:
         """
         self._lengths = list(lengths)
         self._positions = [torch.tensor(each) for each in positions]
+        self._shares = [1 / (each + 1).unsqueeze(1) for each in self._positions]
 
     def of(self, values: Tensor, past: Tensor | None) -> Tensor:
         """The mean of all up to each position, shape (positions, heads, size).
@@ -61,10 +62,9 @@ class RunningMeans:
             values: shape (heads, tokens, size).
             past: of the prompt's fixed beginning, as ``values``.
         """
-        sums = 0 if past is None else past.sum(1, keepdim=True, dtype=torch.float32)
-        before = 0 if past is None else past.shape[1]
-        means = [
-            (sums + value.cumsum(1, dtype=torch.float32))[:, positions - before] / (positions + 1).unsqueeze(1)
-            for value, positions in zip(values.split(self._lengths, 1), self._positions, strict=True)
-        ]
+        before, count = (0, 0) if past is None else (past.sum(1, keepdim=True, dtype=torch.float32), past.shape[1])
+        means: list[Tensor] = []
+        for value, positions, share in zip(values.split(self._lengths, 1), self._positions, self._shares, strict=True):
+            sums = value.cumsum(1, dtype=torch.float32) + before
+            means.append((sums if len(positions) == sums.shape[1] else sums[:, positions - count]) * share)
         return torch.cat(means, 1).transpose(0, 1).to(values.dtype)
