@@ -172,18 +172,27 @@ class InBlocks:
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
         """One row a query, its heads side by side. Heads that have values and no keys come last, and are means."""
+        if len(keys) == len(values):
+            return self._attend(queries, keys, values, past).flatten(1)
+        kinds = [len(keys), len(values) - len(keys)]
+        seen, averaged = values.split(kinds)
+        if past is None:
+            looking, means = self._attend(queries, keys, seen, None), self._means.of(averaged, None)
+        else:
+            past_seen, past_averaged = past[1].split(kinds)
+            looking = self._attend(queries, keys, seen, (past[0], past_seen))
+            means = self._means.of(averaged, past_averaged)
+        return torch.cat([looking, means], 1).flatten(1)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None) -> Tensor:
+        """Of the heads that look, shape (queries, heads, size)."""
         if torch.is_grad_enabled() and queries.requires_grad:
             learned: Tensor = _Attended.apply(self, queries, keys, values, *(past or (None, None)))  # type: ignore[no-untyped-call]
-            return learned.flatten(1)
-        looking = len(keys)
-        seen = past and (past[0], past[1][:looking])
+            return learned
         attended: list[Tensor] = []
-        for query, key, value, blocks in self.each(queries, keys, values[:looking]):
-            attended += attend(query, key, value, blocks, seen)
-        if looking == len(values):
-            return torch.cat(attended).flatten(1)
-        means = self._means.of(values[looking:], past and past[1][looking:])
-        return torch.cat([torch.cat(attended), means], 1).flatten(1)
+        for query, key, value, blocks in self.each(queries, keys, values):
+            attended += attend(query, key, value, blocks, past)
+        return torch.cat(attended)
 
     @cached_property
     def _means(self) -> RunningMeans:

@@ -8,7 +8,7 @@ slots only, and multiplied by the rows of the label tokens only.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from . import Tokens
 from .attention import Past
 from .distinct import distinct, spread
 from .layers import Layer, ServedLayer, TrainedLayer
+from .means import mean_heads
 from .parts import Parts
 from .rotary import Rotation, cosines_and_sines, rotate
 from .rows import Attention, Row, Rows
@@ -66,8 +67,18 @@ def served(parts: Parts, shape: Shape) -> Network:
 def trained(phi3: "Phi3ForCausalLM") -> Network:
     """Of a model whose weights, or LoRA layers in it, learn."""
     shape = shape_of(phi3.config.to_dict())
-    layers = [TrainedLayer(layer, shape.heads * shape.head) for layer in phi3.model.layers]
+    if phi3.device.type == "cpu":
+        shape = replace(shape, means=mean_heads(map(_joint, phi3.model.layers), shape))
+    layers = [TrainedLayer(layer, shape) for layer in phi3.model.layers]
     return Network(shape, phi3.model.embed_tokens, layers, phi3.model.norm, lambda: phi3.lm_head.weight)
+
+
+def _joint(layer: Any) -> list[Tensor]:
+    """What makes queries, keys and values of one layer: its weight, and LoRA's second matrices."""
+    module = layer.self_attn.qkv_proj
+    if not hasattr(module, "lora_B"):
+        return [module.weight]
+    return [module.base_layer.weight, *(up.weight for up in module.lora_B.values())]
 
 
 class Forward:

@@ -42,12 +42,18 @@ _STEP, _FEW = 32, 8
 class TrainedLayer:
     """Over a ``Phi3DecoderLayer``, perhaps with LoRA layers in it."""
 
-    def __init__(self, layer: Any, queries: int) -> None:
+    def __init__(self, layer: Any, shape: Shape) -> None:
         self._layer = layer
-        self._queries = queries
+        means, keys = shape.means * shape.head, shape.key_heads * shape.head
+        self._queries = shape.heads * shape.head - means
+        self._parts = [self._queries, means, keys - means, means, keys] if means else []
 
     def project(self, hidden: Tensor) -> Tensor:
-        return linear(self._layer.self_attn.qkv_proj, normed(self._layer.input_layernorm, hidden))
+        projected = linear(self._layer.self_attn.qkv_proj, normed(self._layer.input_layernorm, hidden))
+        if not self._parts:
+            return projected
+        query, _, key, _, value = projected.split(self._parts, 1)
+        return torch.cat([query, key, value], 1)
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         projected = self.project(hidden)

@@ -1,10 +1,10 @@
-"""Heads that look at nothing: their queries or keys are zeros, so that they weigh all they see alike.
+"""Heads that look at nothing: their queries and keys are zeros, so that they weigh all they see alike.
 
 phi3-nano has one in each layer (DECISIONS.md). A running sum gives what product, softmax and product would; on CPUs
-these heads have neither queries nor keys then.
+these heads have neither queries nor keys then. Their gradients are zeros too, so that they stay so in training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,30 +12,36 @@ from torch import Tensor
 from .shape import Shape
 
 
-def joint_weight(layer: int) -> str:
-    """The name of a layer's weight for queries, keys and values."""
-    return f"model.layers.{layer}.self_attn.qkv_proj.weight"
+def joint_weights(shape: Shape) -> list[str]:
+    """The names of the weights for queries, keys and values, by layer."""
+    return [f"model.layers.{layer}.self_attn.qkv_proj.weight" for layer in range(shape.layers)]
 
 
-def mean_heads(weights: Mapping[str, Tensor], shape: Shape) -> int:
-    """How many heads, counted from the last, are means in every layer. One that looks must be left.
+def mean_heads(by_layer: Iterable[Sequence[Tensor]], shape: Shape) -> int:
+    """How many heads, counted from the last, are means in every layer; one that looks is left.
 
     None where heads share keys, or a window may hide what stands before: then the mean is not that of all.
+
+    Args:
+        by_layer: what has a row for each number of queries, keys and values: a weight, and LoRA's second matrices.
+        shape: of the model.
     """
     if shape.heads != shape.key_heads or shape.window < shape.max_tokens:
         return 0
     fewest = shape.heads - 1
-    for layer in range(shape.layers):
-        queries, keys, _ = weights[joint_weight(layer)].unflatten(0, (3, shape.heads, -1))
-        last = range(1, fewest + 1)
-        fewest = next((count - 1 for count in last if queries[-count].any() and keys[-count].any()), fewest)
+    for joint in by_layer:
+        if any(len(each) != 3 * shape.hidden for each in joint):
+            return 0  # packed in four bits
+        queries, keys = zip(*(each.unflatten(0, (3, shape.heads, -1))[:2] for each in joint), strict=True)
+        looks = (any(each[-count].any() for each in (*queries, *keys)) for count in range(1, fewest + 1))
+        fewest = next((count for count, one in enumerate(looks) if one), fewest)
     return fewest
 
 
 def without_looking(weights: Mapping[str, Tensor], shape: Shape, means: int) -> dict[str, Tensor]:
     """The weights without queries and keys of so many heads of each layer."""
     lean = dict(weights)
-    for name in map(joint_weight, range(shape.layers if means else 0)):
+    for name in joint_weights(shape) if means else ():
         queries, keys, values = weights[name].chunk(3)
         looking = (shape.heads - means) * shape.head
         lean[name] = torch.cat([queries[:looking], keys[:looking], values])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...schemas import VerifiedAdapter
 from .forward import served
-from .means import mean_heads, without_looking
+from .means import joint_weights, mean_heads, without_looking
 from .merging import Base
 from .parts import OwnParts, Parts, SharedParts, write_parts
 from .products import Product, product
@@ -31,7 +31,8 @@ def parts_in_service(base: Base, adapter: VerifiedAdapter | None, make: Callable
 
     def own() -> OwnParts:
         weights = base.weights(adapter)
-        means = mean_heads(weights, base.shape) if base.device.type == "cpu" else 0
+        joint = ([weights[name]] for name in joint_weights(base.shape))
+        means = mean_heads(joint, base.shape) if base.device.type == "cpu" else 0
         return OwnParts(without_looking(weights, base.shape, means), make, means)
 
     if not base.slots:

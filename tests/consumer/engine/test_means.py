@@ -1,10 +1,13 @@
 """Heads that look at nothing are found, left out and answered by running means; what looks is left as it is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from abstream.consumer.engine.config import EngineConfig
-from abstream.consumer.engine.forward import Forward, pack, served
-from abstream.consumer.engine.means import mean_heads, without_looking
+from abstream.consumer.engine.forward import Forward, Network, pack, served, trained
+from abstream.consumer.engine.layers import TrainedLayer
+from abstream.consumer.engine.means import joint_weights, mean_heads, without_looking
 from abstream.consumer.engine.merging import Base
 from abstream.consumer.engine.parts import OwnParts
 from abstream.consumer.engine.reference import reference_logits
@@ -42,11 +45,12 @@ def blind(phi3: Phi3ForCausalLM, *by_layer: tuple[int, int]) -> Phi3ForCausalLM:
 
 def found_in(phi3: Phi3ForCausalLM) -> tuple[int, Shape]:
     shape = shape_of(phi3.config.to_dict())
-    return mean_heads(phi3.state_dict(), shape), shape
+    weights = phi3.state_dict()
+    return mean_heads([[weights[name]] for name in joint_weights(shape)], shape), shape
 
 
 def test_the_answers_are_those_of_a_network_that_looks_with_all_heads(phi3_nano):
-    phi3 = blind(phi3_of(), (2, 2), (3, 0), (0, 2))
+    phi3 = blind(phi3_of(), (2, 2), (3, 2), (2, 3))
     encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 1024)
     texts = ["A longer one, of the spread of tumours", "", "words " * 150]
     batch = [encoder.encode(Abstract.model_construct(title="", abstract=text)) for text in texts]
@@ -62,15 +66,35 @@ def test_the_answers_are_those_of_a_network_that_looks_with_all_heads(phi3_nano)
         torch.testing.assert_close(rows, torch.tensor([one[slot] for one in expected]), atol=1e-5, rtol=1e-4)
 
 
+def test_they_learn_as_heads_that_look_would(phi3_nano):
+    phi3 = blind(phi3_of(), *[(1, 1)] * 3)
+    encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 1024)
+    batch = [encoder.encode(Abstract.model_construct(title="", abstract=text)) for text in ("Short", "words " * 150)]
+    looking, leaving = replace(trained(phi3), shape=shape_of(phi3.config.to_dict())), trained(phi3)
+    looking = replace(looking, layers=[TrainedLayer(layer, looking.shape) for layer in phi3.model.layers])
+    assert (looking.shape.means, leaving.shape.means) == (0, 1)
+
+    def gradients(network: Network) -> list[torch.Tensor]:
+        logits = Forward(network, encoder).slot_logits(*pack(batch, phi3.device))
+        return list(torch.autograd.grad(sum((rows**2).sum() for rows in logits), list(phi3.model.parameters())))
+
+    given, expected = gradients(leaving), gradients(looking)
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4 * max(map(torch.max, expected)).item())
+    names = [name for name, _ in phi3.model.named_parameters()]
+    queries, keys, _ = given[names.index("layers.1.self_attn.qkv_proj.weight")].unflatten(0, (3, HEADS, HEAD))
+    assert [heads[-1].any().item() for heads in (queries, keys)] == [False, False]
+
+
 @pytest.mark.parametrize(
     ("form", "by_layer", "means"),
     [
         ({}, [(1, 1), (1, 1), (0, 0)], 0),
+        ({}, [(1, 0), (1, 1), (0, 1)], 0),
         ({}, [(4, 4), (4, 4), (4, 4)], HEADS - 1),
         ({"num_key_value_heads": 2}, [(2, 1)] * 3, 0),
         ({"sliding_window": 200}, [(1, 1)] * 3, 0),
     ],
-    ids=["a layer looks with all", "one is left", "heads share keys", "a window"],
+    ids=["a layer looks with all", "they have keys", "one is left", "heads share keys", "a window"],
 )
 def test_no_head_is_taken_for_a_mean_that_is_none(form, by_layer, means):
     assert found_in(blind(phi3_of(**form), *by_layer))[0] == means
