@@ -43,7 +43,7 @@ END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
 VOCABULARY = 12_288
 MAX_PROMPT_TOKENS = 640  # 95 % of the abstracts whole; the rest is cut, as at serving time
 SHORT_WORDS = 110  # most examples are cut here: twice as many in the same time
-SHORT_SHARE = 0.85
+SHORT_SHARE = 0.7
 SHORT_CHARACTERS = 400  # what is left of a text, at the least, where it does not start at its beginning
 SENTENCE_END = re.compile(r"[.!?]\s+")
 WORD_DROPOUT = 0.1  # of every second example's words
@@ -198,11 +198,13 @@ class Mixture:
             yield self._example(*self._pools[name].draw(self._random), is_curated=name == "curated")
 
     def _example(self, abstract: Abstract, kind: str | None, is_curated: bool) -> Example:
-        """Whether it is about cancer is judged by what is left to see; the type is that of the whole, as of a title.
+        """Both questions are answered by what is left to see, the type by the whole where that leaves it open.
 
-        A curated abstract is about cancer though it may not say so: then the question is not asked.
+        A curated abstract has its type, and is about cancer though it may not say so: then that is not asked.
         """
         visible = self._visible(abstract)
+        if not is_curated:
+            kind = self._label.kind(visible) or kind
         answers = {"cancer_type": kind} if kind else {}
         cancer = self._label.cancer(visible)
         if cancer == "Cancer" or not is_curated:

@@ -1,4 +1,4 @@
-"""What a model must justify itself against: the commonest label, a word rule, TF-IDF with logistic regression."""
+"""What a model must justify itself against: the commonest label, rules over words, TF-IDF with logistic regression."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..schemas import Prompt, Question
+from .cancer_words import TYPE_WORDS
 from .data import Labelled
 from .evaluate import Answers, Matrix
-from .weak_labels import cancer_mentions
+from .weak_labels import cancer_mentions, type_weights
 
+WORDS = "cancer words"
 _ABOUT_CANCER = ("cancer", "neoplasm")
 
 
@@ -21,7 +23,9 @@ def baselines(question: Question, train: Sequence[Labelled], test: Sequence[Labe
     if known:
         found["majority"] = _majority(question, known, asked)
     if len(question.labels) == 2 and question.labels[0].lower() in _ABOUT_CANCER:
-        found["cancer words"] = _cancer_words(asked)
+        found[WORDS] = _cancer_words(asked)
+    if TYPE_WORDS.keys() >= set(question.labels):
+        found[WORDS] = _type_words(question, asked)
     if len({record.answers[question.name] for record in known}) > 1:  # of one label alone there is nothing to learn
         found["TF-IDF + logistic regression"] = _tfidf(question, known, asked)
     ids = tuple(record.id for record in asked)
@@ -39,6 +43,13 @@ def _cancer_words(asked: Sequence[Labelled]) -> Matrix:
     """The first label where at least two words name cancer, a word in the title counting three times."""
     named = np.array([cancer_mentions(record.abstract) >= 2 for record in asked], dtype=np.float64)
     return np.stack([named, 1 - named], axis=1)
+
+
+def _type_words(question: Question, asked: Sequence[Labelled]) -> Matrix:
+    """Each type by its share of what the words weigh that name types; all alike where none does."""
+    weights = [type_weights(record.abstract) for record in asked]
+    found: Matrix = np.array([[one[label] for label in question.labels] for one in weights], dtype=np.float64) + 1e-3
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def _tfidf(question: Question, known: Sequence[Labelled], asked: Sequence[Labelled]) -> Matrix:

@@ -6,11 +6,13 @@ the bare base stands.
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..schemas import Abstract
+from .cancer_words import type_pattern
 
 # Words that speak of cancer whatever the organ. Names of single cancers come from the Disease Ontology.
 _GENERAL = re.compile(
@@ -19,41 +21,16 @@ _GENERAL = re.compile(
     r"|\w*blastomas?|gleason)\b",
     re.IGNORECASE,
 )
+_TYPE = type_pattern()
 _WORD = re.compile(r"\w+")
 _BENIGN = frozenset(
     {"adenoma", "angiomyolipoma", "cavernoma", "fibroma", "glaucoma", "granuloma", "hemangioma", "hematoma"}
     | {"lipoma", "neurofibroma", "papilloma"}
 )
 
-# Which words in the neighbourhood of cancer name its type; "other" gathers the rarer sites.
-_TYPES: dict[str, str] = {
-    "bladder_urothelial": r"bladder|urotheli\w+|transitional.cell",
-    "brain_cns": r"brain|gliomas?|glioblastomas?|astrocytomas?|meningiomas?|medulloblastomas?|ependymomas?|"
-    r"intracranial|oligodendrogliomas?|pituitary|craniopharyngiomas?|cns|schwannomas?|acoustic",
-    "breast": r"breast|mammary|her-?2\S*|erbb2|trastuzumab|tamoxifen|mastectomy|brca[12]?",
-    "colorectal": r"colorectal|colon|colonic|rectal|rectum|crc|familial.adenomatous",
-    "esophagus_stomach": r"o?esophag\w+|gastric|stomach|gastroesophageal|cardia",
-    "eye": r"retinoblastomas?|uveal|choroidal|ocular|intraocular|conjunctival|iris|eyelid|orbital",
-    "head_neck": r"head.and.neck|laryn\w+|pharyn\w+|nasopharyn\w+|oropharyn\w+|hypopharyn\w+|tongue|tonsil\w*|"
-    r"oral.(?:cavity|cancers?|carcinomas?|squamous|mucosa\w*|epitheli\w+)|salivary|parotid|paranasal|maxillary|"
-    r"hnscc|sinonasal|mouth|nasal",
-    "kidney": r"renal|kidney|wilms\S*|nephroblastomas?|clear.cell.renal",
-    "leukemia": r"leuka?emi\w+|aml|cml|cll|all-|myelodysplas\w+|mds|bcr-abl\w*|blast.crisis",
-    "liver_biliary": r"liver|hepat\w+|hcc|cholangio\w+|biliary|bile.duct|gallbladder|hepatoblastomas?",
-    "lung": r"lung|nsclc|sclc|bronch\w+|pulmonary|egfr|alk-positive|non-small.cell|small.cell.lung",
-    "lymphoma_myeloma": r"lymphomas?|hodgkin\S*|non-hodgkin\S*|myelomas?|burkitt\S*|dlbcl|waldenstr\w+",
-    "ovary": r"ovar\w+|fallopian|peritoneal.serous",
-    "pancreas": r"pancrea\w+|insulinomas?|gastrinomas?|pdac",
-    "prostate": r"prostat\w+|psa|castration-resistant|gleason|androgen.deprivation",
-    "sarcoma_bone_soft_tissue": r"sarcomas?|osteosarcomas?|\w+sarcomas?|chordomas?|chondrosarcomas?|ewing\S*|gists?|"
-    r"stromal.tumou?rs?|soft.tissue|bone.tumou?rs?|desmoid",
-    "skin_melanoma": r"melanomas?|basal.cell|skin|cutaneous|merkel|braf",
-    "thyroid": r"thyroid\w*|medullary.thyroid|papillary.thyroid",
-    "uterus_cervix": r"cervi\w+|uter\w+|endometri\w+|trophoblastic|hpv",
-    "other": r"testi\w+|seminomas?|germ.cell|neuroblastomas?|pha?eochromocytomas?|paragangliomas?|"
-    r"mesotheliomas?|thymomas?|thymic|kaposi\S*|vulva\w*|penile|penis|anal|carcinoids?|unknown.primary|adrenocortical|adrenal",
-}
-_TYPE = re.compile("|".join(rf"(?P<{name}>\b(?:{words})\b)" for name, words in _TYPES.items()), re.IGNORECASE)
+# What a word weighs that names a type: a cancer's name, or a site with cancer named within so many characters; else 1.
+_STRONG, _BESIDE = 8, 20
+_AMBIGUOUS = 1.25  # the first type must weigh so many times what the next does
 
 
 class WeakLabels:
@@ -79,11 +56,7 @@ class WeakLabels:
         Given for texts that are not about cancer too, as the organ they are about: at serving time nobody asks,
         but it teaches which words belong to which organ, on ten times as many texts.
         """
-        types: Counter[str] = Counter()
-        for text, weight in _weighted(abstract):
-            for match in _TYPE.finditer(text):
-                types[str(match.lastgroup)] += weight
-        return _clear_winner(types)
+        return _clear_winner(type_weights(abstract))
 
     def _mentions(self, text: str) -> int:
         """How often cancer is named."""
@@ -106,11 +79,37 @@ def _weighted(abstract: Abstract) -> tuple[tuple[str, int], ...]:
     return (abstract.title or "", 3), (abstract.abstract, 1)
 
 
+def type_weights(abstract: Abstract) -> Counter[str]:
+    """How much the words of an abstract speak for each type that they speak for at all."""
+    weights: Counter[str] = Counter()
+    for text, times in _weighted(abstract):
+        for kind, weight in _type_weights(text).items():
+            weights[kind] += times * weight
+    return weights
+
+
+def _type_weights(text: str) -> Counter[str]:
+    cancers = [match.span() for match in _GENERAL.finditer(text)]
+    ends = [end for _, end in cancers]
+    weights: Counter[str] = Counter()
+    for match in _TYPE.finditer(text):
+        kind, _, group = str(match.lastgroup).rpartition("_")
+        start, end = match.span()
+        nearest = bisect_left(ends, start - _BESIDE)
+        is_beside_cancer = nearest < len(cancers) and cancers[nearest][0] <= end + _BESIDE
+        is_strong = group == "names" or (group == "sites" and is_beside_cancer)
+        weights[kind or group] += _STRONG if is_strong else 1
+    del weights["elsewhere"]
+    if melanoma := weights.pop("melanoma", 0):
+        weights["eye" if weights["eye"] >= _STRONG else "skin_melanoma"] += melanoma * _STRONG
+    return weights
+
+
 def _clear_winner(types: Counter[str]) -> str | None:
-    """The most counted type, where it has at least 2 and twice as many as the next."""
+    """The type that weighs most, where it weighs at least 2 and clearly more than the next."""
     ranked = [*types.most_common(2), ("", 0), ("", 0)]
     (first, most), (_, next_most) = ranked[:2]
-    return first if most >= 2 and most >= 2 * next_most else None
+    return first if most >= 2 and most >= _AMBIGUOUS * next_most else None
 
 
 def _one_word_names(ontology: Path) -> Iterator[str]:

@@ -65,7 +65,14 @@ def test_of_one_class_alone_the_majority_is_all_that_is_learned():
 def test_where_nothing_is_known_those_that_learn_are_left_out():
     """As in measuring a model without training data; or a question that only the test data answers."""
     assert list(baselines(CANCER, [], TEST)) == ["cancer words"]
-    assert list(baselines(KIND, TRAIN, [labelled("lung", cancer_type="lung")])) == []
+    assert list(baselines(KIND, TRAIN, [labelled("lung", cancer_type="lung")])) == ["cancer words"]
+
+
+def test_words_that_name_types_of_cancer_judge_types_and_nothing_else():
+    test = [labelled("Tumours of the lung", cancer_type="lung"), labelled("It was benign", cancer_type="eye")]
+    words = baselines(KIND, [], test)["cancer words"]
+    assert words.predicted[0] == KIND.labels.index("lung")
+    assert np.allclose(words.probabilities[1], 1 / len(KIND.labels))
 
 
 @pytest.mark.parametrize("labels", [("yes", "no"), ("Cancer", "Non-Cancer", "unclear")])

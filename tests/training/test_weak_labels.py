@@ -2,7 +2,9 @@
 
 import pytest
 from abstream import Abstract
-from abstream.training.weak_labels import WeakLabels
+from abstream.schemas import ONCOLOGY
+from abstream.training.cancer_words import TYPE_WORDS
+from abstream.training.weak_labels import WeakLabels, type_weights
 
 ONTOLOGY = """
 [Term]
@@ -40,3 +42,39 @@ def test_a_name_from_the_ontology_counts_and_a_benign_one_does_not(label):
 def test_two_types_in_balance_are_no_type(label):
     abstract = Abstract(title="Breast cancer and lung cancer screening", abstract="")
     assert label(abstract) == {"cancer": "Cancer"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        pytest.param(
+            "Carcinoma of the colon, smoking, and EGFR in smokers",
+            "colorectal",
+            id="a site beside cancer outweighs signs",
+        ),
+        pytest.param(
+            "Colon cancer with liver metastases and metastasis to the brain",
+            "colorectal",
+            id="where it went is left out",
+        ),
+        pytest.param("Melanoma of the back: melanoma cells", "skin_melanoma", id="melanoma is of the skin"),
+        pytest.param("Uveal melanoma: melanoma cells, melanoma", "eye", id="but where it is of the eye"),
+        pytest.param(
+            "Vertical non-small-cell disease; the liver was normal", "lung", id="hyphens are as good as spaces"
+        ),
+        pytest.param("Tamoxifen and mastectomy", "breast", id="two signs are enough where there is nothing else"),
+        pytest.param("Tamoxifen", None, id="one is not"),
+        pytest.param("Colonialism, ironic bilateral slings", None, id="words are whole words"),
+    ],
+)
+def test_the_type_is_what_most_words_speak_for(label, text, kind):
+    assert label.kind(Abstract(abstract=text)) == kind
+
+
+def test_a_word_in_the_title_weighs_three_times():
+    in_title = type_weights(Abstract(title="Lung cancer", abstract="Breast cancer"))
+    assert in_title["lung"] == 3 * in_title["breast"]
+
+
+def test_the_words_are_of_the_types_of_the_task():
+    assert TYPE_WORDS.keys() == set(ONCOLOGY.questions[1].labels)
