@@ -36,6 +36,7 @@ from ..schemas.prompt import CONTROL_TOKENS
 from ..schemas.task import LETTERS
 from . import corpus
 from .objective import Example, answers_of, batches, example, slot_loss
+from .swaps import TypeSwap
 from .weak_labels import WeakLabels, names_cancer
 from .word_vectors import word_vectors
 
@@ -47,6 +48,7 @@ SHORT_SHARE = 0.7
 SHORT_CHARACTERS = 400  # what is left of a text, at the least, where it does not start at its beginning
 SENTENCE_END = re.compile(r"[.!?]\s+")
 WORD_DROPOUT = 0.1  # of every second example's words
+SWAPPED = 0.5  # of the examples that are not curated: the words that name a type are another's
 POOL = 1_024  # examples that are sorted by length together
 BATCH_TOKENS = 4_096  # beyond the prefix, which is run once a step
 PEAK_LEARNING_RATE = 1.5e-3
@@ -172,6 +174,7 @@ class Mixture:
         self._random = random.Random(seed)
         self._encoder = encoder
         self._label = WeakLabels(data / corpus.ONTOLOGY)
+        self._swap = TypeSwap()
         self._pools = {name: Pool() for name in SHARES}
         for abstract, kind in corpus.typed(data):
             self._pools["curated"].add(abstract, kind)
@@ -188,6 +191,7 @@ class Mixture:
         kind = self._label.kind(abstract)
         if names_cancer(Prompt.body(abstract)):
             pool = "typed" if kind else "named"
+            self._swap.learn(Prompt.body(abstract))
         self._pools[pool].add(abstract, kind)
 
     def __iter__(self) -> Iterator[Example]:
@@ -203,7 +207,10 @@ class Mixture:
         A curated abstract has its type, and is about cancer though it may not say so: then that is not asked.
         """
         visible = self._visible(abstract)
-        if not is_curated:
+        if not is_curated and self._random.random() < SWAPPED:
+            visible = self._swap(visible, self._random)
+            kind = self._label.kind(visible)
+        elif not is_curated:
             kind = self._label.kind(visible) or kind
         answers = {"cancer_type": kind} if kind else {}
         cancer = self._label.cancer(visible)

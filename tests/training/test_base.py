@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -83,6 +84,17 @@ def test_no_example_is_empty_however_short_its_text(data, phi3_nano):
     encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 640)
     examples = islice(iter(base.Mixture(data, encoder, seed=1)), 2_000)
     assert all(len(one.tokens.ids) > len(encoder.prefix) + len(encoder.suffix) for one in examples)
+
+
+def test_where_words_were_exchanged_the_type_is_what_they_say_now(data, phi3_nano, monkeypatch):
+    monkeypatch.setattr(base, "SWAPPED", 1.0)
+    monkeypatch.setattr(base.TypeSwap, "__call__", lambda *_: Abstract(abstract="A tumour of the eye. " * 3))
+    mixture = base.Mixture(data, PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 640), seed=1)
+
+    answers = Counter(one.answers[1] for one in islice(iter(mixture), 400))
+
+    eye, breast = (ONCOLOGY.questions[1].labels.index(kind) for kind in ("eye", "breast"))
+    assert answers.keys() == {eye, breast}, "curated abstracts have nothing exchanged, and are of the breast"
 
 
 def test_one_head_of_each_layer_is_a_mean_that_no_step_moves(tmp_path, phi3_nano):

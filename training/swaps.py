@@ -1,0 +1,55 @@
+"""Examples against the fact: an abstract in which the words of one cancer type stand where another's stood.
+
+A small model that reads a few thousand texts again and again learns them by heart, and answers by what they are about
+otherwise. Where the words that name a type are changed and nothing else, only they tell the type
+(Kaushik et al. 2020, https://arxiv.org/abs/1909.12434).
+"""
+
+import random
+import re
+
+from ..schemas import Abstract
+from ..schemas.events import MAX_TITLE_CHARACTERS
+from .cancer_words import TYPE_WORDS, type_pattern
+
+_PATTERN = type_pattern()
+_TYPES = list(TYPE_WORDS)
+
+
+class TypeSwap:
+    """Words of each type, as texts have them, and texts in which each type's are exchanged for another's."""
+
+    def __init__(self) -> None:
+        self._words: dict[tuple[str, str], list[str]] = {}
+        self._known: set[tuple[str, str, str]] = set()
+
+    def learn(self, text: str) -> None:
+        """Remember each word of a text that names a type."""
+        for match in _PATTERN.finditer(text):
+            kind, group = _kind_and_group(match)
+            word = match.group().lower()
+            if kind in TYPE_WORDS and (kind, group, word) not in self._known:
+                self._known.add((kind, group, word))
+                self._words.setdefault((kind, group), []).append(word)
+
+    def __call__(self, abstract: Abstract, draws: random.Random) -> Abstract:
+        """The abstract with all types exchanged by one random permutation, each word for one of its own kind."""
+        becomes = dict(zip(_TYPES, draws.sample(_TYPES, len(_TYPES)), strict=True))
+        chosen: dict[str, str] = {}
+
+        def exchanged(match: re.Match[str]) -> str:
+            kind, group = _kind_and_group(match)
+            word = match.group().lower()
+            if word not in chosen:
+                chosen[word] = draws.choice(self._words.get((becomes.get(kind, ""), group), [word]))
+            return chosen[word].capitalize() if match.group()[0].isupper() else chosen[word]
+
+        title = abstract.title and _PATTERN.sub(exchanged, abstract.title)[:MAX_TITLE_CHARACTERS]
+        return Abstract(title=title, abstract=_PATTERN.sub(exchanged, abstract.abstract))
+
+
+def _kind_and_group(match: re.Match[str]) -> tuple[str, str]:
+    if match.lastgroup == "melanoma":
+        return "skin_melanoma", "names"
+    kind, _, group = str(match.lastgroup).rpartition("_")
+    return kind, group
