@@ -8,10 +8,11 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ..consumer.adapters.history import Announced, Order, in_service
+from ..consumer.adapters.history import in_service
 from ..consumer.adapters.standing import Answer, Standing, standing
 from ..producer.connection import Connections, Shard
 from ..schemas import AdapterActivated, AdapterUpdated, Event, Malformed, Shards
+from ..schemas.announced import Announced, Order
 from ..schemas.streams import GROUP, LANES, Output, from_fields
 
 Row = dict[str, Any]

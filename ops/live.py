@@ -9,9 +9,9 @@ import click
 from .settings import option
 
 if TYPE_CHECKING:
-    from ..consumer.adapters.history import Announced
     from ..consumer.adapters.standing import Standing, WorkerStanding
     from ..schemas import Shards
+    from ..schemas.announced import Announced
     from .cli import Common
     from .fleet import Row
 
@@ -91,11 +91,12 @@ async def _roll_back(url: str, shards: "Shards", to: str | None, reason: str | N
         AdapterRefused: there is nothing to roll back to, or it is live already.
         Unavailable: something else was announced in the same moment.
     """
-    from ..consumer.adapters.history import Announced, find, one_before
+    from ..consumer.adapters.history import find, one_before
     from ..consumer.adapters.rollback import announce
     from ..consumer.adapters.rollback import rollback as event_of
     from ..producer.connection import Connections
     from ..schemas import AdapterRefused, Unavailable
+    from ..schemas.announced import Announced
     from .fleet import look
 
     async with Connections(url, shards) as connections:

@@ -49,7 +49,8 @@ def _type_words(question: Question, asked: Sequence[Labelled]) -> Matrix:
     """Each type by its share of what the words weigh that name types; all alike where none does."""
     weights = [type_weights(record.abstract) for record in asked]
     found: Matrix = np.array([[one[label] for label in question.labels] for one in weights], dtype=np.float64) + 1e-3
-    return found / found.sum(axis=1, keepdims=True)
+    totals: Matrix = found.sum(axis=1, keepdims=True)
+    return found / totals
 
 
 def _tfidf(question: Question, known: Sequence[Labelled], asked: Sequence[Labelled]) -> Matrix:

@@ -9,14 +9,15 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from ...schemas import AdapterActivated, AdapterRejected, AdapterShadowed, AdapterUpdated, Streams
+from ...schemas.announced import Announced
 from ...schemas.events import AdapterAnswer, ShadowSummary
 from ...schemas.streams import GROUP, to_fields
 from ..answers import follows
 from ..metrics import Metrics
 from ..patience import until_available
-from .history import Announced
 from .rollback import announce
 
+KEEP_ANSWERS = 10_000  # about so many; whoever is at work has answered the newest announcement, so lately
 PRESENCE_SECONDS = 5.0  # a third of the silence after which a worker counts as gone (ops/fleet.py)
 _AFTER_ALL = "18446744073709551615-0"  # later than every entry; the highest id of all would mean ">"
 
@@ -65,5 +66,5 @@ class Fleet:
 
     async def _send(self, event: AdapterActivated | AdapterRejected | AdapterShadowed) -> None:
         # Repeated after a lost reply, it stands twice under one id and says the same.
-        fields = to_fields(event)
-        await until_available(lambda: self._redis.xadd(self._stream, dict(fields.items())), self._metrics)
+        fields: dict[Any, Any] = {**to_fields(event)}
+        await until_available(lambda: self._redis.xadd(self._stream, fields, maxlen=KEEP_ANSWERS), self._metrics)

@@ -9,10 +9,10 @@ from asyncio import Queue
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ...schemas.announced import Announced
 from ..config import WorkerConfig
 from ..engine import ServedModel
 from ..stages import Answered, Inferred, Predicted, Refused
-from .history import Announced
 
 # A look each time the number of answers has doubled, so that chance has few tries; fewer answers say nothing.
 FIRST_LOOK = 32

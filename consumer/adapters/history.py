@@ -1,52 +1,9 @@
 """What a sequence of announcements comes to. Pure."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
 
-from ...schemas import AdapterRefused, AdapterUpdated
-from ...schemas.events import AdapterUpdate
-
-
-@dataclass(frozen=True)
-class Announced:
-    """An update and the stream entry it came in."""
-
-    entry_id: str
-    event: AdapterUpdated
-
-    @property
-    def update(self) -> AdapterUpdate:
-        return self.event.data
-
-    @property
-    def made(self) -> datetime | None:
-        """When the event says it was made; by a clock that is ahead, when it was added, or all later ones were late."""
-        added = datetime.fromtimestamp(int(self.entry_id.partition("-")[0]) / 1000, timezone.utc)
-        return min(self.event.time, added) if self.event.time else None
-
-
-class Order:
-    """Remembers what was announced, so that an old event is known as such though it stands in a new entry."""
-
-    def __init__(self) -> None:
-        self._seen: set[tuple[str, str]] = set()
-        self._newest: datetime | None = None
-
-    def objection(self, announced: Announced) -> str | None:
-        """Why an announcement is not followed; None, and remembered, where it is the first and newest of its kind."""
-        event = announced.event
-        if (event.source, event.id) in self._seen:
-            return f"the event {event.id} was announced before, and is not followed twice: release the adapter again"
-        self._seen.add((event.source, event.id))
-        made = announced.made
-        if made and self._newest and made < self._newest:
-            return (
-                f"the event is of {made.isoformat()}, older than one that was announced before it, of "
-                f"{self._newest.isoformat()}: release the adapter again, by a clock that is right"
-            )
-        self._newest = made or self._newest
-        return None
+from ...schemas import AdapterRefused
+from ...schemas.announced import Announced
 
 
 def in_service(history: Iterable[Announced], served: Sequence[Announced] = ()) -> list[Announced]:

@@ -1,6 +1,6 @@
 """What was announced while its store was out of reach, until it is asked for again. Pure."""
 
-from .history import Announced
+from ...schemas.announced import Announced
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 300.0
 

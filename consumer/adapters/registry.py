@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from ...schemas import AbstreamError, Unavailable, VerifiedAdapter
+from ...schemas.announced import Announced, Order
 from ...schemas.events import AdapterAnswer, AdapterUpdate, Probes
 from ..engine import Engine
 from ..engine.breaks import with_breaks
@@ -17,7 +18,7 @@ from .aside import Courtesy, aside, in_turn
 from .cache import Cache
 from .fleet import Fleet
 from .guard import Guard
-from .history import Announced, Order, in_service
+from .history import in_service
 from .later import Later
 from .probes import check
 from .rollback import rollback

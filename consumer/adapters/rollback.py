@@ -6,8 +6,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from ...schemas import AdapterUpdated, Streams
+from ...schemas.announced import Announced
 from ..scripts import script
-from .history import Announced
 
 
 def rollback(target: Announced, live: Announced, reason: str, source: str) -> AdapterUpdated:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import Counter, Histogram
 
+from ...schemas.announced import Announced
 from ...schemas.events import ShadowSummary
 from ..engine import Engine
 from ..engine.scoring import score
@@ -20,7 +21,6 @@ from ..stages import Answered, Inferred, Job, Predicted
 from ..worker import Worker
 from .comparison import Answers, Comparison
 from .fleet import Fleet
-from .history import Announced
 
 MOST_WAITING = 256  # abstracts, each a few kB
 MOST_AT_ONCE, MOST_TOKENS_AT_ONCE = 4, 1_024  # of one forward pass: what a live batch may have to wait for

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ...schemas import AdapterActivated, AdapterRejected
-from .history import Announced
+from ...schemas.announced import Announced
 
 Answer = AdapterActivated | AdapterRejected
 

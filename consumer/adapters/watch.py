@@ -6,11 +6,11 @@ import structlog
 from redis.asyncio import Redis
 
 from ...schemas import AdapterUpdated, Malformed, Streams
+from ...schemas.announced import Announced
 from ...schemas.streams import from_fields
 from ..metrics import Metrics
 from ..patience import until_available
 from ..source import BLOCK_MILLISECONDS
-from .history import Announced
 
 # So far back an adapter is looked for that can be served, where the newest ones cannot.
 MOST_UPDATES = 16

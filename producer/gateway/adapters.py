@@ -6,11 +6,13 @@ from typing import Any
 from fastapi import APIRouter
 
 from ...schemas import AdapterActivated, AdapterRejected, AdapterUpdated, Event, Malformed
+from ...schemas.announced import Announced, Order
 from ...schemas.streams import Output, from_fields
+from . import models
 from .access import Caller, OfDoor
 from .documenting import problems
 from .door import Door
-from .models import Adapters, Announced, WorkerAdapter
+from .models import Adapters, WorkerAdapter
 
 router = APIRouter(tags=["adapters"])
 
@@ -24,13 +26,18 @@ router = APIRouter(tags=["adapters"])
 async def adapters(door: OfDoor, _: Caller) -> Adapters:
     """A worker is known by its last answer; whether it is still at work, the answer does not tell."""
     updates = await _events(door, "adapters")
-    known = [_announced(entry_id, event) for entry_id, event in updates if isinstance(event, AdapterUpdated)]
+    known = [Announced(entry_id, event) for entry_id, event in updates if isinstance(event, AdapterUpdated)]
+    order = Order()
+    followed = [one for one in known if order.objection(one) is None and one.update.action != "shadow"]
     answers: dict[str, WorkerAdapter] = {}
     for entry_id, event in await _events(door, "fleet"):
         if isinstance(event, AdapterActivated | AdapterRejected):
             answers[event.data.worker] = _answer(entry_id, event)
-    live = next((one for one in reversed(known) if one.action != "shadow"), None)
-    return Adapters(live=live, known=known, workers=[answers[worker] for worker in sorted(answers)])
+    return Adapters(
+        live=_told(followed[-1]) if followed else None,
+        known=[_told(one) for one in known],
+        workers=[answers[worker] for worker in sorted(answers)],
+    )
 
 
 async def _events(door: Door, output: Output) -> list[tuple[str, Event]]:
@@ -47,10 +54,15 @@ def _readable(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Iterator[tuple
             continue  # of a later version
 
 
-def _announced(entry_id: str, event: AdapterUpdated) -> Announced:
-    data = event.data
-    return Announced(
-        entry_id=entry_id, name=data.name, version=data.version, digest=data.digest, action=data.action, uri=data.uri
+def _told(one: Announced) -> models.Announced:
+    update = one.update
+    return models.Announced(
+        entry_id=one.entry_id,
+        name=update.name,
+        version=update.version,
+        digest=update.digest,
+        action=update.action,
+        uri=update.uri,
     )
 
 

@@ -127,7 +127,9 @@ class WorkerAdapter(BaseModel):
 class Adapters(BaseModel):
     """The adapters of the fleet."""
 
-    live: Announced | None = Field(description="What workers are asked to serve: the newest that is no shadow.")
+    live: Announced | None = Field(
+        description="What workers are asked to serve: the newest that is no shadow and none announced before."
+    )
     known: list[Announced] = Field(description="Every announcement, oldest first.")
     workers: list[WorkerAdapter]
 

@@ -3,9 +3,10 @@
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from abstream.consumer.adapters.history import Announced, Order, find, in_service, one_before
+from abstream.consumer.adapters.history import find, in_service, one_before
 from abstream.consumer.adapters.rollback import rollback
 from abstream.schemas import AdapterRefused, AdapterUpdated
+from abstream.schemas.announced import Announced, Order
 from abstream.training.release import describe
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)

@@ -1,9 +1,9 @@
 """A store that is out of reach now may be back later: what is still the newest is asked for again."""
 
 from abstream.consumer.adapters import cache, later
-from abstream.consumer.adapters.history import Announced
 from abstream.consumer.adapters.later import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Later
 from abstream.schemas import AdapterActivated, AdapterRejected, AdapterUpdated
+from abstream.schemas.announced import Announced
 from abstream.schemas.streams import from_fields, to_fields
 from abstream.training.release import describe, release
 

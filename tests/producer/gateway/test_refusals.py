@@ -90,5 +90,18 @@ async def test_adapters_tell_what_is_live_and_which_worker_serves_it(
     assert (worker["worker"], worker["result"], worker["serves"]) == ("worker-1", "activated", found["live"]["digest"])
 
 
+async def test_what_was_announced_before_is_known_and_not_live(client, redis, streams, make_adapter, tmp_path):
+    """Workers do not follow an event twice, so what it names is not what they are asked to serve."""
+    for version in ("1", "2"):
+        await release(redis, streams, make_adapter(version).path, tmp_path / "store")
+    [(_, first), _] = await redis.xrange(streams.output("adapters"))
+    await redis.xadd(streams.output("adapters"), first)
+
+    found = (await client.get("/v1/adapters")).json()
+
+    assert [one["version"] for one in found["known"]] == ["1", "2", "1"]
+    assert found["live"]["version"] == "2"
+
+
 async def test_without_adapters_nothing_is_live(client):
     assert (await client.get("/v1/adapters")).json() == {"live": None, "known": [], "workers": []}
