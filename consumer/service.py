@@ -75,8 +75,7 @@ async def serve(
     registry = Registry(worker, Watch(*control, metrics), Fleet(*control, metrics), load_engine)
     if follow:
         await registry.catch_up()
-    _compare_answers(worker)
-    worker.observers += observers
+    worker.observers += [*_comparisons(worker), *observers]
     _spare_the_collector()
     beside = [Upkeep(*shard, config, metrics).run() for shard in shards]
     beside += [registry.follow()] if follow else []
@@ -103,11 +102,11 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000)  # by default it looks every thirty abstracts, which is 4 µs each, and finds nothing
 
 
-def _compare_answers(worker: Worker) -> None:
-    """With what was expected of them, and with the headings that came along."""
+def _comparisons(worker: Worker) -> list[Observer]:
+    """Of its answers with what was expected of them, and with the headings that came along."""
     drift, headings = Drift(lambda: worker.engine.model), MeshAgreement(worker.metrics.registry)
     worker.metrics.registry.register(drift)
-    worker.observers += [drift.observe, headings.observe]
+    return [drift.observe, headings.observe]
 
 
 async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain_seconds: float) -> None:

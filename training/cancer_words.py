@@ -139,7 +139,7 @@ _ELSEWHERE = (
 _MELANOMA = r"melanomas?"
 
 
-def type_pattern() -> re.Pattern[str]:
+def _type_pattern() -> re.Pattern[str]:
     """One pattern for all words, each in a group that says of what it is.
 
     The groups are ``TYPE_names``, ``TYPE_sites``, ``TYPE_signs``, ``elsewhere`` and ``melanoma``. Names come
@@ -152,3 +152,6 @@ def type_pattern() -> re.Pattern[str]:
             groups["melanoma"] = _MELANOMA
     named = "|".join(f"(?P<{name}>{words})" for name, words in groups.items())
     return re.compile(rf"\b(?=\w)(?:{named})\b".replace(" ", r"[\s-]"), re.IGNORECASE)
+
+
+TYPE_PATTERN = _type_pattern()

@@ -10,9 +10,8 @@ import re
 
 from ..schemas import Abstract
 from ..schemas.events import MAX_TITLE_CHARACTERS
-from .cancer_words import TYPE_WORDS, type_pattern
+from .cancer_words import TYPE_PATTERN, TYPE_WORDS
 
-_PATTERN = type_pattern()
 _TYPES = list(TYPE_WORDS)
 
 
@@ -21,16 +20,15 @@ class TypeSwap:
 
     def __init__(self) -> None:
         self._words: dict[tuple[str, str], list[str]] = {}
-        self._known: set[tuple[str, str, str]] = set()
 
     def learn(self, text: str) -> None:
         """Remember each word of a text that names a type."""
-        for match in _PATTERN.finditer(text):
+        for match in TYPE_PATTERN.finditer(text):
             kind, group = _kind_and_group(match)
-            word = match.group().lower()
-            if kind in TYPE_WORDS and (kind, group, word) not in self._known:
-                self._known.add((kind, group, word))
-                self._words.setdefault((kind, group), []).append(word)
+            if kind in TYPE_WORDS:
+                words, word = self._words.setdefault((kind, group), []), match.group().lower()
+                if word not in words:
+                    words.append(word)
 
     def __call__(self, abstract: Abstract, draws: random.Random) -> Abstract:
         """The abstract with all types exchanged by one random permutation, each word for one of its own kind."""
@@ -44,8 +42,8 @@ class TypeSwap:
                 chosen[word] = draws.choice(self._words.get((becomes.get(kind, ""), group), [word]))
             return chosen[word].capitalize() if match.group()[0].isupper() else chosen[word]
 
-        title = abstract.title and _PATTERN.sub(exchanged, abstract.title)[:MAX_TITLE_CHARACTERS]
-        return Abstract(title=title, abstract=_PATTERN.sub(exchanged, abstract.abstract))
+        title = abstract.title and TYPE_PATTERN.sub(exchanged, abstract.title)[:MAX_TITLE_CHARACTERS]
+        return Abstract(title=title, abstract=TYPE_PATTERN.sub(exchanged, abstract.abstract))
 
 
 def _kind_and_group(match: re.Match[str]) -> tuple[str, str]:

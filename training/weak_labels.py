@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..schemas import Abstract
-from .cancer_words import type_pattern
+from .cancer_words import TYPE_PATTERN
 
 # Words that speak of cancer whatever the organ. Names of single cancers come from the Disease Ontology.
 _GENERAL = re.compile(
@@ -21,7 +21,6 @@ _GENERAL = re.compile(
     r"|\w*blastomas?|gleason)\b",
     re.IGNORECASE,
 )
-_TYPE = type_pattern()
 _WORD = re.compile(r"\w+")
 _BENIGN = frozenset(
     {"adenoma", "angiomyolipoma", "cavernoma", "fibroma", "glaucoma", "granuloma", "hemangioma", "hematoma"}
@@ -92,7 +91,7 @@ def _type_weights(text: str) -> Counter[str]:
     cancers = [match.span() for match in _GENERAL.finditer(text)]
     ends = [end for _, end in cancers]
     weights: Counter[str] = Counter()
-    for match in _TYPE.finditer(text):
+    for match in TYPE_PATTERN.finditer(text):
         kind, _, group = str(match.lastgroup).rpartition("_")
         start, end = match.span()
         nearest = bisect_left(ends, start - _BESIDE)
