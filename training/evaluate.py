@@ -7,7 +7,7 @@ calibration error is ECE with 15 bins of equal width (Guo et al. 2017, https://a
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,14 @@ class Measured:
 
     def __str__(self) -> str:
         return f"{self.value:.2%} [{self.low:.2%}, {self.high:.2%}]"
+
+
+class Figures(NamedTuple):
+    """What a confusion tells; ``f1`` of the labels that occur or are answered."""
+
+    accuracy: Measured
+    macro_f1: Measured
+    f1: dict[str, Measured]
 
 
 @dataclass(frozen=True)
@@ -132,12 +140,24 @@ def measure(given: Answers) -> QuestionMetrics:
     """Every figure of one question; ``given`` holds at least one record."""
     labels, truth, predicted = given.question.labels, given.truth, given.predicted
     counted = confusion(truth, predicted, len(labels))
-    samples = _resampled(counted)
-    f1, sampled_f1 = f1_of_labels(counted), f1_of_labels(samples)
+    accuracy, macro_f1, f1 = figures(labels, counted)
     return QuestionMetrics(
         question=given.question.name,
         labels=labels,
         n=len(truth),
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        f1=f1,
+        confusion=counted.astype(int).tolist(),
+        calibration_error=calibration_error(given),
+    )
+
+
+def figures(labels: Sequence[str], counted: Matrix) -> Figures:
+    """The figures of a confusion, as ``confusion`` counts it; one of several runs is the sum of theirs."""
+    samples = _resampled(counted)
+    f1, sampled_f1 = f1_of_labels(counted), f1_of_labels(samples)
+    return Figures(
         accuracy=_with_interval(_accuracy(counted), _accuracy(samples)),
         macro_f1=_with_interval(_macro_f1(counted), _macro_f1(samples)),
         f1={
@@ -145,8 +165,6 @@ def measure(given: Answers) -> QuestionMetrics:
             for index, label in enumerate(labels)
             if _occurrences(counted)[index]
         },
-        confusion=counted.astype(int).tolist(),
-        calibration_error=calibration_error(given),
     )
 
 
