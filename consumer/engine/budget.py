@@ -1,6 +1,7 @@
-"""How many tokens one forward pass takes: found by a short probe, remembered for this device, halved where memory ends.
+"""How many tokens one forward pass takes: on GPUs found by a short probe; remembered, and halved where memory ends.
 
-More tokens keep a GPU busy; on a CPU what a pass writes should stay in its caches, so that few are fastest.
+More tokens keep a GPU busy. A CPU runs rows in pieces that its caches hold, however many a pass has, so that a batch
+of a worker may be one.
 """
 
 import json
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 _SMALLEST, _PROBE_SECONDS = 512, 0.5
 _GAIN = 1.03  # a budget twice as large must be faster by so much, or it only costs memory and makes others wait
-_UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # where nothing may be probed
+_UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # where nothing is probed
 
 
 class Budget:
@@ -33,18 +34,18 @@ class Budget:
             memory: the file that remembers budgets by key; None to remember nothing.
             key: of device, model and dtype.
         """
-        self._memory, self._key = memory, key
+        self._device, self._memory, self._key = device, memory, key
         self._known = _read(memory).get(key) if memory else None
         self.tokens = self._known or _UNKNOWN.get(device.type, _UNKNOWN["cpu"])
 
     def probe(self, run: Callable[[int], object], longest: int) -> None:
-        """Find the budget, unless it is known or nothing could be remembered.
+        """Find the budget of a GPU, unless it is known or nothing could be remembered.
 
         Args:
             run: a forward pass over so many tokens.
             longest: no budget is larger.
         """
-        if not self._memory or self._known:
+        if self._device.type == "cpu" or not self._memory or self._known:
             return
         best, begun = 0.0, time.perf_counter()
         tokens = _SMALLEST
@@ -116,12 +117,11 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _rate(run: Callable[[int], object], tokens: int) -> float:
-    """Tokens a second; the first pass of a size is not counted. On a CPU in this thread's time: others use it too."""
-    clock = time.perf_counter if torch.cuda.is_initialized() else time.thread_time
+    """Tokens a second; the first pass of a size is not counted."""
     run(tokens)
-    begun = clock()
+    begun = time.perf_counter()
     run(tokens)
-    return tokens / (clock() - begun)
+    return tokens / (time.perf_counter() - begun)
 
 
 def _read(memory: Path) -> dict[str, int]:

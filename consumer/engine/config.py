@@ -22,5 +22,5 @@ class EngineConfig(BaseModel):
     # From 2 047 tokens on, Phi-3-mini's sliding window begins to hide the start of the prompt.
     max_prompt_tokens: Annotated[int, Field(ge=64, le=131_072)] = 2_046
     threads: PositiveInt | None = None  # of the CPU; torch's own choice where None
-    budgets: Path | None = None  # a file that remembers how many tokens a pass takes here; not probed where None
+    budgets: Path | None = None  # a file that remembers how many tokens a pass takes here; no GPU is probed where None
     slots: tuple[int, ...] = ()  # file descriptors from ``make_slots`` that replicas on this machine have in common

@@ -1,7 +1,6 @@
 """Phi-3 as a classifier: a base, perhaps an adapter merged into it, one task, in service."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from .config import EngineConfig
 from .forward import Forward, pack, served
 from .fp8 import Scaled
 from .int8 import Eight
-from .lanes import lanes, one_thread
+from .lanes import lanes
 from .memory import device_name
 from .merging import Base
 from .products import Product, product
@@ -59,12 +58,9 @@ class Phi3Engine:
             self._forward = Forward(served(parts, self.base.shape), self.encoder)
             self._prefix = self._forward.run_prefix()
         self._lanes = lanes(torch.get_num_threads()) if self.base.device.type == "cpu" else None
-        with one_thread() if self._lanes else nullcontext():
-            revision, kind = self.base.folder.ref.revision, device_name(self.base.device)
-            self._budget = Budget(
-                self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}, in pieces"
-            )
-            self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
+        revision, kind = self.base.folder.ref.revision, device_name(self.base.device)
+        self._budget = Budget(self.base.device, config.budgets, f"{kind} {revision} {self.model.receipt.dtype}")
+        self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
 
     def encode(self, abstract: Text) -> Tokens:
         """Token ids of the whole prompt, cut to the limit. Safe on any thread."""

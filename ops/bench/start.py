@@ -1,7 +1,7 @@
 """How soon each thing is there, from the start of its process: the client, the command line, a worker's first result.
 
 A worker is started as an operator starts it, on a Redis that runs and holds one abstract, with phi3-nano and its own
-adapter. How many tokens a pass takes is probed in the first start and remembered in those that follow.
+adapter. On a GPU the first start probes how many tokens a pass takes, and those that follow remember it.
 """
 
 import os

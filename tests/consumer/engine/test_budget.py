@@ -8,7 +8,7 @@ from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.schemas import Abstract
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def of(*lengths: int) -> list[Tokens]:
@@ -81,12 +81,12 @@ def test_the_probe_grows_while_it_pays_and_memory_lasts(monkeypatch, tmp_path, r
         return rates[tokens]
 
     monkeypatch.setattr(budget, "_rate", rate)
-    limit = Budget(CPU, tmp_path / "budgets.json", "a")
+    limit = Budget(GPU, tmp_path / "budgets.json", "a")
     limit.probe(lambda _: None, 16_384)
     assert limit.tokens == found
 
     monkeypatch.setattr(budget, "_rate", None)
-    known = Budget(CPU, tmp_path / "budgets.json", "a")
+    known = Budget(GPU, tmp_path / "budgets.json", "a")
     known.probe(lambda _: None, 16_384)
     assert known.tokens == found, "known, so nothing was probed"
 
@@ -103,11 +103,13 @@ def test_a_disk_that_cannot_be_written_costs_no_answer(tmp_path):
     assert limit.run(of(*[100] * 12), limited(450, [])) == [100] * 12
 
 
-def test_the_engine_probes_once_and_answers_the_same(tmp_path, engine, phi3_nano):
-    file = tmp_path / "cache/budgets.json"
-    probing = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="float32", budgets=file))
-    batch = [probing.encode(Abstract(abstract="word " * words)) for words in (1, 700, 300, 2)]
+def test_a_cpu_is_not_probed_and_takes_in_one_pass_what_a_worker_has_at_once(tmp_path, phi3_nano):
+    file = tmp_path / "budgets.json"
+    engine = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="float32", budgets=file))
+    batch = [engine.encode(Abstract(abstract="word " * words)) for words in (1, 700, 300, 2, 400, 400, 400, 400)]
+    ran: list[int] = []
 
-    assert file.exists()
-    for one, other in zip(probing.classify(batch).logits, engine.classify(batch).logits, strict=True):
-        assert one[0] == pytest.approx(other[0], abs=1e-4)
+    engine._budget.run(batch, lambda some: ran.append(len(some)) or list(some))
+
+    assert ran == [len(batch)]
+    assert not file.exists()
