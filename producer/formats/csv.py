@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 
 from ...schemas import Question
 from .labels import included, label_column, said_of
+from .opening import with_newlines
 from .records import Broken, Record
 from .tables import Row, can_hold_abstracts, columns_of, records
 from .text import Decoder, lines
@@ -38,7 +40,7 @@ def read_tsv(file: BufferedReader) -> Iterator[Record | Broken]:
 
 def kind_of(head: bytes) -> str | None:
     """``csv`` or ``tsv`` where the first line of a file is the header of such a table."""
-    header = head.lstrip().partition(b"\n")[0].decode("latin-1")
+    header = re.split(rb"[\r\n]", head.lstrip(), maxsplit=1)[0].decode("latin-1")
     delimiter = _delimiter_of(header)
     if not can_hold_abstracts(_names(header, delimiter)):
         return None
@@ -94,7 +96,7 @@ class _Lines:
     def _decoded(file: BufferedReader) -> Iterator[str | None]:
         """Bytes that are no text come through as surrogates, so that one bad row does not end the file."""
         decoder = Decoder()
-        for line in lines(file, _MAX_ROW_CHARACTERS):
+        for line in lines(with_newlines(file), _MAX_ROW_CHARACTERS):
             try:
                 yield decoder.decode(line) if line is not None else None
             except UnicodeDecodeError as error:

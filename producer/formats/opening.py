@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import io
+import re
 import sys
 import tempfile
 import zlib
@@ -20,6 +21,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # PubMed's files are packed to a tenth; a thousandth is the most that gzip can do.
 _MAX_RATIO, _MAX_RATIO_FROM_BYTES = 200, 64 << 20
 _MAX_SPOOLED_BYTES = 1 << 30
+_CR_ENDS_FIRST_LINE = re.compile(rb"[^\r\n]*\r(?!\n)")
 
 
 class Damaged(Exception):
@@ -50,6 +52,11 @@ def plain(file: BinaryIO) -> io.BufferedReader:
     if head.startswith(_UTF16):
         return _reader(_as_utf8(chain([head], chunks)))
     return _reader(chain([head.removeprefix(codecs.BOM_UTF8)], chunks))
+
+
+def with_newlines(file: io.BufferedReader) -> io.BufferedReader:
+    """The same with ``\\n`` at the end of every line, where the first ends with ``\\r`` alone, as old Macs wrote."""
+    return _reader(_with_newlines(_chunks(file))) if _CR_ENDS_FIRST_LINE.match(file.peek()) else file
 
 
 @contextmanager
@@ -122,6 +129,13 @@ def _unpacked(packed: Iterator[bytes]) -> Iterator[bytes]:
                 yield chunk
     except (EOFError, OSError, zlib.error) as error:
         raise Damaged(f"cannot be unpacked further ({error}): download it again") from error
+
+
+def _with_newlines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    decoder = io.IncrementalNewlineDecoder(None, translate=True)  # a chunk may end in the middle of CR LF
+    for chunk in chunks:
+        yield decoder.decode(chunk.decode("latin-1")).encode("latin-1")
+    yield decoder.decode("", final=True).encode("latin-1")
 
 
 def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -141,6 +141,21 @@ def test_a_header_full_of_commas_may_still_be_parted_by_semicolons():
     assert record.abstract.abstract == "Text."
 
 
+@pytest.mark.parametrize("name", ["x.csv", "-"])
+def test_lines_may_end_with_a_carriage_return_alone(name):
+    """As old Macs wrote them; an unclosed quote and a broken row cost no more than elsewhere."""
+    rows = ["id,title,abstract", "1,a,\u201cb\u201d", '2,"of two\rlines",b', "3,a,b,c", '4,"stray,b', "5,a,b"]
+    found = records("\r".join(rows).encode("cp1252"), name)
+    assert told(found) == ["1", "2", "line 5: has 4 fields, and the header 3",
+                           "line 6: is not CSV: a quote is not closed", "5"]  # fmt: skip
+    assert (found[0].abstract.abstract, found[1].abstract.title) == ("\u201cb\u201d", "of two\nlines")
+
+
+def test_a_carriage_return_within_a_row_is_kept_where_lines_end_otherwise():
+    [record] = records(b'id,title,abstract\r\n1,"a\rb","c\r\nd"\r\n', "x.csv")
+    assert (record.abstract.title, record.abstract.abstract) == ("a\rb", "c\r\nd")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 def test_text_is_read_in_the_encodings_that_excel_writes(encoding):
     [record] = records("id\tabstract\na\tnaïve – “β”".replace("β", "ß").encode(encoding), "x.tsv")
