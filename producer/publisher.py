@@ -58,7 +58,7 @@ class Publisher(Client):
             lane: ``bulk`` for back-fills, which wait while there is interactive work.
 
         Raises:
-            Malformed: the event is larger than workers accept.
+            Malformed: the event is larger than workers accept, or an id is empty or no text.
             BacklogFull: too many wait already. Publish again after ``retry_after_seconds``.
             Unavailable: Redis is out of reach. Publish again with the same id: it is answered once.
         """
@@ -78,7 +78,7 @@ class Publisher(Client):
         with sending(self._names.control.lane(lane)) as trace:
             now = datetime.now(timezone.utc)
             known = {"source": self.source, "time": now, **trace._asdict()}
-            events = [(id_, self._encode(AbstractSubmitted(id=id_, data=one, **known))) for id_, one in abstracts]
+            events = [(id_, self._encode(AbstractSubmitted.of(one, id_, **known))) for id_, one in abstracts]
             return await self._send_all(events, lane, run)
 
     async def _send_all(self, events: list[Body], lane: Lane, run: str | None) -> list[Published]:

@@ -42,6 +42,18 @@ def validate(model: type[Model], body: bytes) -> Model:
         raise malformed(error) from None
 
 
+def made(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """The model of untrusted values.
+
+    Raises:
+        Malformed: with the reason and what the sender must change.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
 def malformed(error: ValidationError) -> Malformed:
     """One refusal for all that is wrong: which fields and why, never their values."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)

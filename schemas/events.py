@@ -15,12 +15,11 @@ from pydantic import (
     FailFast,
     Field,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 
-from .decoding import malformed
-from .errors import RefusalReason
+from .decoding import made
+from .errors import Malformed, RefusalReason
 from .task import Task
 
 PLAIN_SOURCE = "urn:abstream:plain"  # the source of entries typed at redis-cli, which name none
@@ -94,10 +93,7 @@ class Abstract(Payload):
         Raises:
             Malformed: with the reason and what the sender must change.
         """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise malformed(error) from None
+        return made(cls, values)
 
 
 class Answer(Payload):
@@ -338,6 +334,18 @@ class Event(BaseModel):
 class AbstractSubmitted(Event):
     type: Literal["abstream.abstract.submitted.v1"] = "abstream.abstract.submitted.v1"
     data: Abstract
+
+    @classmethod
+    def of(cls, abstract: Abstract, id: str, **attributes: Any) -> "AbstractSubmitted":
+        """The event that submits an abstract under this id.
+
+        Raises:
+            Malformed: the id, or another attribute, is none; it says which and why.
+        """
+        try:
+            return made(cls, {"data": abstract, "id": id, **attributes})
+        except Malformed as problem:
+            raise Malformed(problem.reason, f"abstract {id!r}: {problem.message}") from None
 
 
 class AbstractClassified(Event):

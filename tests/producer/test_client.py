@@ -1,10 +1,11 @@
 """The client says at once when it cannot reach Redis, and never repeats a write by itself."""
 
 import logging
+import re
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from abstream import Abstract, Publisher, Subscriber, Unavailable
+from abstream import Abstract, Malformed, Publisher, Subscriber, Unavailable
 from abstream.schemas import Shards
 
 NOWHERE = "unix:///nowhere/redis.sock"
@@ -40,6 +41,13 @@ async def test_many_abstracts_keep_their_order(redis, streams, publisher):
     entries = [entry.decode() for entry, _ in await redis.xrange(streams.lane("interactive"))]
     assert [one.entry_id for one in published] == entries
     assert [one.id for one in published] == [str(number) for number in range(600)]
+
+
+@pytest.mark.parametrize(("id_", "why"), [("", "at least 1 character"), (7, "valid string"), ("\ud800", "unicode")])
+async def test_an_id_that_is_none_is_told_and_nothing_is_sent(id_, why, redis, streams, publisher):
+    with pytest.raises(Malformed, match=f"^abstract {re.escape(repr(id_))}: id: .*{why}"):
+        await publisher.publish_many([("sound", ABSTRACT), (id_, ABSTRACT)])
+    assert not await redis.exists(streams.lane("interactive"))
 
 
 async def test_since_now_skips_what_was(publisher, subscriber, workers):
