@@ -12,7 +12,7 @@ from orjson import Fragment
 from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Prompt, Submission
 from ..schemas.events import Identifiers, ModelReceipt, Refusal
 from ..schemas.originals import to_original
-from ..schemas.streams import REPLAY_FIELD
+from ..schemas.streams import REPLAY_FIELD, cause_in
 from .engine.scoring import NOT_FINITE, Scores, score_batch
 from .stages import Answered, Delivery, Inferred, Job, Predicted, Refused
 
@@ -118,10 +118,11 @@ def refusal(delivery: Delivery, problem: Malformed, worker: str, event: Submissi
         replay_of=_replay_of(delivery),
         original=to_original(delivery.stream, delivery.entry_id, fields),
     )
+    cause: dict[str, Any] = {} if event else cause_in(fields)
     # They stand in the original now, and may be of 10 MB: nothing needs them twice.
     fields.clear()
     delivery = delivery._replace(fields=None)
-    refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker))
+    refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker), **cause)
     return Refused(delivery, _to_json(refused), identity(event) if event else b"", problem.reason)
 
 

@@ -22,6 +22,8 @@ _MOST_CHARACTERS = 40  # of a name that others chose
 # there are fewer of them than quotes, and one literal is found fast.
 _AFTER_NAME = re.compile(rb':(?<=["\s]:)')
 
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # which JSON can write, and UTF-8 cannot
+
 
 def validate(model: type[Model], body: bytes) -> Model:
     """The model in a JSON body.
@@ -64,6 +66,17 @@ def malformed(error: ValidationError) -> Malformed:
     return Malformed("too_large" if "string_too_long" in kinds else "invalid", said)
 
 
+def texts_in(body: bytes, *names: str) -> dict[str, str]:
+    """What a JSON object says under these names, whatever else is wrong with it: texts, not empty, and said once."""
+    try:
+        said = json.loads(body, object_pairs_hook=tuple)
+    except (ValueError, RecursionError):
+        return {}
+    pairs = said if isinstance(said, tuple) else ()  # an array is a list
+    given = {name: [value for key, value in pairs if key == name] for name in names}
+    return {name: values[0] for name, values in given.items() if len(values) == 1 and _is_text(values[0])}
+
+
 def check_names(body: bytes, known: int) -> None:
     """Look closer at a body in which more names are written than those ``known``; it takes as long as all the rest.
 
@@ -72,6 +85,10 @@ def check_names(body: bytes, known: int) -> None:
     """
     if len(_AFTER_NAME.findall(body)) != known:
         _STRICT.decode(body.decode())
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not _HALF_A_CHARACTER.search(value)
 
 
 def _say(problem: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .decoding import texts_in
 from .errors import Malformed
 from .events import PLAIN_SOURCE, Abstract, Event
 from .parsing import parse_event
@@ -129,7 +130,7 @@ def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, byte
     Raises:
         Malformed: with the reason and what the sender must change.
     """
-    size = sum(map(len, fields)) + sum(map(len, fields.values()))
+    size = _size(fields)
     if size > MAX_EVENT_BYTES:
         raise Malformed(
             "too_large", f"the entry has {size} bytes, more than {MAX_EVENT_BYTES}: send a shorter abstract"
@@ -146,6 +147,24 @@ def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, byte
     if plain.get("id"):
         return Submission(plain["id"], PLAIN_SOURCE, data.title, data.abstract, identifiers)
     return Submission(entry_id, f"{PLAIN_SOURCE}:{lane}", data.title, data.abstract, identifiers)
+
+
+def cause_in(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """What ties a refusal to an entry that holds no abstract: the event's id and source, as far as they can be read."""
+    if _size(fields) > MAX_EVENT_BYTES:
+        return {}
+    if (body := fields.get(_EVENT)) is not None:
+        said = texts_in(body, "id", "source")
+        return {f"causation{name}": value for name, value in said.items()} if "id" in said else {}
+    try:
+        id_ = fields.get(b"id", b"").decode()
+    except UnicodeDecodeError:
+        return {}
+    return {"causationid": id_, "causationsource": PLAIN_SOURCE} if id_ else {}
+
+
+def _size(fields: Mapping[bytes, bytes]) -> int:
+    return sum(map(len, fields)) + sum(map(len, fields.values()))
 
 
 def _utf8(name: str, value: bytes) -> str:

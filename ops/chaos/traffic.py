@@ -23,6 +23,7 @@ WORDS = 180  # of an abstract
 CHUNK = 25  # submissions in a round trip
 # Enough that no worker ever waits for work, few enough that faults fall into the middle of it.
 MOST_UNANSWERED = 3_000
+_OF_THE_SENDER = frozenset({"undecodable", "invalid", "too_large"})  # reasons of refusals
 _LONGEST_WAIT_SECONDS = 120  # for answers; then the rest is sent all the same
 _PAUSE_SECONDS = 0.05
 _WORDS = (
@@ -184,5 +185,7 @@ class Load:
 
 
 def submission_of(event: Event) -> str:
-    """The id of what an answer answers; of its entry, where that could not be read."""
+    """The id of what an answer answers; of its entry, where that was no abstract, since many may have one id."""
+    if isinstance(event, AbstractRefused) and event.data.reason in _OF_THE_SENDER:
+        return event.sequence or ""
     return event.causationid or event.sequence or ""

@@ -57,6 +57,34 @@ async def test_a_refusal_holds_the_whole_original(redis, streams, subscriber, wo
     assert refusal.data.original.fields == {"event": "/wAgbm90IHRleHQ=", "note": "a2VwdA=="}
 
 
+TOLD = {
+    "a sound envelope": ({"event": submitted(title=7)}, ("1", "test")),
+    "no source": ({"event": submitted(title=7) | {"source": ""}}, ("1", None)),
+    "no id": ({"event": submitted(title=7) | {"id": ""}}, (None, None)),
+    "an id that is a number": ({"event": submitted(title=7) | {"id": 1}}, (None, None)),
+    "another version": ({"event": submitted(abstract="Text.") | {"specversion": "0.3"}}, ("1", "test")),
+    "an id given twice": ({"event": '{"id": "1", "id": "2", "source": "test", "data": {}}'}, (None, None)),
+    "half a character": ({"event": r'{"id": "\ud800", "source": "test", "data": {}}'}, (None, None)),
+    "no object": ({"event": '[["id", "1"]]'}, (None, None)),
+    "an abstract that is too long": ({"event": submitted(abstract="a" * 50_001)}, ("1", "test")),
+    "plain fields": ({"id": "7", "title": " "}, ("7", "urn:abstream:plain")),
+    "plain fields without an id": ({"title": " "}, (None, None)),
+    "plain fields whose id is no text": ({"id": b"\xff", "title": " "}, (None, None)),
+}
+
+
+@pytest.mark.parametrize(("fields", "cause"), TOLD.values(), ids=TOLD.keys())
+async def test_a_refusal_names_the_event_where_its_id_can_be_read(fields, cause, redis, streams, subscriber, workers):
+    """So that whoever waits for an answer by its id is told."""
+    sent = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    await redis.xadd(streams.lane("interactive"), sent)
+
+    await workers.burst()
+
+    [(_, refusal)] = [result async for result in subscriber.refusals(since="0", until_idle=0.1)]
+    assert (refusal.causationid, refusal.causationsource) == cause
+
+
 async def test_an_entry_with_neither_event_nor_text_says_what_it_needs(redis, streams, subscriber, workers):
     await redis.xadd(streams.lane("interactive"), {"colour": "blue"})
 
