@@ -103,6 +103,11 @@ class Health:
         with self._lock:
             self._away.pop(shard, None)
 
+    def away(self) -> frozenset[int | None]:
+        """The shards whose Redis does not answer, or refuses; None for that of the control streams."""
+        with self._lock:
+            return frozenset(self._away)
+
     def serving(self, model: ModelReceipt) -> None:
         """An engine answered its probe, and serves."""
         with self._lock:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -30,6 +31,8 @@ from .worker import PROBE, Observer, Stuck, Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HAND_BACK_SECONDS = 1.0  # of the drain, for what is not finished; of a short one half
+_AWAY_SECONDS = 3.0  # for a Redis that is away, to take what is in hand: as long as a restart or a fail-over takes
+_LOOK_SECONDS = 0.1  # between two looks whether it is
 
 log = structlog.get_logger()
 
@@ -47,9 +50,10 @@ async def serve(
     """Run one worker until SIGTERM or SIGINT, or with ``burst`` until nothing is left to read.
 
     The first signal stops reading and finishes the batch at work; all else in hand is given back, to be taken by
-    others at once, and so is that batch if ``drain_seconds`` do not suffice. A second signal ends the process at once:
-    the entries in hand are taken over when their lease ends. The caller must end it by ``os._exit``, or Python waits
-    for the batch that was given back.
+    others at once, and so is that batch if ``drain_seconds`` do not suffice. Where Redis is away for long, nothing can
+    be given back: then the worker leaves what it holds, to be taken over when its lease ends. A second signal ends the
+    process at once, which leaves as much. The caller must end it by ``os._exit``, or Python waits for the batch that
+    was given back.
 
     Args:
         control: has the streams of adapters and the fleet; where there is one shard, it is that.
@@ -131,7 +135,7 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
             worker.source.stop()
             ended = [task for task in beside if task.done()]
             await end(beside)  # no switch begins while the worker leaves
-            await asyncio.wait([work], timeout=drain_seconds - hand_back_seconds)
+            await _finish(worker.source, work, drain_seconds - hand_back_seconds)
             ended += [work] if work.done() else []
             await end([work])
             await asyncio.gather(*ended)  # the error that one ended in is the process's error
@@ -141,6 +145,17 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
         finally:
             asked.cancel()
             await _hand_back(worker.source, suspects, hand_back_seconds)
+
+
+async def _finish(source: Source, work: asyncio.Task[None], seconds: float) -> None:
+    """Wait for what is in hand, so long at most, and not for long where nobody is there to take it."""
+    now = time.monotonic()
+    until, taken_at = now + seconds, now
+    while not work.done() and now < min(until, taken_at + _AWAY_SECONDS):
+        await asyncio.wait([work], timeout=min(_LOOK_SECONDS, until - now))
+        now = time.monotonic()
+        if not source.waits_in_vain:
+            taken_at = now
 
 
 @contextmanager

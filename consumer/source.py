@@ -112,6 +112,12 @@ class Source:
         """Whether the lease is still this worker's, as far as it knows."""
         return delivery.entry_id in self._by_stream[delivery.stream].held
 
+    @property
+    def waits_in_vain(self) -> bool:
+        """Whether the Redis of all that is held is away, or another where nothing is."""
+        away = self._metrics.health.away()
+        return bool(away) and all(inlet.shard in away for inlet in self.inlets if inlet.held)
+
     def settle(self, deliveries: Iterable[Delivery]) -> None:
         """These were committed: their lease ends."""
         for delivery in deliveries:
