@@ -5,12 +5,14 @@ from asyncio import Lock
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import structlog
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from ..schemas import Lane, Streams
 from ..schemas.streams import GROUP
+from .clocks import ServerClock
 from .scripts import script
 from .stages import Delivery
 
@@ -18,6 +20,8 @@ LONG_IDLE_MILLISECONDS = 3_600_000  # past every sensible lease: what is handed 
 
 Entry = tuple[bytes, dict[bytes, bytes] | None, int, tuple[str, ...]]
 """Its id, its fields, which delivery this is, and the workers it was with."""
+
+log = structlog.get_logger()
 
 
 class LetGo(NamedTuple):
@@ -60,6 +64,9 @@ class Inlet:
         self._redis = redis
         self._worker = worker
         self._alone = (worker,)
+        self._clock = ServerClock()
+        self._look_script = script(redis, "look")
+        self._redate_script = script(redis, "redate")
         self._reclaim_script = script(redis, "reclaim")
         self._extend_script = script(redis, "extend")
         self._release_script = script(redis, "release")
@@ -84,11 +91,16 @@ class Inlet:
             return self._hold([(*entry, 1, self._alone) for _, entries in (replies or []) for entry in entries])
 
     async def oldest_let_go(self, lease_milliseconds: int) -> list[LetGo]:
-        """The oldest entry whose lease ran out, if there is one."""
-        found: list[dict[str, Any]] = await self._redis.xpending_range(
-            self.stream, GROUP, min="-", max="+", count=1, idle=lease_milliseconds
-        )
-        return [LetGo(self, one["message_id"], one["times_delivered"]) for one in found]
+        """The oldest entry whose lease ran out, if there is one.
+
+        Where the server's clock was set back, every lease begins anew: what a dead worker held would else be kept until
+        the clock is again where it was.
+        """
+        now, *found = await self._look_script([self.stream], [GROUP, lease_milliseconds])
+        if (back := self._clock.set_back_by(now)) > lease_milliseconds:
+            leases = await self._redate_script([self.stream], [GROUP])
+            log.warning("server_clock_set_back", stream=self.stream, seconds=round(back / 1000, 1), leases=leases)
+        return [LetGo(self, *found)] if found else []
 
     async def reclaim(self, lease_milliseconds: int, *limits: int) -> list[Delivery]:
         """Take over entries whose lease ran out, the oldest first.

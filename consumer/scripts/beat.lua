@@ -9,5 +9,9 @@ local now = redis.call('TIME')
 local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
 redis.call('ZADD', KEYS[1], string.format('%.0f', milliseconds), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', milliseconds - ARGV[2]))
+-- Where the clock was set back, who told it before would seem to live until it is again where it was.
+for _, other in ipairs(redis.call('ZRANGE', KEYS[1], string.format('(%.0f', milliseconds), '+inf', 'BYSCORE')) do
+  redis.call('ZADD', KEYS[1], string.format('%.0f', milliseconds), other)
+end
 redis.call('EXPIRE', KEYS[1], math.ceil(ARGV[2] / 1000))
 return redis.call('ZRANGE', KEYS[1], 0, -1)

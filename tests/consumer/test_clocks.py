@@ -1,19 +1,24 @@
 """The clock of a worker jumps by an hour, either way: nothing that is promised goes by it.
 
-Leases are kept by Redis, by its own clock. That one cannot be moved from here: ops/bench/RESULTS.md, "Chaos", says what
-was tried by hand.
+Leases are kept by Redis, by its own clock. That one is moved by libfaketime, where it is installed.
 """
 
 import time
+from pathlib import Path
 
 import pytest
-from abstream import Abstract
-from abstream.schemas.streams import DEDUPE_WINDOW_SECONDS
+from abstream import Abstract, Publisher, Subscriber
+from abstream.consumer.clocks import ServerClock
+from abstream.consumer.shards import inlets
+from abstream.ops.embedded import embedded_redis
+from abstream.schemas import Streams
+from abstream.schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP
 
-from ..conftest import wait_until
+from ..conftest import Workers, connect, wait_until
 from ..story.test_3_nothing_is_lost_nothing_is_repeated import start_slow, take_and_die
 
 LEASE_SECONDS = 0.3
+LEASE_MILLISECONDS = 60_000
 HOUR_SECONDS = 3_600
 MIDNIGHT_SECONDS = 20_500 * DEDUPE_WINDOW_SECONDS
 
@@ -74,3 +79,81 @@ async def test_what_comes_again_is_known_though_the_clock_jumped_over_midnight(
 
     assert await redis.xlen(streams.predictions) == 1
     assert await workers.pending() == 0
+
+
+def test_a_clock_that_is_set_back_is_noticed_once_and_a_forward_jump_is_none(monkeypatch):
+    clock, now = ServerClock(), 5_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    looks = [7_000_000, 7_000_000 + HOUR_SECONDS * 1000, 7_000_000, 7_000_000]
+
+    assert [clock.set_back_by(milliseconds) for milliseconds in looks] == [0, 0, HOUR_SECONDS * 1000, 0]
+
+
+async def test_where_the_clock_of_redis_was_set_back_every_lease_begins_anew(monkeypatch, redis, streams, workers):
+    """Seen from the worker: the monotonic clock went on for an hour, and that of Redis did not."""
+    [inlet, _] = inlets(workers.shards, "heir")
+    await inlet.create_group()
+    [kept, trimmed] = [await redis.xadd(inlet.stream, {"title": "T"}) for _ in range(2)]
+    await take_and_die(redis, streams, 2)
+    await redis.xclaim(inlet.stream, GROUP, "dead", 0, [kept, trimmed], idle=LEASE_MILLISECONDS // 2, justid=True)
+    await redis.xdel(inlet.stream, trimmed)
+    assert await inlet.oldest_let_go(LEASE_MILLISECONDS) == []
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + HOUR_SECONDS)
+
+    assert await inlet.oldest_let_go(LEASE_MILLISECONDS) == []
+
+    held, lost = await redis.xpending_range(inlet.stream, GROUP, "-", "+", 10)
+    assert held["time_since_delivered"] < LEASE_MILLISECONDS // 2 <= lost["time_since_delivered"]
+    assert [one["consumer"] for one in (held, lost)] == [b"dead", b"dead"]
+    assert [one["times_delivered"] for one in (held, lost)] == [1, 1]
+
+
+@pytest.fixture
+def moved(monkeypatch, tmp_path):
+    """The URL of a Redis server, and a function that moves its clock by so many seconds from what it is."""
+    found = sorted(Path("/usr").glob("lib*/**/faketime/libfaketime.so.1"))
+    if not found:
+        pytest.skip("libfaketime is not installed")
+    offset = tmp_path / "offset"
+
+    def move(seconds: int) -> None:
+        offset.write_text(f"{seconds:+d}s\n")
+
+    move(0)
+    faked = {"LD_PRELOAD": found[0], "FAKETIME_TIMESTAMP_FILE": offset, "FAKETIME_NO_CACHE": 1}
+    with monkeypatch.context() as environment:
+        for name, value in {**faked, "FAKETIME_DONT_FAKE_MONOTONIC": 1}.items():
+            environment.setenv(name, str(value))
+        running = embedded_redis()
+        url = running.__enter__()
+    yield url, move
+    running.__exit__(None, None, None)
+
+
+async def test_what_a_dead_worker_held_is_taken_over_though_the_clock_of_redis_was_set_back(
+    monkeypatch, moved, streams
+):
+    (url, move), looked = moved, []
+    noticed = ServerClock.set_back_by
+    monkeypatch.setattr(ServerClock, "set_back_by", lambda self, now: looked.append(now) or noticed(self, now))
+    redis = connect(url)
+    workers = Workers(redis, streams)
+    async with Publisher(url, namespace="aside") as aside:
+        await aside.publish_many(some(2))
+    [(_, fields)] = await redis.xrange(Streams("aside").lane("interactive"))
+
+    async with workers.running(lease_seconds=LEASE_SECONDS):
+        await wait_until(lambda: looked, "a first look at the clock")
+        async with redis.pipeline(transaction=True) as at_once:  # before the other worker can read it
+            at_once.xadd(streams.lane("interactive"), fields)
+            await take_and_die(at_once, streams, 1)
+            await at_once.execute()
+        move(-HOUR_SECONDS)
+        await wait_until(lambda: redis.xlen(streams.predictions), "what the dead one had")
+
+    async with Subscriber(url, namespace=streams.namespace) as subscriber:
+        answered = [result.causationid async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
+    assert answered == ["2"]
+    await redis.aclose()

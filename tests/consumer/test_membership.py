@@ -93,6 +93,14 @@ async def test_who_is_silent_for_long_is_not_counted(fleet, monkeypatch):
     await fleet.settles(a={0, 1, 2, 3})
 
 
+async def test_who_is_of_the_future_since_the_clock_was_set_back_is_not_counted_for_longer(fleet, monkeypatch):
+    monkeypatch.setattr(membership, "SILENCE_SECONDS", 0.5)
+    await fleet.join("a")
+    await fleet.redis.zadd(fleet.names.control.workers, {"dead": 1e15})
+    await fleet.settles(a={0, 1})
+    await fleet.settles(a={0, 1, 2, 3})
+
+
 async def test_a_list_that_is_lost_is_made_anew(fleet):
     for name in ("a", "b"):
         await fleet.join(name)
