@@ -17,10 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...training.corpus import is_held_back, records
-from ...training.evaluate import Measured, figures
 
 ROOT = Path(__file__).parents[2]
 FOLDS = 7
@@ -127,9 +124,13 @@ def _kept(row: Row) -> Row:
 
 def _figure(name: str, metrics: Sequence[Row]) -> list[float]:
     """From what one judge answered in every split."""
+    import numpy as np
+
+    from ...training.evaluate import figures
+
     counted = np.sum([np.array(one["confusion"], dtype=np.float64) for one in metrics], axis=0)
     accuracy, macro_f1, f1 = figures(metrics[0]["labels"], counted)
-    named: dict[str, Measured] = {"accuracy": accuracy, "macro_f1": macro_f1}
+    named = {"accuracy": accuracy, "macro_f1": macro_f1}
     found = named.get(name) or f1[name.removeprefix("f1_")]
     return [found.value, found.low, found.high]
 
