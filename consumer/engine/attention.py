@@ -109,12 +109,17 @@ def _block_by_block(
     query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Of each block the weights, shape (heads, rows, keys), and what ``attend`` returns."""
+    for block, weights in zip(blocks, _weights(query, key, blocks), strict=True):
+        yield weights, torch.bmm(weights, value[:, block.keys])[:, : block.count].transpose(0, 1)
+
+
+def _weights(query: Tensor, key: Tensor, blocks: Sequence[Block]) -> Iterator[Tensor]:
+    """What the rows of each block give its keys, shape (heads, rows, keys)."""
     for block, rows in zip(blocks, _split(query, blocks), strict=True):
         scores = torch.bmm(rows, transposed(key[:, block.keys]))
         if block.hidden is not None:
             scores[:, :, block.masked :].add_(block.hidden)
-        weights = scores.softmax(-1)
-        yield weights, torch.bmm(weights, value[:, block.keys])[:, : block.count].transpose(0, 1)
+        yield scores.softmax(-1)
 
 
 def _split(rows: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
@@ -206,6 +211,33 @@ class InBlocks:
             queries.split(self._counts, 1), keys.split(self._lengths, 1), values.split(self._lengths, 1), self._blocks,
             strict=True,
         )  # fmt: skip
+
+
+class OverStates(InBlocks):
+    """At a few tokens of each prompt, on states of all tokens in place of values; without gradient.
+
+    Values are states times a weight, and a sum of products is the product of the sum: so a layer that answers at few
+    tokens multiplies what these have found, and not what stands at all tokens.
+    """
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
+        """What each head finds, and behind them the mean of all states; shape (queries, heads + 1, size of a state).
+
+        Args:
+            queries, keys: as ``InBlocks`` lays them out.
+            values: the states, as values of one head.
+            past: keys and states.
+        """
+        found: list[Tensor] = []
+        for query, key, state, blocks in self.each(queries, keys, values):
+            key, [states] = _all_keys_and_values(key, state, blocks, past)
+            key = per_head(key, len(query))
+            # A head without a query weighs all alike, whatever the keys.
+            query, key = functional.pad(query, (0, 0, 0, 0, 0, 1)), torch.cat([key, key[:1]])
+            for block, weights in zip(blocks, _weights(query, key, blocks), strict=True):
+                sums = weights[:, : block.count].flatten(0, 1) @ states[block.keys]
+                found.append(sums.unflatten(0, (len(query), -1)).transpose(0, 1))
+        return torch.cat(found)
 
 
 class _Attended(torch.autograd.Function):

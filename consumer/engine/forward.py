@@ -17,14 +17,14 @@ from torch.nn import functional
 from . import Tokens
 from .attention import Past
 from .distinct import distinct, spread
-from .layers import Layer, ServedLayer, TrainedLayer
+from .layers import LastLayer, Layer, ServedLast, ServedLayer, TrainedLayer
 from .means import mean_heads
 from .parts import Parts
 from .rotary import Rotation, cosines_and_sines, rotate
 from .rows import Attention, Row, Rows
 from .shape import Shape, shape_of
 from .tokens import PromptEncoder
-from .varlen import moved
+from .varlen import moved, varlen_works
 
 if TYPE_CHECKING:
     from transformers import Phi3ForCausalLM
@@ -39,6 +39,7 @@ class Network:
 
     Attributes:
         embed: token ids to rows.
+        last: of the layers, as it answers at the slots.
         norm: what follows the last layer.
         head: gives the rows of all tokens that may come next, shape (vocabulary, hidden size).
     """
@@ -46,19 +47,23 @@ class Network:
     shape: Shape
     embed: Callable[[Tensor], Tensor]
     layers: Sequence[Layer]
+    last: LastLayer
     norm: Callable[[Tensor], Tensor]
     head: Callable[[], Tensor]
 
 
 def served(parts: Parts, shape: Shape) -> Network:
     """Of bare weights, named as transformers names them in a file; without gradient."""
-    last, shape = shape.layers - 1, replace(shape, means=parts.means)
+    shape = replace(shape, means=parts.means)
     names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     embedding, norm, head = map(parts.tensor, names)
+    layers = [ServedLayer(parts, number, shape) for number in range(shape.layers - 1)]
+    last = ServedLast(parts, shape.layers - 1, shape, over_states=not varlen_works(head.device, head.dtype))
     return Network(
         shape,
         lambda ids: functional.embedding(ids, embedding),
-        [ServedLayer(parts, number, shape, last=number == last) for number in range(shape.layers)],
+        [*layers, last],
+        last,
         lambda rows: functional.rms_norm(rows, norm.shape, norm, shape.epsilon),
         lambda: head,
     )
@@ -70,7 +75,7 @@ def trained(phi3: "Phi3ForCausalLM") -> Network:
     if phi3.device.type == "cpu":
         shape = replace(shape, means=mean_heads(map(_joint, phi3.model.layers), shape))
     layers = [TrainedLayer(layer, shape) for layer in phi3.model.layers]
-    return Network(shape, phi3.model.embed_tokens, layers, phi3.model.norm, lambda: phi3.lm_head.weight)
+    return Network(shape, phi3.model.embed_tokens, layers, layers[-1], phi3.model.norm, lambda: phi3.lm_head.weight)
 
 
 def _joint(layer: Any) -> list[Tensor]:
@@ -91,7 +96,8 @@ class Forward:
         self._device = head.device
         rotation = cosines_and_sines(self._shape.rotary, encoder.max_tokens, head.dtype, self._device)
         self._prefix_ids = torch.tensor(encoder.prefix, device=self._device)
-        self._rows = Rows(rotation, self._shape.window, len(encoder.prefix))
+        over_states = network.last.over_states
+        self._rows = Rows(rotation, self._shape.window, len(encoder.prefix), over_states=over_states)
         self._offsets = [slot.offset for slot in encoder.slots]
         self._labels = [torch.tensor(slot.labels, device=self._device) for slot in encoder.slots]
 
@@ -100,12 +106,13 @@ class Forward:
         row = self._rows.beginning()
         hidden = self._network.embed(self._prefix_ids)
         kept: Prefix = []
-        for number, layer in enumerate(self._network.layers):
+        for layer in self._network.layers[:-1]:
             query, key, value = self._heads(layer.project(hidden), row)
             kept.append((key, value))
-            if number < len(self._network.layers) - 1:  # nobody looks at what the last makes of it
-                hidden = layer.finish(hidden, row.attention.attend(query, key, value))
-        return kept
+            hidden = layer.finish(hidden, row.attention.attend(query, key, value))
+        anywhere = self._prefix_ids.new_zeros(1)  # nobody asks there
+        _, key, value = self._heads_at(hidden, anywhere, row.rotation, row.attention)
+        return [*kept, (key, value)]
 
     def slot_logits(self, ids: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> list[Tensor]:
         """Label logits for each question, in float32, each of shape (prompts, labels).
@@ -148,32 +155,29 @@ class Forward:
 
     def _at_slots(self, hidden: Tensor, rotation: Rotation, lengths: Sequence[int], past: Past) -> Tensor:
         """The last layer, where answers are read."""
-        layer, slots = self._network.layers[-1], self._rows.slots(lengths, self._offsets)
-        query, rest = layer.project_at(hidden, slots.queries)
-        cosines, sines = rotation
-        queries = self._queries(query, (cosines[slots.queries], sines[slots.queries]), slots.attention)
-        keys_and_values = self._keys_and_values(rest, rotation, slots.attention)
-        attended = slots.attention.attend(queries, *keys_and_values, past)
-        return layer.finish(hidden[slots.tokens], attended if slots.chosen is None else attended[slots.chosen])
+        slots = self._rows.slots(lengths, self._offsets)
+        query, key, value = self._heads_at(hidden, slots.queries, rotation, slots.attention)
+        attended = slots.attention.attend(query, key, value, past)
+        if slots.chosen is not None:
+            attended = attended[slots.chosen]
+        return self._network.last.finish_at(hidden[slots.tokens], attended)
 
     def _heads(self, projected: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as ``attend`` takes them, of all tokens."""
-        queries = (self._shape.heads - self._shape.means) * self._shape.head
-        query, rest = projected.split([queries, projected.shape[1] - queries], 1)  # slices' gradients would be added
-        return (
-            self._queries(query, row.rotation, row.attention),
-            *self._keys_and_values(rest, row.rotation, row.attention),
-        )
+        shape, attention = self._shape, row.attention
+        counts = shape.heads - shape.means, shape.key_heads - shape.means, shape.key_heads
+        query, key, value = projected.unflatten(1, (-1, shape.head)).split(counts, 1)
+        turned = rotate(query, row.rotation), rotate(key, row.rotation)
+        return attention.queries(turned[0]), attention.keys(turned[1]), attention.values(value)
 
-    def _queries(self, rows: Tensor, rotation: Rotation, attention: Attention) -> Tensor:
-        return attention.queries(rotate(rows.unflatten(1, (-1, self._shape.head)), rotation))
-
-    def _keys_and_values(self, rows: Tensor, rotation: Rotation, attention: Attention) -> Past:
-        values = self._shape.key_heads * self._shape.head
-        key, value = (
-            each.unflatten(1, (-1, self._shape.head)) for each in rows.split([rows.shape[1] - values, values], 1)
-        )
-        return attention.keys(rotate(key, rotation)), attention.values(value)
+    def _heads_at(
+        self, hidden: Tensor, at: Tensor, rotation: Rotation, attention: Attention
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the last layer: queries of some tokens, keys and values, or states, of all."""
+        query, key, value = self._network.last.project_at(hidden, at)
+        cosines, sines = rotation
+        turned = rotate(query, (cosines[at], sines[at])), rotate(key, rotation)
+        return attention.queries(turned[0]), attention.keys(turned[1]), attention.values(value)
 
 
 class SlotClassifier(nn.Module):

@@ -25,12 +25,26 @@ class Layer(Protocol):
         """Queries, keys and values in one: shape (tokens, (heads + 2 * key heads - 2 * means) * size)."""
         ...
 
-    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries of the rows ``at``, keys and values of all: the last layer needs no more."""
-        ...
-
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """The layer's output, from its input and its attention's, each of shape (tokens, hidden size)."""
+        ...
+
+
+class LastLayer(Layer, Protocol):
+    """Needs no more than keys and values of all tokens, and all else at the slots.
+
+    Attributes:
+        over_states: whether its attention at the slots is ``attention.OverStates``, with states in place of values.
+    """
+
+    over_states: bool
+
+    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the rows ``at``, keys and values of all; shape (rows, heads, size)."""
+        ...
+
+    def finish_at(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """As ``finish``, of the rows where queries were asked for."""
         ...
 
 
@@ -42,11 +56,14 @@ _STEP, _FEW = 32, 8
 class TrainedLayer:
     """Over a ``Phi3DecoderLayer``, perhaps with LoRA layers in it."""
 
+    over_states = False
+
     def __init__(self, layer: Any, shape: Shape) -> None:
         self._layer = layer
-        means, keys = shape.means * shape.head, shape.key_heads * shape.head
-        self._queries = shape.heads * shape.head - means
-        self._parts = [self._queries, means, keys - means, means, keys] if means else []
+        self._head = shape.head
+        means, values = shape.means * shape.head, shape.key_heads * shape.head
+        self._looking = [shape.heads - shape.means, shape.key_heads - shape.means, shape.key_heads]
+        self._parts = [shape.heads * shape.head - means, means, values - means, means, values] if means else []
 
     def project(self, hidden: Tensor) -> Tensor:
         projected = linear(self._layer.self_attn.qkv_proj, normed(self._layer.input_layernorm, hidden))
@@ -55,10 +72,9 @@ class TrainedLayer:
         query, _, key, _, value = projected.split(self._parts, 1)
         return torch.cat([query, key, value], 1)
 
-    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        projected = self.project(hidden)
-        query, rest = projected.split([self._queries, projected.shape[1] - self._queries], 1)
-        return query[at], rest
+    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = self.project(hidden).unflatten(1, (-1, self._head)).split(self._looking, 1)
+        return query[at], key, value
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         layer = self._layer
@@ -67,39 +83,41 @@ class TrainedLayer:
         finished: Tensor = hidden + layer.resid_mlp_dropout(linear(layer.mlp.down_proj, inner))
         return finished
 
+    def finish_at(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        return self.finish(hidden, attended)
+
 
 class ServedLayer:
     """Over the tensors of one layer. On CPUs each addition, and the activation, is done by the product before it."""
 
-    def __init__(self, parts: Parts, number: int, shape: Shape, *, last: bool) -> None:
+    def __init__(self, parts: Parts, number: int, shape: Shape, cut: int | tuple[int, ...] = 1) -> None:
+        """
+        Args:
+            parts: with the layer's tensors.
+            number: of the layer.
+            shape: of the network.
+            cut: of the weight that makes queries, keys and values.
+        """
         take_a_break()  # to pack the weights of a layer takes milliseconds
         of = f"model.layers.{number}."
-        queries = (shape.heads - shape.means) * shape.head
         self._before, self._after = (
             parts.tensor(of + name) for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
         )
         self._epsilon = shape.epsilon
-        self._joint = parts.products(of + "self_attn.qkv_proj.weight", (queries,) if last else 1)
+        self._joint = parts.products(of + "self_attn.qkv_proj.weight", cut)
         (self._out,) = parts.products(of + "self_attn.o_proj.weight")
         self._gated = products.gated(parts.products(of + "mlp.gate_up_proj.weight", 2 if parts.fuses else 1))
         (self._down,) = parts.products(of + "mlp.down_proj.weight")
 
     def project(self, hidden: Tensor) -> Tensor:
-        return in_pieces(lambda rows: self._project(rows, self._joint), hidden)
-
-    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        query, rest = (
-            in_pieces(lambda rows, part=part: self._project(rows, [part]), rows)
-            for part, rows in zip(self._joint, (hidden[at], hidden), strict=True)
-        )
-        return query, rest
+        return in_pieces(self._project, hidden)
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         return in_pieces(self._finish, hidden, attended)
 
-    def _project(self, hidden: Tensor, parts: Sequence[products.Product]) -> Tensor:
+    def _project(self, hidden: Tensor) -> Tensor:
         normed = self._norm(hidden, self._before)
-        return torch.cat([part(normed) for part in parts], 1) if len(parts) > 1 else parts[0](normed)
+        return torch.cat([part(normed) for part in self._joint], 1) if len(self._joint) > 1 else self._joint[0](normed)
 
     def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = self._out.plus(attended, hidden)
@@ -108,6 +126,37 @@ class ServedLayer:
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, weight.shape, weight, self._epsilon)
+
+
+class ServedLast(ServedLayer):
+    """The last one. In blocks its values are made of what heads have found at the slots, and not of every token."""
+
+    def __init__(self, parts: Parts, number: int, shape: Shape, *, over_states: bool) -> None:
+        self._looking, keys = shape.heads - shape.means, shape.key_heads - shape.means
+        super().__init__(parts, number, shape, (self._looking * shape.head, (self._looking + keys) * shape.head))
+        self._shape = shape
+        self.over_states = over_states
+
+    def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = self._joint
+        states = in_pieces(lambda rows: self._norm(rows, self._before), hidden)
+        values = states.unsqueeze(1) if self.over_states else self._heads(value, states)
+        return self._heads(query, states[at]), self._heads(key, states), values
+
+    def finish_at(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        return self.finish(hidden, self._values(attended) if self.over_states else attended)
+
+    def _heads(self, product: products.Product, rows: Tensor) -> Tensor:
+        heads: Tensor = in_pieces(product, rows).unflatten(1, (-1, self._shape.head))
+        return heads
+
+    def _values(self, found: Tensor) -> Tensor:
+        """Of what ``OverStates`` gives, one row a query; all heads that are means found the same."""
+        values = self._heads(self._joint[-1], found.flatten(0, 1)).unflatten(0, found.shape[:2])
+        heads = torch.arange(self._shape.heads, device=found.device)
+        own = heads.clamp(max=self._looking), heads * self._shape.key_heads // self._shape.heads
+        chosen: Tensor = values[:, own[0], own[1]]
+        return chosen.flatten(1)
 
 
 def in_pieces(make: Callable[..., Tensor], *rows: Tensor) -> Tensor:

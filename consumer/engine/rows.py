@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .attention import InBlocks, Past
+from .attention import InBlocks, OverStates, Past
 from .rotary import Rotation
 from .varlen import InOneCall, moved, varlen_works
 
@@ -28,7 +28,7 @@ class Attention(Protocol):
     def values(self, heads: Tensor) -> Tensor: ...
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
-        """One row a query, its heads side by side."""
+        """One row a query: its heads side by side, or what ``OverStates`` finds."""
         ...
 
 
@@ -67,16 +67,18 @@ class Slots:
 class Rows:
     """Makes rows for one model on one device."""
 
-    def __init__(self, rotation: Rotation, window: int, past: int) -> None:
+    def __init__(self, rotation: Rotation, window: int, past: int, *, over_states: bool) -> None:
         """
         Args:
             rotation: of every position that a prompt may have.
             window: tokens that a query looks back, its own included.
             past: tokens of the prompt's fixed beginning.
+            over_states: whether at the slots states are given in place of values.
         """
         self._cosines, self._sines = rotation
         self._window, self._past, self._device = window, past, self._cosines.device
         self._in_one_call = varlen_works(self._device, self._cosines.dtype)
+        self._at_slots = OverStates if over_states else InBlocks
 
     def beginning(self) -> Row:
         """The fixed beginning alone."""
@@ -109,12 +111,11 @@ class Rows:
         tokens = moved((ends + torch.tensor(offsets)).flatten(), self._device)
         if not self._in_one_call:
             positions = [[self._past + length + offset for offset in offsets] for length in lengths]
-            return Slots(
-                tokens, tokens, InBlocks(positions, lengths, self._window, self._cosines.dtype, self._device), None
-            )
+            attention = self._at_slots(positions, lengths, self._window, self._cosines.dtype, self._device)
+            return Slots(tokens, tokens, attention, None)
         last = -min(offsets)  # the kernel's queries are the last tokens of each prompt
         queries = moved((ends + torch.arange(-last, 0)).flatten(), self._device)
         firsts = last * torch.arange(len(lengths)).unsqueeze(1)
         chosen = moved((firsts + last + torch.tensor(offsets)).flatten(), self._device)
-        attention = InOneCall([last] * len(lengths), lengths, self._past, self._window, self._device)
-        return Slots(tokens, queries, attention, chosen)
+        one_call = InOneCall([last] * len(lengths), lengths, self._past, self._window, self._device)
+        return Slots(tokens, queries, one_call, chosen)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from abstream.consumer.engine import rows, varlen
+from abstream.consumer.engine import forward, rows, varlen
 from abstream.consumer.engine.forward import Forward, Network, pack, served, trained
 from abstream.consumer.engine.parts import OwnParts
 from abstream.consumer.engine.reference import reference_logits
@@ -36,7 +36,8 @@ FORMS = {
 @pytest.fixture(params=["in blocks", "in one call"], autouse=True)
 def _attention(request, monkeypatch) -> None:
     if request.param == "in one call":
-        monkeypatch.setattr(rows, "varlen_works", lambda *_: True)
+        for module in (forward, rows):
+            monkeypatch.setattr(module, "varlen_works", lambda *_: True)
         monkeypatch.setattr(varlen, "kernel", lambda: packed_attention)
 
 
@@ -105,6 +106,19 @@ def test_gradients_are_those_of_transformers(form, encoder, batch):
         for slot in encoder.slots:
             loss = loss + (logits[slot.offset, list(slot.labels)] ** 2).sum()
     torch.testing.assert_close(given, gradients(loss), rtol=1e-4, atol=1e-4 * max(map(torch.max, given)).item())
+
+
+def test_in_blocks_the_last_layer_makes_no_values_but_of_what_is_found_at_the_slots(request, encoder, batch):
+    phi3, rows = phi3_of("plain"), []
+    _, network = networks(phi3)
+    *others, values = network.last._joint
+    network.last._joint = [*others, lambda some: rows.append(len(some)) or values(some)]
+
+    with torch.inference_mode():
+        Forward(network, encoder).slot_logits(*pack(batch, phi3.device))
+
+    tokens = len(encoder.prefix) + sum(one.tail_length for one in batch)
+    assert sum(rows) < tokens / 4 if "in blocks" in request.node.name else sum(rows) >= tokens
 
 
 def test_every_state_is_that_of_transformers(encoder, batch):

@@ -71,7 +71,8 @@ def test_they_learn_as_heads_that_look_would(phi3_nano):
     encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 1024)
     batch = [encoder.encode(Abstract.model_construct(title="", abstract=text)) for text in ("Short", "words " * 150)]
     looking, leaving = replace(trained(phi3), shape=shape_of(phi3.config.to_dict())), trained(phi3)
-    looking = replace(looking, layers=[TrainedLayer(layer, looking.shape) for layer in phi3.model.layers])
+    layers = [TrainedLayer(layer, looking.shape) for layer in phi3.model.layers]
+    looking = replace(looking, layers=layers, last=layers[-1])
     assert (looking.shape.means, leaving.shape.means) == (0, 1)
 
     def gradients(network: Network) -> list[torch.Tensor]:
