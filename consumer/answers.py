@@ -1,6 +1,7 @@
 """What is published for a delivery: a prediction, or a refusal with its whole original. Pure."""
 
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from hashlib import blake2b, sha256
 from secrets import token_hex
@@ -121,7 +122,7 @@ def refusal(delivery: Delivery, problem: Malformed, worker: str, event: Submissi
     cause: dict[str, Any] = {} if event else cause_in(fields)
     # They stand in the original now, and may be of 10 MB: nothing needs them twice.
     fields.clear()
-    delivery = delivery._replace(fields=None)
+    delivery = replace(delivery, fields=None)
     refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker), **cause)
     return Refused(delivery, _to_json(refused), identity(event) if event else b"", problem.reason)
 

@@ -11,7 +11,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import ResponseError
 
 from ..schemas import Lane, Streams
-from ..schemas.streams import GROUP
+from ..schemas.streams import GROUP, size_of
 from .clocks import ServerClock
 from .scripts import script
 from .stages import Delivery
@@ -151,7 +151,9 @@ class Inlet:
     def _hold(self, entries: Sequence[Entry]) -> list[Delivery]:
         read_ms = time.time() * 1000
         deliveries = [
-            Delivery(self.lane, entry_id.decode(), fields, attempt, consumers, read_ms, _size(fields), self.stream)
+            Delivery(
+                self.lane, entry_id.decode(), fields, attempt, consumers, read_ms, size_of(fields or {}), self.stream
+            )
             for entry_id, fields, attempt, consumers in entries
         ]
         self.held.update([delivery.entry_id for delivery in deliveries])
@@ -161,7 +163,3 @@ class Inlet:
 def _pairs(flat: list[bytes] | None) -> dict[bytes, bytes] | None:
     """Field, value, field, value … as a script returns them."""
     return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else None
-
-
-def _size(fields: dict[bytes, bytes] | None) -> int:
-    return sum(map(len, fields.values())) if fields else 0

@@ -130,7 +130,7 @@ def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, byte
     Raises:
         Malformed: with the reason and what the sender must change.
     """
-    size = _size(fields)
+    size = size_of(fields)
     if size > MAX_EVENT_BYTES:
         raise Malformed(
             "too_large", f"the entry has {size} bytes, more than {MAX_EVENT_BYTES}: send a shorter abstract"
@@ -151,7 +151,7 @@ def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, byte
 
 def cause_in(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     """What ties a refusal to an entry that holds no abstract: the event's id and source, as far as they can be read."""
-    if _size(fields) > MAX_EVENT_BYTES:
+    if size_of(fields) > MAX_EVENT_BYTES:
         return {}
     if (body := fields.get(_EVENT)) is not None:
         said = texts_in(body, "id", "source")
@@ -163,8 +163,12 @@ def cause_in(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {"causationid": id_, "causationsource": PLAIN_SOURCE} if id_ else {}
 
 
-def _size(fields: Mapping[bytes, bytes]) -> int:
-    return sum(map(len, fields)) + sum(map(len, fields.values()))
+def size_of(fields: Mapping[bytes, bytes]) -> int:
+    """How many bytes the fields of an entry have, with their names."""
+    size = 0
+    for name, value in fields.items():  # mostly one: a sum takes twice as long to begin
+        size += len(name) + len(value)
+    return size
 
 
 def _utf8(name: str, value: bytes) -> str:

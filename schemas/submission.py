@@ -5,7 +5,8 @@ models' fields; what breaks one is left to the models, which say why.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, Required, TypedDict
@@ -19,7 +20,8 @@ Said = Mapping[str, Any]
 _NONE: Said = {}
 
 
-class Submission(NamedTuple):
+@dataclass(slots=True)  # not frozen: that takes four times as long to make
+class Submission:
     """What there is to know of a submitted abstract in order to answer it.
 
     Attributes:
@@ -35,10 +37,10 @@ class Submission(NamedTuple):
     source: str
     title: str | None
     abstract: str
-    identifiers: Said = _NONE
+    identifiers: Said = field(default_factory=dict)
     mesh: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = _NONE
-    carried_over: Mapping[str, str] = _NONE
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    carried_over: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, event: AbstractSubmitted) -> "Submission":
@@ -96,9 +98,9 @@ def _as_dict(model: type[BaseModel], *required: str, extra: Literal["allow", "ig
         parts: types of fields that are models themselves.
     """
     fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        ruled = _ruled(parts.get(name, field.annotation), *field.metadata)
-        fields[name] = Required[ruled] if field.is_required() or name in required else NotRequired[ruled]
+    for name, info in model.model_fields.items():
+        ruled = _ruled(parts.get(name, info.annotation), *info.metadata)
+        fields[name] = Required[ruled] if info.is_required() or name in required else NotRequired[ruled]
     made = _typed_dict(model.__name__, fields)
     made.__pydantic_config__ = ConfigDict(extra=extra)
     return made
