@@ -18,9 +18,9 @@ from .engine.scoring import NOT_FINITE, Scores, score_batch
 from .stages import Answered, Delivery, Inferred, Job, Predicted, Refused
 
 # What the envelopes of all results have in common.
-_CLASSIFIED = {
-    name: AbstractClassified.model_fields[name].default for name in ("specversion", "type", "datacontenttype")
-}
+_SPECVERSION, _TYPE, _CONTENT_TYPE = (
+    AbstractClassified.model_fields[name].default for name in ("specversion", "type", "datacontenttype")
+)
 _REPLAY = REPLAY_FIELD.encode()  # as Redis gives it
 _NO_IDENTIFIERS: dict[str, Any] = dict.fromkeys(Identifiers.model_fields)
 
@@ -51,7 +51,8 @@ class Letterhead:
         self._batch_id = token_hex(16)
         self._written = 0
         now = datetime.fromtimestamp(self._now_ms / 1000, timezone.utc)
-        self._envelope = {**_CLASSIFIED, "source": source_of(worker), "time": now.isoformat().replace("+00:00", "Z")}
+        self._source = source_of(worker)
+        self._time = now.isoformat().replace("+00:00", "Z")
 
     def prediction(self, job: Job, scores: Scores) -> Predicted:
         """The answers to one abstract, with the receipt of the model that gave them.
@@ -60,18 +61,21 @@ class Letterhead:
         validate it took a quarter of a worker's time (ops/bench/RESULTS.md, "Plumbing"). The tests hold that it is one.
         """
         answers, review = scores
-        delivery, event = job.delivery, job.event
+        delivery, event, tokens = job.delivery, job.event, job.tokens
         entry_id = delivery.entry_id
         submitted_ms = int(entry_id.partition("-")[0])
         queued_ms, total_ms = _since(submitted_ms, delivery.read_ms), _since(submitted_ms, self._now_ms)
         self._written += 1
         said = {
-            **self._envelope,
+            "specversion": _SPECVERSION,
+            "type": _TYPE,
+            "datacontenttype": _CONTENT_TYPE,
+            "source": self._source,
+            "time": self._time,
             "id": f"{self._batch_id}-{self._written}",
             "sequence": entry_id,
             "causationid": event.id,
             "causationsource": event.source,
-            **event.carried_over,
             "data": {
                 "answers": answers,
                 "review": vars(review),
@@ -79,8 +83,8 @@ class Letterhead:
                 "input": {
                     "entry_id": entry_id,
                     "text_digest": f"sha256:{sha256(Prompt.body(event).encode()).hexdigest()}",
-                    "tokens": len(job.tokens.ids),
-                    "truncated": job.tokens.truncated,
+                    "tokens": len(tokens.ids),
+                    "truncated": tokens.truncated,
                 },
                 "timing": {"queued_ms": queued_ms, "inference_ms": self._inference_ms, "total_ms": total_ms},
                 "worker": self._worker,
@@ -89,6 +93,8 @@ class Letterhead:
                 "metadata": event.metadata,
             },
         }
+        if event.carried_over:
+            said.update(event.carried_over)
         if replay_of := _replay_of(delivery):
             said["replayof"] = replay_of  # names of CloudEvents attributes are of letters and digits
         return Predicted(delivery, orjson.dumps(said), identity(event), answers, review, queued_ms, total_ms)

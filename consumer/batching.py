@@ -17,7 +17,7 @@ def next_batch(first: Sequence[Job], others: Sequence[Job], max_batch_tokens: in
     oldest = first[0]
     candidates = [job for job in first if job.engine is oldest.engine]
     batch = next(batch for batch in pack_by(candidates, _length, max_batch_tokens) if oldest in batch)
-    width = max(map(_length, batch))
+    width = _length(batch[-1])  # they are sorted
     room = max_batch_tokens // width - len(batch)
     fitting = (job for job in others if job.engine is oldest.engine and _length(job) <= width)
     return batch + [job for job, _ in zip(fitting, range(room), strict=False)]

@@ -105,16 +105,19 @@ class Worker:
         return jobs
 
     async def infer(self, done: Queue[Inferred | None]) -> None:
-        loop = asyncio.get_running_loop()
         while batch := await self.ready.next():
-            # A lease may have run out while the process was paused: then another worker has the abstract.
-            ours = [job for job in batch if self.source.holds(job.delivery)]
-            computing = loop.run_in_executor(self.compute, self.classify, ours)
-            with self.metrics.health.computing():
-                computed = await self.in_time(computing, [job.delivery for job in ours])
-            for inferred in computed:
+            for inferred in await self.computed(batch):
                 await done.put(inferred)
+                del inferred
+            del batch  # what is handed on is not held here until the next is there: no cache would have it any more
         await done.put(None)
+
+    async def computed(self, batch: Batch) -> list[Inferred]:
+        # A lease may have run out while the process was paused: then another worker has the abstract.
+        ours = [job for job in batch if self.source.holds(job.delivery)]
+        computing = asyncio.get_running_loop().run_in_executor(self.compute, self.classify, ours)
+        with self.metrics.health.computing():
+            return await self.in_time(computing, [job.delivery for job in ours])
 
     async def in_time(self, step: Future[T], deliveries: Sequence[Delivery]) -> T:
         """The result of a step that has these in hand; a thread that does not come to its end cannot be stopped."""
@@ -133,6 +136,7 @@ class Worker:
                     await commits.make(self.sink.parts(answered))
                 for observe in self.observers:
                     observe(inferred, answered)
+                del inferred, answered
             await commits.rest()
         finally:
             await commits.end()

@@ -1,6 +1,7 @@
 """Which token sequences share a forward pass. Pure: from values to values."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,9 +15,9 @@ def pack_by(
     An item that is longer than that makes a batch alone. A batch has at most ``most`` items.
     """
     batch: list[T] = []
-    for item in sorted(items, key=length):
-        # Sorted by length, so this item's length is the width of the whole batch.
-        if batch and (length(item) * (len(batch) + 1) > max_batch_tokens or len(batch) == most):
+    # Sorted by length, so that an item's length is the width of the whole batch.
+    for width, item in sorted([(length(item), item) for item in items], key=itemgetter(0)):
+        if batch and (width * (len(batch) + 1) > max_batch_tokens or len(batch) == most):
             yield batch
             batch = []
         batch.append(item)
