@@ -275,9 +275,8 @@ class _Attended(torch.autograd.Function):
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
         queries, *saved = ctx.saved_tensors
         heads, size, rest = queries.shape[0], queries.shape[2], iter(saved)
-        # One row a token, as the products before attention take them.
-        of_queries = queries.new_empty(queries.shape[1], heads, size).transpose(0, 1)
-        of_keys, of_values = (queries.new_empty(ctx.own[1], ctx.own[0], size).transpose(0, 1) for _ in range(2))
+        of_queries, of_keys = torch.empty_like(queries), queries.new_empty(*ctx.own, size)
+        of_values = queries.new_empty(ctx.own[1], ctx.own[0], size).transpose(0, 1)  # as the product before takes them
         of_past = [queries.new_zeros(ctx.own[0], ctx.past, size) for _ in range(2)]
         each = zip(
             ctx.prompts.each(queries, of_keys, of_values), ctx.prompts.each(of_queries, of_keys, of_values),

@@ -7,9 +7,10 @@ slots only, and multiplied by the rows of the label tokens only.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -167,8 +168,11 @@ class Forward:
         shape, attention = self._shape, row.attention
         counts = shape.heads - shape.means, shape.key_heads - shape.means, shape.key_heads
         query, key, value = projected.unflatten(1, (-1, shape.head)).split(counts, 1)
-        turned = rotate(query, row.rotation), rotate(key, row.rotation)
-        return attention.queries(turned[0]), attention.keys(turned[1]), attention.values(value)
+        return (
+            rotate(attention.queries(query), row.rotation),
+            rotate(attention.keys(key), row.rotation),
+            attention.values(value),
+        )
 
     def _heads_at(
         self, hidden: Tensor, at: Tensor, rotation: Rotation, attention: Attention
@@ -176,8 +180,11 @@ class Forward:
         """Of the last layer: queries of some tokens, keys and values, or states, of all."""
         query, key, value = self._network.last.project_at(hidden, at)
         cosines, sines = rotation
-        turned = rotate(query, (cosines[at], sines[at])), rotate(key, rotation)
-        return attention.queries(turned[0]), attention.keys(turned[1]), attention.values(value)
+        return (
+            rotate(attention.queries(query), (cosines[at], sines[at])),
+            rotate(attention.keys(key), rotation),
+            attention.values(value),
+        )
 
 
 class SlotClassifier(nn.Module):
@@ -196,4 +203,5 @@ class SlotClassifier(nn.Module):
 def pack(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, list[int]]:
     """What follows the prefix, one behind the other: ids of shape (tokens,), and the tokens of each."""
     tails = [tokens.ids[tokens.body.start :] for tokens in batch]
-    return moved(torch.tensor([each for tail in tails for each in tail]), device), [len(tail) for tail in tails]
+    ids = torch.from_numpy(np.fromiter(chain.from_iterable(tails), np.int64))
+    return moved(ids, device), [len(tail) for tail in tails]

@@ -28,14 +28,16 @@ def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
     """Turn each head by its token's position; where a model rotates part of each head, the rest stays.
 
     Args:
-        heads: shape (tokens, heads, size).
-        rotation: of these tokens.
+        heads: shape (heads, tokens, size), which is computed in long pieces, or (tokens, heads, size).
+        rotation: of these tokens; shaped as the heads, or without the first of their dimensions.
+
+    Returns:
+        A contiguous tensor.
     """
-    cosines, sines = (each.unsqueeze(1) for each in rotation)
     if heads.requires_grad:
-        turned: Tensor = _Turned.apply(heads, cosines, sines)  # type: ignore[no-untyped-call]
+        turned: Tensor = _Turned.apply(heads, *rotation)  # type: ignore[no-untyped-call]
         return turned
-    return _turn(heads, cosines, sines)
+    return _turn(heads, *rotation)
 
 
 class _Turned(torch.autograd.Function):
@@ -54,9 +56,9 @@ class _Turned(torch.autograd.Function):
 
 def _turned(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     size = cosines.shape[-1]
-    turned, still = heads[..., :size], heads[..., size:]
-    first, second = turned.chunk(2, -1)
-    turned = torch.addcmul(turned * cosines, torch.cat([second, first], -1), sines)
+    turning, still = heads[..., :size], heads[..., size:]
+    first, second = turning.chunk(2, -1)
+    turned = torch.cat([second, first], -1).mul_(sines).addcmul_(turning.contiguous(), cosines)
     return torch.cat([turned, still], -1) if still.shape[-1] else turned
 
 

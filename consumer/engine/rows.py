@@ -19,7 +19,10 @@ _MULTIPLE = 256  # of tokens, for which products on a GPU are cut; a prompt that
 
 
 class Attention(Protocol):
-    """Of the prompts of one row. Heads come as shape (tokens, heads, size), and are laid out for ``attend``."""
+    """Of the prompts of one row. Heads come as shape (tokens, heads, size), and are laid out for ``attend``.
+
+    Queries and keys are rotated when they are laid out.
+    """
 
     def queries(self, heads: Tensor) -> Tensor: ...
 
@@ -75,9 +78,10 @@ class Rows:
             past: tokens of the prompt's fixed beginning.
             over_states: whether at the slots states are given in place of values.
         """
-        self._cosines, self._sines = rotation
-        self._window, self._past, self._device = window, past, self._cosines.device
-        self._in_one_call = varlen_works(self._device, self._cosines.dtype)
+        self._window, self._past, self._device = window, past, rotation[0].device
+        self._in_one_call = varlen_works(self._device, rotation[0].dtype)
+        # As ``rotate`` takes them for heads that the attention has laid out.
+        self._cosines, self._sines = (each.unsqueeze(1) if self._in_one_call else each for each in rotation)
         self._at_slots = OverStates if over_states else InBlocks
 
     def beginning(self) -> Row:
