@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..memory import LARGE_BLOCK_BYTES
 from . import Tokens
 from .attention import Past
 from .distinct import distinct, spread
 from .layers import LastLayer, Layer, ServedLast, ServedLayer, TrainedLayer
+from .learning import PIECE
 from .means import mean_heads
 from .parts import Parts
 from .rotary import Rotation, cosines_and_sines, rotate
@@ -108,7 +110,7 @@ class Forward:
         hidden = self._network.embed(self._prefix_ids)
         kept: Prefix = []
         for layer in self._network.layers[:-1]:
-            query, key, value = self._heads(layer.project(hidden), row)
+            query, key, value = self._projected(layer, hidden, row)
             kept.append((key, value))
             hidden = layer.finish(hidden, row.attention.attend(query, key, value))
         anywhere = self._prefix_ids.new_zeros(1)  # nobody asks there
@@ -149,8 +151,11 @@ class Forward:
         embedded = self._network.embed(tokens)
         hidden = spread(embedded, places)
         for number, (layer, kept) in enumerate(zip(self._network.layers, past, strict=False)):
-            projected = layer.project(hidden) if number else spread(layer.project(embedded), places)
-            hidden = layer.finish(hidden, row.attention.attend(*self._heads(projected, row), kept))
+            if number:
+                heads = self._projected(layer, hidden, row)
+            else:
+                heads = self._heads(spread(layer.project(embedded), places), row.rotation, row.attention)
+            hidden = layer.finish(hidden, row.attention.attend(*heads, kept))
         cosines, sines = row.rotation
         return (cosines[: len(ids)], sines[: len(ids)]), hidden[: len(ids)]
 
@@ -163,14 +168,27 @@ class Forward:
             attended = attended[slots.chosen]
         return self._network.last.finish_at(hidden[slots.tokens], attended)
 
-    def _heads(self, projected: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(self, layer: Layer, hidden: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens as ``attend`` takes them.
+
+        Some tokens after others, where one tensor of all would be so large that the system clears its memory each time.
+        """
+        in_blocks = self._network.last.over_states and self._device.type == "cpu"
+        if not in_blocks or 3 * hidden.numel() * hidden.element_size() < LARGE_BLOCK_BYTES:
+            return self._heads(layer.project(hidden), row.rotation, row.attention)
+        pieces = zip(*(each.split(PIECE) for each in (hidden, *row.rotation)), strict=True)
+        made = [self._heads(layer.project(some), (cosines, sines), row.attention) for some, cosines, sines in pieces]
+        query, key, value = (torch.cat(each, 1) for each in zip(*made, strict=True))
+        return query, key, value
+
+    def _heads(self, projected: Tensor, rotation: Rotation, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as ``attend`` takes them, of all tokens."""
-        shape, attention = self._shape, row.attention
+        shape = self._shape
         counts = shape.heads - shape.means, shape.key_heads - shape.means, shape.key_heads
         query, key, value = projected.unflatten(1, (-1, shape.head)).split(counts, 1)
         return (
-            rotate(attention.queries(query), row.rotation),
-            rotate(attention.keys(key), row.rotation),
+            rotate(attention.queries(query), rotation),
+            rotate(attention.keys(key), rotation),
             attention.values(value),
         )
 

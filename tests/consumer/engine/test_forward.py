@@ -108,6 +108,28 @@ def test_gradients_are_those_of_transformers(form, encoder, batch):
     torch.testing.assert_close(given, gradients(loss), rtol=1e-4, atol=1e-4 * max(map(torch.max, given)).item())
 
 
+def test_in_blocks_heads_that_are_too_much_for_one_tensor_are_made_in_pieces(request, monkeypatch, encoder, batch):
+    network, ran = networks(phi3_of("plain"))[-1], []
+    run = Forward(network, encoder)
+    layer = network.layers[1]
+    project = layer.project
+    monkeypatch.setattr(layer, "project", lambda hidden: ran.append(len(hidden)) or project(hidden))
+
+    def answers() -> list[torch.Tensor]:
+        ran.clear()
+        with torch.inference_mode():
+            return run.slot_logits(*pack(batch, torch.device("cpu")))
+
+    expected, whole = answers(), max(ran)
+    monkeypatch.setattr(forward, "LARGE_BLOCK_BYTES", 1)
+    monkeypatch.setattr(forward, "PIECE", 64)
+    given = answers()
+
+    assert max(ran) == (64 if "in blocks" in request.node.name else whole)
+    for one, two in zip(given, expected, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
 def test_in_blocks_the_last_layer_makes_no_values_but_of_what_is_found_at_the_slots(request, encoder, batch):
     phi3, rows = phi3_of("plain"), []
     _, network = networks(phi3)
