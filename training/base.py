@@ -6,7 +6,8 @@
 1. a byte-level BPE tokenizer of 12 288 tokens, with Phi-3's chat control tokens;
 2. embeddings by latent semantic analysis (``word_vectors.py``), so that like words begin alike;
 3. one run over permitted texts (``corpus.py``) in which every example is a prompt of the oncology task: next-token
-   loss on the abstract's own text, plus the loss on the answers of a dictionary (``weak_labels.py``).
+   loss on the abstract's own text, plus the loss on the answers of a dictionary (``weak_labels.py``) and on what it
+   says of single words (``marks.py``).
 
 It follows the prompt and knows what the dictionary knows. No hand-labelled abstract is used but for the
 types of ``corpus.TYPED``.
@@ -18,7 +19,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -35,7 +36,8 @@ from ..schemas import ONCOLOGY, Abstract, Prompt
 from ..schemas.prompt import CONTROL_TOKENS
 from ..schemas.task import LETTERS
 from . import corpus
-from .objective import Example, answers_of, batches, example, slot_loss
+from .marks import Marked, Reader, marks
+from .objective import answers_of, batches, example, slot_loss
 from .swaps import TypeSwap
 from .weak_labels import WeakLabels, names_cancer
 from .word_vectors import word_vectors
@@ -43,8 +45,8 @@ from .word_vectors import word_vectors
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
 VOCABULARY = 12_288
 MAX_PROMPT_TOKENS = 640  # 95 % of the abstracts whole; the rest is cut, as at serving time
-SHORT_WORDS = 110  # most examples are cut here: twice as many in the same time
-SHORT_SHARE = 0.7
+SHORT_WORDS = 110  # some examples are cut here: more of them in the same time
+SHORT_SHARE = 0.25
 SHORT_CHARACTERS = 400  # what is left of a text, at the least, where it does not start at its beginning
 SENTENCE_END = re.compile(r"[.!?]\s+")
 WORD_DROPOUT = 0.1  # of every second example's words
@@ -55,6 +57,7 @@ PEAK_LEARNING_RATE = 1.5e-3
 WARMUP = 0.02  # of the run
 LANGUAGE_WEIGHT = 0.25  # beside the answers' loss at the start; falls to nothing at the end
 LANGUAGE_SHARE = 0.125  # of the abstract's positions: the softmax over the vocabulary costs as much as the model
+MARKS_WEIGHT = 0.5  # of the loss on what single words say
 # Of the examples: with a curated type; naming cancer, with a type the dictionary sees or without; and not naming it,
 # from molecular biology (what a gene does, cancer or not, is the hardest to tell) or from elsewhere.
 SHARES = {"curated": 0.18, "typed": 0.3, "named": 0.15, "molecular": 0.2, "rest": 0.17}
@@ -194,14 +197,14 @@ class Mixture:
             self._swap.learn(Prompt.body(abstract))
         self._pools[pool].add(abstract, kind)
 
-    def __iter__(self) -> Iterator[Example]:
+    def __iter__(self) -> Iterator[Marked]:
         names = [name for name, pool in self._pools.items() if len(pool)]
         shares = [SHARES[name] for name in names]
         while True:
             [name] = self._random.choices(names, shares)
             yield self._example(*self._pools[name].draw(self._random), is_curated=name == "curated")
 
-    def _example(self, abstract: Abstract, kind: str | None, is_curated: bool) -> Example:
+    def _example(self, abstract: Abstract, kind: str | None, is_curated: bool) -> Marked:
         """Both questions are answered by what is left to see, the type by the whole where that leaves it open.
 
         A curated abstract has its type, and is about cancer though it may not say so: then that is not asked.
@@ -216,7 +219,8 @@ class Mixture:
         cancer = self._label.cancer(visible)
         if cancer == "Cancer" or not is_curated:
             answers["cancer"] = cancer
-        return example(self._encoder, ONCOLOGY, visible, answers)
+        plain = example(self._encoder, ONCOLOGY, visible, answers)
+        return Marked(plain.tokens, plain.answers, marks(self._encoder, visible, self._random))
 
     def _visible(self, abstract: Abstract) -> Abstract:
         draw, text = self._random.random(), self._passage(abstract.abstract)
@@ -238,7 +242,7 @@ class Mixture:
         return text
 
 
-def shuffled_batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+def shuffled_batches(examples: Iterator[Marked]) -> Iterator[list[Marked]]:
     """Examples of like length, ``BATCH_TOKENS`` at a time, from a pool of ``POOL``; in random order."""
     shuffled = random.Random(POOL)
     while True:
@@ -248,13 +252,14 @@ def shuffled_batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
 
 
 def loss_of(
-    classifier: SlotClassifier, batch: list[Example], encoder: PromptEncoder, language_weight: float
+    classifier: SlotClassifier, reader: Reader, batch: list[Marked], encoder: PromptEncoder, language_weight: float
 ) -> torch.Tensor:
-    """The mean loss of each question's answers, plus ``language_weight`` times that of the abstracts' next tokens."""
+    """The mean loss of each question's answers, of the marks, and ``language_weight`` times that of the next tokens."""
     ids, lengths = pack([one.tokens for one in batch], torch.device("cpu"))
     run = classifier.run
-    states = run.all_states(ids, lengths)
+    before, states = run.all_states(ids, lengths)
     loss = slot_loss(run.label_logits(states[run.slots_of(lengths)]), answers_of(batch, ids.device))
+    loss = loss + MARKS_WEIGHT * reader.loss(before, batch, lengths)
     in_body = torch.cat([torch.arange(length) < length - len(encoder.suffix) - 1 for length in lengths])
     read = (in_body & (torch.rand(len(ids)) < LANGUAGE_SHARE)).nonzero().squeeze(1)
     if len(read):
@@ -266,9 +271,9 @@ def loss_of(
 class MasterWeights:
     """AdamW on float32 copies of bfloat16 weights (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740)."""
 
-    def __init__(self, model: Phi3ForCausalLM) -> None:
-        self._served: list[torch.Tensor] = list(model.parameters())
-        self._masters = [weight.detach().float() for weight in self._served]
+    def __init__(self, served: Iterable[torch.Tensor]) -> None:
+        self._served = list(served)
+        self._masters = [weight.detach().float().clone() for weight in self._served]
         self._optimizer = torch.optim.AdamW(self._masters, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 
     def step(self, learning_rate: float) -> None:
@@ -291,12 +296,12 @@ def train(
 
     Where ``steps`` do not begin at 0 the optimizer does, and is warmed up anew.
     """
-    classifier = SlotClassifier(model.bfloat16().train(), encoder)
-    weights = MasterWeights(model)
+    classifier, reader = SlotClassifier(model.bfloat16().train(), encoder), Reader(WIDTH)
+    weights = MasterWeights([*model.parameters(), *reader.parameters()])
     begun, tokens, smooth = time.monotonic(), 0, 0.0
     for step, batch in zip(steps, shuffled_batches(iter(mixture)), strict=False):
         done, warm = step / steps.stop, (step - steps.start) / steps.stop
-        loss = loss_of(classifier, batch, encoder, LANGUAGE_WEIGHT * (1 - done))
+        loss = loss_of(classifier, reader, batch, encoder, LANGUAGE_WEIGHT * (1 - done))
         loss.backward()
         weights.step(PEAK_LEARNING_RATE * min(warm / WARMUP, (1 - done) / (1 - WARMUP)) + 1e-6)
         tokens += sum(one.tokens.tail_length for one in batch)

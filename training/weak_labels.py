@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ..schemas import Abstract
 from .cancer_words import TYPE_PATTERN
@@ -30,6 +31,22 @@ _BENIGN = frozenset(
 # What a word weighs that names a type: a cancer's name, or a site with cancer named within so many characters; else 1.
 _STRONG, _BESIDE = 8, 20
 _AMBIGUOUS = 1.25  # the first type must weigh so many times what the next does
+
+ELSEWHERE, MELANOMA = "elsewhere", "melanoma"  # what words name that are of no type, or of one of two
+
+
+class Evidence(NamedTuple):
+    """A word that names a type, ``MELANOMA`` or ``ELSEWHERE``; positions are of characters.
+
+    Attributes:
+        end: where the word ends.
+        strong_at: where the reader of a text knows that it weighs much: with the word, or with the cancer named after
+            it; None where it is a sign or a site alone.
+    """
+
+    kind: str
+    end: int
+    strong_at: int | None
 
 
 class WeakLabels:
@@ -87,20 +104,32 @@ def type_weights(abstract: Abstract) -> Counter[str]:
     return weights
 
 
-def _type_weights(text: str) -> Counter[str]:
-    cancers = [match.span() for match in _GENERAL.finditer(text)]
+def mentions(text: str) -> list[tuple[int, int]]:
+    """Where words that speak of cancer, whatever the organ, begin and end."""
+    return [match.span() for match in _GENERAL.finditer(text)]
+
+
+def evidence(text: str) -> Iterator[Evidence]:
+    """Every word of the text that names a type, in order."""
+    cancers = mentions(text)
     ends = [end for _, end in cancers]
-    weights: Counter[str] = Counter()
     for match in TYPE_PATTERN.finditer(text):
         kind, _, group = str(match.lastgroup).rpartition("_")
         start, end = match.span()
+        strong_at = end if group == "names" or not kind else None
         nearest = bisect_left(ends, start - _BESIDE)
-        is_beside_cancer = nearest < len(cancers) and cancers[nearest][0] <= end + _BESIDE
-        is_strong = group == "names" or (group == "sites" and is_beside_cancer)
-        weights[kind or group] += _STRONG if is_strong else 1
-    del weights["elsewhere"]
-    if melanoma := weights.pop("melanoma", 0):
-        weights["eye" if weights["eye"] >= _STRONG else "skin_melanoma"] += melanoma * _STRONG
+        if group == "sites" and nearest < len(cancers) and cancers[nearest][0] <= end + _BESIDE:
+            strong_at = max(end, ends[nearest])
+        yield Evidence(kind or group, end, strong_at)
+
+
+def _type_weights(text: str) -> Counter[str]:
+    weights: Counter[str] = Counter()
+    for kind, _, strong_at in evidence(text):
+        weights[kind] += 1 if strong_at is None else _STRONG
+    del weights[ELSEWHERE]
+    if melanoma := weights.pop(MELANOMA, 0):
+        weights["eye" if weights["eye"] >= _STRONG else "skin_melanoma"] += melanoma
     return weights
 
 

@@ -126,13 +126,17 @@ class Forward:
             prefix: from ``run_prefix``; run anew where None.
         """
         past = prefix or self.run_prefix()
-        rotation, hidden = self._through(ids, lengths, past[:-1])
+        rotation, _, hidden = self._through(ids, lengths, past[:-1])
         states = self._at_slots(hidden, rotation, lengths, past[-1])
         return self.label_logits(self._network.norm(states))
 
-    def all_states(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The states after the last layer of every token, shape (tokens, hidden size); arguments as ``slot_logits``."""
-        return self._network.norm(self._through(ids, lengths, self.run_prefix())[1])
+    def all_states(self, ids: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The states before the last layer and after it, of every token; arguments as ``slot_logits``.
+
+        Each of shape (tokens, hidden size); only the second has been through the last norm.
+        """
+        _, before, after = self._through(ids, lengths, self.run_prefix())
+        return before, self._network.norm(after)
 
     def slots_of(self, lengths: Sequence[int]) -> list[int]:
         """Where the answers are read in a row of such prompts: all slots of the first, then of the second, …"""
@@ -144,20 +148,21 @@ class Forward:
         with torch.autocast(states.device.type, enabled=False):  # answers are worth full precision
             return [by_slot[:, slot].float() @ weight[labels].float().T for slot, labels in enumerate(self._labels)]
 
-    def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Rotation, Tensor]:
-        """As many layers as there are in ``past``; the rotation and the states of the prompts' tokens."""
+    def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Rotation, Tensor, Tensor]:
+        """As many layers as there are in ``past``: the rotation, and the tokens' states before and after the last."""
         row = self._rows.row(lengths)
         tokens, places = distinct(functional.pad(ids, (0, row.filling)) if row.filling else ids)
         embedded = self._network.embed(tokens)
-        hidden = spread(embedded, places)
+        before = hidden = spread(embedded, places)
         for number, (layer, kept) in enumerate(zip(self._network.layers, past, strict=False)):
+            before = hidden
             if number:
                 heads = self._projected(layer, hidden, row)
             else:
                 heads = self._heads(spread(layer.project(embedded), places), row.rotation, row.attention)
             hidden = layer.finish(hidden, row.attention.attend(*heads, kept))
         cosines, sines = row.rotation
-        return (cosines[: len(ids)], sines[: len(ids)]), hidden[: len(ids)]
+        return (cosines[: len(ids)], sines[: len(ids)]), before[: len(ids)], hidden[: len(ids)]
 
     def _at_slots(self, hidden: Tensor, rotation: Rotation, lengths: Sequence[int], past: Past) -> Tensor:
         """The last layer, where answers are read."""

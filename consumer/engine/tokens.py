@@ -72,6 +72,11 @@ class PromptEncoder:
             truncated=len(body) > self._room,
         )
 
+    def spans(self, abstract: Text) -> list[tuple[int, int]]:
+        """Where in ``Prompt.body`` the characters of each token of the body begin and end, cut as by ``encode``."""
+        read = self._plain.encode(Prompt.body(abstract), add_special_tokens=False)
+        return list(read.offsets[: self._room])
+
 
 def load_tokenizers(model: Path) -> Tokenizers:
     """Read ``tokenizer.json`` from the folder ``model``, which takes longer than all else of a small model.

@@ -148,11 +148,15 @@ def test_every_state_is_that_of_transformers(encoder, batch):
     run = Forward(trained(phi3), encoder)
     ids, lengths = pack(batch, phi3.device)
 
-    states = run.all_states(ids, lengths)
+    before, states = run.all_states(ids, lengths)
 
-    whole = [phi3.model(input_ids=torch.tensor([tokens.ids])).last_hidden_state[0] for tokens in batch]
+    whole = [
+        phi3.model(input_ids=torch.tensor([tokens.ids]), output_hidden_states=True).hidden_states for tokens in batch
+    ]
     begins = len(encoder.prefix)
-    torch.testing.assert_close(states, torch.cat([each[begins:] for each in whole]), atol=1e-5, rtol=1e-4)
+    for found, layer in ((before, -2), (states, -1)):
+        expected = torch.cat([each[layer][0, begins:] for each in whole])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert states[run.slots_of(lengths)].shape == (len(batch) * len(encoder.slots), 64)
 
 
@@ -168,7 +172,7 @@ def test_a_row_of_one_call_is_filled_up_to_what_a_gpu_cuts_products_for(request,
     finish = first.finish
     monkeypatch.setattr(first, "finish", lambda hidden, attended: seen.append(len(hidden)) or finish(hidden, attended))
 
-    states = run.all_states(*pack(batch, phi3.device))
+    _, states = run.all_states(*pack(batch, phi3.device))
 
     tokens = sum(one.tail_length for one in batch)
     filled = tokens + -tokens % 256 if "in one call" in request.node.name else tokens
