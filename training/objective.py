@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ class Example:
     answers: tuple[int, ...]
 
 
+E = TypeVar("E", bound=Example)
+
+
 def example(encoder: PromptEncoder, task: Task, abstract: Abstract, answers: Mapping[str, str]) -> Example:
     """``answers`` maps questions to labels; a question that is missing contributes nothing to the loss."""
     chosen = tuple(
@@ -33,7 +37,7 @@ def example(encoder: PromptEncoder, task: Task, abstract: Abstract, answers: Map
     return Example(encoder.encode(abstract), chosen)
 
 
-def batches(examples: Iterable[Example], batch_tokens: int) -> Iterator[list[Example]]:
+def batches(examples: Iterable[E], batch_tokens: int) -> Iterator[list[E]]:
     """Batches of like length, at most ``batch_tokens`` beyond the prompt's fixed beginning, padding included."""
     return pack_by(examples, lambda one: one.tokens.tail_length, batch_tokens)
 
