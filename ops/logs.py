@@ -29,6 +29,7 @@ EVENTS = {
     "redis_away": "Redis does not answer or refuses; it is waited for",
     "redis_back": "it answers again",
     "redis_may_evict": "its maxmemory-policy lets it throw streams away: set noeviction",
+    "server_clock_set_back": "the clock of Redis fell by more than a lease: every lease of the lane begins anew",
     # adapters
     "adapter_activated": "another adapter answers from now on",
     "adapter_rejected": "an announced adapter is not served, and why",
