@@ -47,7 +47,7 @@ def test_a_peer_that_does_not_work_is_told_of_and_the_others_go_on(monkeypatch, 
 
     assert found["failed"] == {"nobody": "KeyError: 'nobody'"}
     assert found["contestants"]["abstream float32"]["median"]["cpu_milliseconds"] > 0
-    assert 0.1 < found["contestants"]["abstream float32"]["share_of_ceiling"] < 1
+    assert found["contestants"]["abstream float32"]["share_of_ceiling"] > 0
     lines = "\n".join(table({"models": {"nano": found}, "lacking": {"Peer": ["package"]}}))
     assert "Not measured: Peer, since package is not installed." in lines
     assert "| abstream float32 |" in lines
