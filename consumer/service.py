@@ -50,10 +50,9 @@ async def serve(
     """Run one worker until SIGTERM or SIGINT, or with ``burst`` until nothing is left to read.
 
     The first signal stops reading and finishes the batch at work; all else in hand is given back, to be taken by
-    others at once, and so is that batch if ``drain_seconds`` do not suffice. Where Redis is away for long, nothing can
-    be given back: then the worker leaves what it holds, to be taken over when its lease ends. A second signal ends the
-    process at once, which leaves as much. The caller must end it by ``os._exit``, or Python waits for the batch that
-    was given back.
+    others at once, and so is that batch if ``drain_seconds`` do not suffice. Where Redis is away for long, and at a
+    second signal, which ends the process at once, it is left, to be taken over when its lease ends. The caller must
+    end the process by ``os._exit``, or Python waits for the batch that was given back.
 
     Args:
         control: has the streams of adapters and the fleet; where there is one shard, it is that.

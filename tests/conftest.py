@@ -22,7 +22,7 @@ from abstream.consumer.sink import Outlet, Sink
 from abstream.consumer.source import Source
 from abstream.consumer.tasks import end
 from abstream.consumer.worker import Worker
-from abstream.ops.embedded import embedded_redis
+from abstream.ops.embedded import embedded_redis, start_server, url_of
 from abstream.ops.settings import shipped_model
 from abstream.producer.connection import connect
 from abstream.schemas import Shards, Streams, VerifiedAdapter
@@ -57,6 +57,29 @@ def server() -> Iterator[str]:
     """The URL of a private, real Redis server."""
     with embedded_redis() as url:
         yield url
+
+
+class PrivateRedis:
+    """A server that may be stopped, and started again with all that it had."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = url_of(folder)
+        self.start()
+
+    def start(self) -> None:
+        self._server = start_server(self.folder, "--appendonly", "yes", "--appendfsync", "always")
+
+    def stop(self) -> None:
+        self._server.kill()
+        self._server.wait()
+
+
+@pytest.fixture
+def private_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    server = PrivateRedis(tmp_path_factory.mktemp("r"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -130,6 +130,9 @@ TYPE_WORDS = {
     ),
 }
 
+# The groups of words that are of no type, and of one of two.
+ELSEWHERE, MELANOMA = "elsewhere", "melanoma"
+
 # Where a cancer went says little of where it came from.
 _ELSEWHERE = (
     r"(?:liver|hepatic|lungs?|pulmonary|bones?|cerebral|spinal|skin|cutaneous|peritoneal|adrenal|ovarian|orbital|choroidal)"
@@ -145,11 +148,11 @@ def _type_pattern() -> re.Pattern[str]:
     The groups are ``TYPE_names``, ``TYPE_sites``, ``TYPE_signs``, ``elsewhere`` and ``melanoma``. Names come
     before sites, and sites before signs, wherever both begin with the same word.
     """
-    groups = {"elsewhere": _ELSEWHERE}
+    groups = {ELSEWHERE: _ELSEWHERE}
     for field in TypeWords._fields:
         groups |= {f"{kind}_{field}": getattr(words, field) for kind, words in TYPE_WORDS.items()}
         if field == "names":
-            groups["melanoma"] = _MELANOMA
+            groups[MELANOMA] = _MELANOMA
     named = "|".join(f"(?P<{name}>{words})" for name, words in groups.items())
     return re.compile(rf"\b(?=\w)(?:{named})\b".replace(" ", r"[\s-]"), re.IGNORECASE)
 

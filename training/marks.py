@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from ..consumer.engine.tokens import PromptEncoder
 from ..schemas import Abstract, Prompt
-from .cancer_words import TYPE_WORDS
+from .cancer_words import ELSEWHERE, MELANOMA, TYPE_WORDS
 from .objective import Example
-from .weak_labels import ELSEWHERE, MELANOMA, evidence, mentions
+from .weak_labels import evidence, mentions
 
 OTHERS = 0.04  # of the tokens that say nothing are asked
 _NOTHING, _CANCER, *_SIGNS = range(2 + len(TYPE_WORDS))  # a sign of each type, …

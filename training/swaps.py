@@ -10,7 +10,7 @@ import re
 
 from ..schemas import Abstract
 from ..schemas.events import MAX_TITLE_CHARACTERS
-from .cancer_words import TYPE_PATTERN, TYPE_WORDS
+from .cancer_words import MELANOMA, TYPE_PATTERN, TYPE_WORDS
 
 _TYPES = list(TYPE_WORDS)
 
@@ -47,7 +47,7 @@ class TypeSwap:
 
 
 def _kind_and_group(match: re.Match[str]) -> tuple[str, str]:
-    if match.lastgroup == "melanoma":
+    if match.lastgroup == MELANOMA:
         return "skin_melanoma", "names"
     kind, _, group = str(match.lastgroup).rpartition("_")
     return kind, group

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..schemas import Abstract
-from .cancer_words import TYPE_PATTERN
+from .cancer_words import ELSEWHERE, MELANOMA, TYPE_PATTERN
 
 # Words that speak of cancer whatever the organ. Names of single cancers come from the Disease Ontology.
 _GENERAL = re.compile(
@@ -31,8 +31,6 @@ _BENIGN = frozenset(
 # What a word weighs that names a type: a cancer's name, or a site with cancer named within so many characters; else 1.
 _STRONG, _BESIDE = 8, 20
 _AMBIGUOUS = 1.25  # the first type must weigh so many times what the next does
-
-ELSEWHERE, MELANOMA = "elsewhere", "melanoma"  # what words name that are of no type, or of one of two
 
 
 class Evidence(NamedTuple):

@@ -6,16 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
-from pathlib import Path
 
-import pytest
 from abstream import Abstract, Publisher
 from abstream.consumer.backlog import BacklogGauges
 from abstream.consumer.endpoints import Endpoints
 from abstream.consumer.health import Health
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.worker import Worker
-from abstream.ops.embedded import start_server, url_of
 from abstream.ops.working import broker_at
 from abstream.producer.connection import connect
 from abstream.schemas import Shards, Streams
@@ -160,29 +157,6 @@ async def test_a_worker_that_drains_is_alive_and_not_ready(server, streams, work
             worker.metrics.health.draining()
             assert await probe.is_alive()
             assert await probe.failing() == {"intake": "draining"}
-
-
-class PrivateRedis:
-    """A server to be stopped and started."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = url_of(folder)
-        self.start()
-
-    def start(self) -> None:
-        self._server = start_server(self.folder, "--appendonly", "yes", "--appendfsync", "always")
-
-    def stop(self) -> None:
-        self._server.kill()
-        self._server.wait()
-
-
-@pytest.fixture
-def private_redis(tmp_path_factory) -> Iterator[PrivateRedis]:
-    server = PrivateRedis(tmp_path_factory.mktemp("r"))
-    yield server
-    server.stop()
 
 
 async def test_while_redis_is_away_a_worker_lives_is_not_ready_and_is_still_scraped(private_redis, streams, workers):

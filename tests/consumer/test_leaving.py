@@ -1,12 +1,8 @@
 """A worker that is told to end while its Redis is away: it does not wait for long, and nothing is lost or doubled."""
 
 import asyncio
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from abstream import Abstract
@@ -16,44 +12,16 @@ from abstream.consumer.health import Health
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
 from abstream.consumer.shards import Shard
-from abstream.ops.embedded import start_server, url_of
 
-from ..conftest import PATIENCE_SECONDS, Workers, wait_until
+from ..conftest import PATIENCE_SECONDS, PrivateRedis, Workers, wait_until
 from ..story.test_3_nothing_is_lost_nothing_is_repeated import SlowEngine
 
 LONG_SECONDS = 4 * PATIENCE_SECONDS  # no test waits for that
 
 
-class Broker:
-    """A server that may go, and come back with all that it had."""
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="abstream-"))
-        self.url = url_of(self._folder)
-        self.come()
-
-    def come(self) -> None:
-        self._process = start_server(self._folder, "--appendonly", "yes", "--appendfsync", "always")
-
-    def go(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def remove(self) -> None:
-        self.go()
-        shutil.rmtree(self._folder)
-
-
 @pytest.fixture
-def broker() -> Iterator[Broker]:
-    broker = Broker()
-    yield broker
-    broker.remove()
-
-
-@pytest.fixture
-def server(broker: Broker) -> str:
-    return broker.url
+def server(private_redis: PrivateRedis) -> str:
+    return private_redis.url
 
 
 class Ready(SlowEngine):
@@ -88,47 +56,47 @@ async def serving(redis, streams, engine, health) -> "asyncio.Task[None]":
     return task
 
 
-async def has_answered(engine: Ready, health: Health, broker: Broker, publisher) -> None:
+async def has_answered(engine: Ready, health: Health, private_redis: PrivateRedis, publisher) -> None:
     """The answers to two abstracts are there, and Redis is not."""
     await publisher.publish_many([(id_, Abstract(title=id_, abstract="")) for id_ in ("1", "2")])
     await engine.computing.wait()
-    broker.go()
+    private_redis.stop()
     engine.go()
     await wait_until(health.away, "the loss of Redis")
 
 
 @pytest.mark.parametrize("away_seconds", [0.0, 0.3])
 async def test_what_nobody_can_take_is_left_to_others_soon(
-    away_seconds, engine, health, serving, broker, redis, streams, publisher, workers: Workers, monkeypatch
+    away_seconds, engine, health, serving, private_redis, redis, streams, publisher, workers: Workers, monkeypatch
 ):
     monkeypatch.setattr(service, "_AWAY_SECONDS", away_seconds)
-    await has_answered(engine, health, broker, publisher)
+    await has_answered(engine, health, private_redis, publisher)
 
     signal.raise_signal(signal.SIGTERM)
     await asyncio.wait_for(serving, PATIENCE_SECONDS)
 
-    broker.come()
+    private_redis.start()
     assert await redis.xlen(streams.predictions) == 0
     await workers.burst("heir", lease_seconds=0.001)
     assert (await workers.pending(), await redis.xlen(streams.predictions)) == (0, 2)
 
 
 async def test_a_redis_that_comes_back_in_time_is_given_the_answers(
-    engine, health, serving, broker, redis, streams, publisher, workers: Workers, monkeypatch
+    engine, health, serving, private_redis, redis, streams, publisher, workers: Workers, monkeypatch
 ):
     monkeypatch.setattr(service, "_AWAY_SECONDS", LONG_SECONDS)
-    await has_answered(engine, health, broker, publisher)
+    await has_answered(engine, health, private_redis, publisher)
 
     signal.raise_signal(signal.SIGTERM)
-    broker.come()
+    private_redis.start()
     await asyncio.wait_for(serving, PATIENCE_SECONDS)
 
     assert (await workers.pending(), await redis.xlen(streams.predictions)) == (0, 2)
 
 
-async def test_who_holds_nothing_does_not_wait_for_a_redis_that_is_away(health, serving, broker, monkeypatch):
+async def test_who_holds_nothing_does_not_wait_for_a_redis_that_is_away(health, serving, private_redis, monkeypatch):
     monkeypatch.setattr(service, "_AWAY_SECONDS", 0.3)
-    broker.go()
+    private_redis.stop()
     await wait_until(health.away, "the loss of Redis")
 
     begun = time.monotonic()
