@@ -140,10 +140,10 @@ def is_whole(found: dict[str, Any]) -> bool:
 
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Lines of Markdown."""
-    yield "| what | found |"
+    yield "| what | measured |"
     yield "|---|---|"
-    yield f"| subscribers, of them cut off and resumed | {found['subscribers']:,}, {found['resumed']:,} |"
-    yield f"| submissions a second, asked and taken | {found['rate']:,}, {found['submitted_per_second']:,.0f} |"
+    yield f"| subscribers; of these, cut off and resumed | {found['subscribers']:,}, {found['resumed']:,} |"
+    yield f"| submissions a second, offered and taken | {found['rate']:,}, {found['submitted_per_second']:,.0f} |"
     yield f"| until a submission is taken, ms: p50, p99 | {_pair(found['submit_ms'])} |"
     yield f"| events delivered | {found['delivered']:,} |"
     yield f"| events delivered a second | {found['delivered_per_second']:,.0f} |"

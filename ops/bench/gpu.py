@@ -126,7 +126,7 @@ def table(found: Found) -> Iterator[str]:
     """Lines of Markdown: what was found, and what is wanted."""
     yield f"{found['device']}, torch {found['torch']}, {found['tokens']:.0f} tokens a prompt"
     yield ""
-    yield "| what | found | wanted |"
+    yield "| what | measured | target |"
     yield "|---|---|---|"
     for name, (what, shape, wanted) in ROWS.items():
         if name in found:

@@ -114,7 +114,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     yield f"{found['minutes']:g} minutes, {found['workers']} workers, {found['rate']:.0f} entries a second, which is"
     yield f"{found['share']:.0%} of what they can do; {found['entries']} entries, {found['results']} results."
     yield ""
-    yield "| what | found | at most | |"
+    yield "| what | measured | at most | |"
     yield "|---|---|---|---|"
     for name, (value, limit) in found["checks"].items():
         shown = f"{value:+.2%} | {limit:.0%}" if "growth" in name else f"{value:g} | {limit:g}"

@@ -76,7 +76,7 @@ def measure(given_url: str | None, rounds: int, say: Callable[[str], None]) -> d
 
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Lines of Markdown: medians."""
-    yield "| what | seconds | wanted | CPU seconds |"
+    yield "| what | seconds | target | CPU seconds |"
     yield "|---|---|---|---|"
     for name, one in found["median"].items():
         wanted = found["wanted_seconds"].get(name, "")

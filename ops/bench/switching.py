@@ -127,12 +127,12 @@ def measure(load: Load, abstracts: Path, out: Path, say: Callable[[str], None]) 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Lines of Markdown."""
-    yield "| what | found |"
+    yield "| what | measured |"
     yield "|---|---|"
     for name in ("switches", "abstracts", "lost", "duplicated", "not_of_the_receipts_adapter"):
         yield f"| {name.replace('_', ' ')} | {found[name]} |"
     yield f"| largest difference of a probability from the receipt's adapter | {found['largest_difference']:.1e} |"
-    yield f"| share of answers that the other adapter would give otherwise | {found['told_apart']:.0%} |"
+    yield f"| share of answers on which the other adapter differs | {found['told_apart']:.0%} |"
     yield f"| p50, p99 between switches, ms | {found['calm_p50_ms']:.0f}, {found['calm_p99_ms']:.0f} |"
     yield f"| p50, p99 during switches, ms | {found['switching_p50_ms']:.0f}, {found['switching_p99_ms']:.0f} |"
     yield f"| p99 during to p99 between | {found['p99_ratio']:.2f} |"
