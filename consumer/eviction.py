@@ -19,5 +19,5 @@ async def warn_of_eviction(redis: Redis) -> None:
             log.error(
                 "redis_may_evict",
                 policy=policy,
-                mend="CONFIG SET maxmemory-policy noeviction, or whole streams vanish when memory is short",
+                mend="CONFIG SET maxmemory-policy noeviction, or whole streams are removed when memory is short",
             )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def adapters() -> None:
-    """The adapters that were released, and which worker serves which."""
+    """Release adapters, and see which worker serves which."""
 
 
 for _command in COMMANDS:
@@ -29,7 +29,7 @@ for _command in COMMANDS:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @option("store", required=True, help=STORE_HELP)
 @sign_key_option
-@option("shadow", is_flag=True, help="Only score beside the live adapter, in idle time, and publish no answer.")
+@option("shadow", is_flag=True, help="Only score beside the live adapter, in idle time; publish no answers.")
 @click.pass_obj
 def release(common: "Common", folder: Path, store: str, sign_key: Path | None, shadow: bool) -> None:
     """Copy the adapter in FOLDER into the store and announce it: running workers switch to it."""
@@ -42,7 +42,7 @@ def release(common: "Common", folder: Path, store: str, sign_key: Path | None, s
     "public-key",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Also that it is signed with this key, or one of several, as FOLDER.sig says.",
+    help="Also check that FOLDER.sig is a signature by this key, or by one of several.",
 )
 def verify(folder: Path, public_key: tuple[Path, ...]) -> None:
     """Check every file of the adapter in FOLDER, and print what it is."""
@@ -59,7 +59,7 @@ def verify(folder: Path, public_key: tuple[Path, ...]) -> None:
 @adapters.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def keygen(file: Path) -> None:
-    """Make a key: the private one in FILE signs releases, the public one in FILE.pub goes to the workers."""
+    """Make a key pair: the private key in FILE signs releases, the public key in FILE.pub is for workers."""
     from ..training.signing import generate
 
     try:
@@ -73,15 +73,15 @@ def keygen(file: Path) -> None:
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @option("data", multiple=True, metavar="FILE", help="Abstracts to ask both about; repeatable.")
-@option("since", help="Ask about what A answered since an entry id or a time (ISO 8601).")
-@option("publish", is_flag=True, help="With --since: publish B's answers in the place of those that change, once.")
-@option("json", is_flag=True, help="For programs.")
+@option("since", help="Ask about everything A answered since an entry id or a time (ISO 8601).")
+@option("publish", is_flag=True, help="With --since: publish B's answer in place of each that changes, once.")
+@option("json", is_flag=True, help="Print JSON.")
 @model_options
 @click.pass_obj
 def diff(
     common: "Common", /, first: str, second: str, data: tuple[str, ...], since: str | None, publish: bool, **flags: Any
 ) -> None:
-    """Which answers would change, were B live and not A: folders, digests, versions, live, or none: the bare base."""
+    """Show which answers would change if B were live instead of A."""
     if bool(data) == bool(since) or (publish and not since):
         raise click.UsageError("give --data or --since; --publish goes with --since, whose results it replaces")
     from .diffing import run

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 @click.group()
 def bench() -> None:
-    """The benchmarks: a table, and one JSON line last."""
+    """Run a benchmark; prints a table, then one JSON line."""
 
 
 @bench.command()
-@option("beside", multiple=True, help="With whom the worker is compared; all by default, FastStream where installed.")
-@option("entries", type=click.IntRange(min=64), default=20_000, help="Abstracts of a turn.")
-@option("rounds", type=click.IntRange(min=1), default=5, help="Turns of each.")
-@option("rate", type=click.IntRange(min=1), default=200, help="Abstracts a second, while latency is measured.")
-@option("seconds", type=click.IntRange(min=1), default=20, help="How long latency, and then the idle worker, is.")
+@option("beside", multiple=True, help="What to compare the worker with; all by default, FastStream if installed.")
+@option("entries", type=click.IntRange(min=64), default=20_000, help="Abstracts per turn.")
+@option("rounds", type=click.IntRange(min=1), default=5, help="Turns of each contestant.")
+@option("rate", type=click.IntRange(min=1), default=200, help="Abstracts a second while measuring latency.")
+@option(
+    "seconds", type=click.IntRange(min=1), default=20, help="How long to measure latency, and then the idle worker."
+)
 @click.pass_obj
 def stream(common: "Common", beside: tuple[str, ...], entries: int, rounds: int, rate: int, seconds: int) -> None:
-    """The worker's plumbing, with an engine that costs nothing, beside a bare client and FastStream."""
+    """Measure the worker's plumbing, with an engine that costs nothing, beside a bare client and FastStream."""
     from .bench.contestants import CONTESTANTS
     from .bench.stream import Load, measure, table
 
@@ -46,13 +48,15 @@ def stream(common: "Common", beside: tuple[str, ...], entries: int, rounds: int,
     "data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
-    help="Holds abstracts/, cancer_types/ and neoplasm/; their own READMEs say where they come from.",
+    help="Folder with abstracts/, cancer_types/ and neoplasm/; their READMEs name the sources.",
 )
 @option("set", type=click.Choice(list(CASES)), multiple=True, help="All by default.")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Of the runs.")
+@option(
+    "out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Folder for the runs."
+)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def training(data: Path, set: tuple[str, ...], out: Path, flags: tuple[str, ...]) -> None:
-    """What fine-tuning gives on real abstracts, beside the baselines. FLAGS are those of abstream train."""
+    """Measure fine-tuning on real abstracts, beside the baselines. FLAGS are those of abstream train."""
     from .bench.training import measure, table
 
     found = measure(data, set or tuple(CASES), out, flags)
@@ -64,12 +68,17 @@ def training(data: Path, set: tuple[str, ...], out: Path, flags: tuple[str, ...]
     "data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
-    help="A folder of PubMed XML with real records, which are repeated.",
+    help="Folder of PubMed XML with real records, which are repeated.",
 )
-@option("records", type=click.IntRange(min=1), default=30_000, help="As many as a baseline file has.")
+@option(
+    "records",
+    type=click.IntRange(min=1),
+    default=30_000,
+    help="Records in all; a baseline file has as many as the default.",
+)
 @option("rounds", type=click.IntRange(min=1), default=3)
 def parsing(data: Path, records: int, rounds: int) -> None:
-    """How fast, and in how much memory, PubMed XML is read, beside pubmed_parser where that is installed."""
+    """Measure speed and memory of reading PubMed XML, beside pubmed_parser if installed."""
     from .bench.parsing import measure, table
 
     found = measure(data, records, rounds, say=lambda said: click.echo(said, err=True))
@@ -77,14 +86,22 @@ def parsing(data: Path, records: int, rounds: int) -> None:
 
 
 @bench.command()
-@option("beside", multiple=True, help="With whom the engine is compared; all that are installed by default.")
-@option("model", type=click.Choice(["nano", "small"]), multiple=True, help="phi3-nano, and one of random weights.")
-@option("rounds", type=click.IntRange(min=1), default=3, help="Turns of each.")
+@option("beside", multiple=True, help="What to compare the engine with; everything installed by default.")
 @option(
-    "out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Of converted models."
+    "model",
+    type=click.Choice(["nano", "small"]),
+    multiple=True,
+    help="phi3-nano, or one of random weights; both by default.",
+)
+@option("rounds", type=click.IntRange(min=1), default=3, help="Turns of each contestant.")
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/bench"),
+    help="Folder for converted models.",
 )
 def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Path) -> None:
-    """The engine on one thread, beside transformers, CTranslate2, ONNX Runtime, OpenVINO and llama.cpp."""
+    """Measure the engine on one thread, beside transformers, CTranslate2, ONNX Runtime, OpenVINO and llama.cpp."""
     from .bench.engine import OURS, measure, table
     from .bench.peers import PEERS
 
@@ -96,12 +113,17 @@ def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Pa
 
 
 @bench.command()
-@option("abstracts", type=click.IntRange(min=32), default=1_000, help="Of a core in a turn.")
-@option("rounds", type=click.IntRange(min=1), default=5, help="Turns of each.")
+@option("abstracts", type=click.IntRange(min=32), default=1_000, help="Abstracts per core and turn.")
+@option("rounds", type=click.IntRange(min=1), default=5, help="Turns of each contestant.")
 @option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/worker"), help="The workers' logs.")
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/worker"),
+    help="Folder for the workers' logs.",
+)
 def worker(abstracts: int, rounds: int, dtype: str, out: Path) -> None:
-    """Workers from stream to stream beside the engine alone, and on all cores beside one."""
+    """Measure whole workers beside the engine alone, and all cores beside one."""
     from .bench.worker import Load, measure, table
 
     found = measure(Load(abstracts, rounds, dtype), out, say=lambda said: click.echo(said, err=True))
@@ -111,10 +133,15 @@ def worker(abstracts: int, rounds: int, dtype: str, out: Path) -> None:
 @bench.command()
 @option("model", type=click.Choice(["nano", "small"]), default="nano", help="phi3-nano, or one of random weights.")
 @option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
-@option("count", type=click.IntRange(min=1), multiple=True, default=(1, 2, 4), help="Of replicas; repeatable.")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/replicas"), help="Of model, logs.")
+@option("count", type=click.IntRange(min=1), multiple=True, default=(1, 2, 4), help="Number of replicas; repeatable.")
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/replicas"),
+    help="Folder for model and logs.",
+)
 def replicas(model: str, dtype: str, count: tuple[int, ...], out: Path) -> None:
-    """What each further replica takes in memory."""
+    """Measure how much memory each further replica takes."""
     from .bench.replicas import measure, table
 
     found = measure(model, dtype, count, out / model, say=lambda said: click.echo(said, err=True))
@@ -122,10 +149,10 @@ def replicas(model: str, dtype: str, count: tuple[int, ...], out: Path) -> None:
 
 
 @bench.command()
-@option("rounds", type=click.IntRange(min=1), default=5, help="Starts of each.")
+@option("rounds", type=click.IntRange(min=1), default=5, help="Starts of each program.")
 @click.pass_obj
 def start(common: "Common", rounds: int) -> None:
-    """How soon the client, the command line and a worker's first result are there."""
+    """Measure how fast the client, the command line and a worker start."""
     from .bench.start import measure, table
 
     found = measure(common.redis_url, rounds, say=lambda said: click.echo(said, err=True))
@@ -133,12 +160,17 @@ def start(common: "Common", rounds: int) -> None:
 
 
 @bench.command()
-@option("beside", multiple=True, help="With whom our training is compared; Trainer in both precisions by default.")
+@option("beside", multiple=True, help="What to compare our training with; Trainer in both precisions by default.")
 @option("model", type=click.Choice(["nano", "small"]), default="nano", help="phi3-nano, or one of random weights.")
-@option("rounds", type=click.IntRange(min=1), default=3, help="Turns of each.")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/bench"), help="Of a random model.")
+@option("rounds", type=click.IntRange(min=1), default=3, help="Turns of each contestant.")
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/bench"),
+    help="Folder for a random model.",
+)
 def train(beside: tuple[str, ...], model: str, rounds: int, out: Path) -> None:
-    """LoRA training on one thread, beside Hugging Face's Trainer: the same weights, LoRA, examples and batches."""
+    """Measure LoRA training on one thread, beside Hugging Face's Trainer with the same weights, LoRA and batches."""
     from .bench.train import CONTESTANTS, OURS, measure, table
 
     if unknown := set(beside) - set(CONTESTANTS):
@@ -149,10 +181,15 @@ def train(beside: tuple[str, ...], model: str, rounds: int, out: Path) -> None:
 
 
 @bench.command()
-@click.option("--dry-run", is_flag=True, help="All of it on the CPU with a tiny model: figures that mean nothing.")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/gpu"), help="Of the random model.")
+@click.option("--dry-run", is_flag=True, help="Run all of it on the CPU with a tiny model; the figures mean nothing.")
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/gpu"),
+    help="Folder for the random model.",
+)
 def gpu(dry_run: bool, out: Path) -> None:
-    """All that is said of a GPU, with a model of Phi-3-mini's form and random weights."""
+    """Measure everything about a GPU, with random weights in the shape of Phi-3-mini."""
     from .bench.gpu import DRY_RUN, PHI3_MINI, measure, table
 
     plan, folder = (DRY_RUN, out / "dry") if dry_run else (PHI3_MINI, out)
@@ -164,10 +201,15 @@ def gpu(dry_run: bool, out: Path) -> None:
 @option("switches", type=click.IntRange(min=1), default=100)
 @option("workers", type=click.IntRange(min=1), default=4)
 @option("rate", type=click.FloatRange(min=1), default=20.0, help="Abstracts a second.")
-@option("pause", metavar="SECONDS", type=click.FloatRange(min=0), default=1.0, help="After each switch, without one.")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/switch"), help="The workers' logs.")
+@option("pause", metavar="SECONDS", type=click.FloatRange(min=0), default=1.0, help="Pause after each switch.")
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/switch"),
+    help="Folder for the workers' logs.",
+)
 def switch(switches: int, workers: int, rate: float, pause: float, out: Path) -> None:
-    """Two adapters by turns while abstracts flow: what a switch costs, and that each answer is its receipt's."""
+    """Switch between two adapters under load: what a switch costs, and whether each answer matches its receipt."""
     from .bench.switching import Load, measure, table
 
     sample = Path(str(files("abstream.ops.sample") / "train.jsonl"))
@@ -180,13 +222,23 @@ def switch(switches: int, workers: int, rate: float, pause: float, out: Path) ->
     "minutes",
     type=click.FloatRange(min=0, min_open=True),
     default=30.0,
-    help="In fewer, what Redis keeps has not reached its size.",
+    help="How long; in less time what Redis keeps does not reach its full size.",
 )
 @option("workers", type=click.IntRange(min=1), default=2)
-@option("share", type=click.FloatRange(min=0, min_open=True, max=1), default=0.7, help="Of what the workers can do.")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/soak"), help="Logs and samples.")
+@option(
+    "share",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    default=0.7,
+    help="Load, as a share of what the workers can do.",
+)
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/soak"),
+    help="Folder for logs and samples.",
+)
 def soak(minutes: float, workers: int, share: float, out: Path) -> None:
-    """A steady load for long: whether memory grows, and the metrics are true at its end; exit code 1 where not."""
+    """Run a long steady load; exit code 1 if memory grows or the metrics are wrong at the end."""
     from .bench.soak import Load, measure, table
 
     sample = Path(str(files("abstream.ops.sample") / "train.jsonl"))
@@ -197,14 +249,14 @@ def soak(minutes: float, workers: int, share: float, out: Path) -> None:
 
 
 @bench.command()
-@option("subscribers", type=click.IntRange(min=1), default=1_000, help="Streams of predictions.")
-@option("rate", type=click.IntRange(min=1), default=500, help="Abstracts a second, a request each.")
+@option("subscribers", type=click.IntRange(min=1), default=1_000, help="Number of streams of predictions.")
+@option("rate", type=click.IntRange(min=1), default=500, help="Abstracts a second, one request each.")
 @option("seconds", type=click.IntRange(min=1), default=20, help="How long.")
-@option("cuts", type=click.IntRange(min=0), default=100, help="Subscribers that are cut off once, and resume.")
-@option("plain", is_flag=True, help="Subscribers take no gzip; browsers do.")
+@option("cuts", type=click.IntRange(min=0), default=100, help="Subscribers that are cut off once and resume.")
+@option("plain", is_flag=True, help="Subscribers do not accept gzip, as browsers do.")
 @click.pass_obj
 def gateway(common: "Common", subscribers: int, rate: int, seconds: int, cuts: int, plain: bool) -> None:
-    """The gateway, with a worker that costs nothing: whether every subscriber gets every event once and in order."""
+    """Measure the gateway, and check that every subscriber gets every event once and in order."""
     from .bench.gateway import Load, is_whole, measure, table
 
     load = Load(subscribers, rate, seconds, min(cuts, subscribers), not plain)

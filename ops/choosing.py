@@ -30,7 +30,7 @@ def choose(url: str, shards: Shards, wanted: str) -> VerifiedAdapter | None:
     found = known(url, shards)
     announced = found.live if wanted == "live" else find(found.history, wanted)
     if announced is None:
-        raise AdapterRefused("no adapter is live: none was announced yet")
+        raise AdapterRefused("no adapter is live: none has been announced yet")
     return Cache(adapter_cache(), max_bytes=MAX_ADAPTER_BYTES).fetch(announced.update)
 
 

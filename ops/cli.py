@@ -77,10 +77,12 @@ def _take_defaults(context: click.Context, _: click.Parameter, path: Path | None
 @option(
     "redis-url-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Holds the URL, for one with a password: arguments and environments are seen by others.",
+    help="File with the URL: keeps a password out of arguments and environment, which others can see.",
 )
 @option("namespace", default="abstream", help="Prefix of every key.")
-@option("shards", type=click.IntRange(1, MAX_SHARDS), default=1, help="Streams that the namespace is spread over.")
+@option(
+    "shards", type=click.IntRange(1, MAX_SHARDS), default=1, help="Number of shards that the namespace is spread over."
+)
 @option("log-format", type=click.Choice(["console", "json"]), default="console")
 @option("tracing", is_flag=True, help="Send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT (abstream[otel]).")
 @option(
@@ -102,7 +104,7 @@ def cli(
     log_format: Any,
     tracing: bool,
 ) -> None:
-    """Reads abstracts from a Redis stream, publishes what cancer, if any, each is about."""
+    """Read abstracts from a Redis stream, and publish which type of cancer, if any, each is about."""
     try:
         names = Shards(namespace, shards)
     except ValueError as error:
@@ -123,15 +125,18 @@ def cli(
 @option(
     "data",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Your own abstracts; the bundled sample by default.",
+    help="File of your own abstracts; the bundled sample by default.",
 )
 @option(
-    "out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/demo"), help="Where summary.json goes."
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/demo"),
+    help="Folder for summary.json and logs.",
 )
 @option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
 @click.pass_obj
 def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
-    """The whole system in one command: two workers, one of them killed, every abstract answered once."""
+    """Run the whole system: two workers, one of them killed, every abstract answered once."""
     from .demo import run
 
     sys.exit(DONE if run(common.redis_url, data, out, model) else ERROR)
@@ -144,31 +149,36 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
     "read-count",
     type=click.IntRange(min=1),
     default=256,
-    help="Entries in one read at most; fewer where they are large, or the engine takes its time.",
+    help="Most entries in one read; fewer if they are large or the engine is slow.",
 )
-@option("lease-seconds", type=click.FloatRange(min=0.1), default=15.0, help="Silence after which others take over.")
 @option(
-    "max-deliveries", type=click.IntRange(min=1), default=5, help="Then an entry is refused with its whole original."
+    "lease-seconds", type=click.FloatRange(min=0.1), default=15.0, help="Silence after which other workers take over."
+)
+@option(
+    "max-deliveries",
+    type=click.IntRange(min=1),
+    default=5,
+    help="After so many, an entry is refused with its original.",
 )
 @option(
     "batch-deadline-seconds",
     type=click.FloatRange(min=0.1),
     default=300.0,
-    help="A batch that takes longer takes the worker down, and is taken over in smaller parts.",
+    help="A batch that takes longer ends the worker, and is retried in smaller parts.",
 )
-@option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="For the batch at work at SIGTERM.")
+@option("drain-seconds", type=click.FloatRange(min=0), default=30.0, help="Time for the current batch at SIGTERM.")
 @retention_options
 @intake_options
 @adapter_options
-@option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /healthz, /readyz there; 0: a free port.")
+@option("metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /healthz and /readyz; 0: a free port.")
 @option("burst", is_flag=True, help="Stop when nothing is left to read.")
 @option(
-    "replicas", type=click.IntRange(min=1), default=1, help="So many processes, each on a GPU or a share of the CPU."
+    "replicas", type=click.IntRange(min=1), default=1, help="Number of processes, each on a GPU or a share of the CPU."
 )
 @click.option("--slot", "slots", type=int, multiple=True, hidden=True)  # from whoever started it as a replica
 @click.pass_obj
 def work(common: Common, /, replicas: int, **flags: Any) -> None:
-    """A worker: reads, classifies, publishes, until SIGTERM.
+    """Run a worker, which reads, classifies and publishes until SIGTERM.
 
     Without --adapter it serves the adapter that was announced last, and switches to each that follows.
     """
@@ -186,30 +196,32 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
 @click.argument("paths", nargs=-1, required=True)
 @option("format", type=click.Choice(FORMATS), default="auto", help="auto: by name, then by content.")
 @option("lane", type=click.Choice(LANES), default="interactive", help="bulk waits while there is interactive work.")
-@option("source", help="With the ids, the identity of the abstracts: the same again is answered once.")
+@option("source", help="Identifies an abstract together with its id; the same pair is answered once.")
+@option("resume", is_flag=True, help="Continue the last run with the same files; confirmed abstracts are not resent.")
 @option(
-    "resume", is_flag=True, help="Go on with the last publishing of the same files: what was confirmed is not resent."
+    "max-backlog", type=click.IntRange(min=0), default=MAX_BACKLOG, help="Send nothing while so many wait; 0: no limit."
 )
 @option(
-    "max-backlog", type=click.IntRange(min=0), default=MAX_BACKLOG, help="While so many wait send none; 0: any number."
+    "wait-for-room",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    help="Longest wait for the backlog to shrink.",
 )
-@option(
-    "wait-for-room", metavar="SECONDS", type=click.FloatRange(min=0), default=300.0, help="Longest wait while they do."
-)
-@option("wait-replicas", type=click.IntRange(min=0), default=0, help="Sent is what so many replicas of Redis have too.")
+@option("wait-replicas", type=click.IntRange(min=0), default=0, help="Replicas of Redis that must confirm a publish.")
 @option("wait", is_flag=True, help="Wait for the results and print them.")
 @option("patience-seconds", type=click.FloatRange(min=0.1), default=60.0, help="Longest wait without a result.")
 @click.pass_obj
 def publish(
     common: Common, /, paths: tuple[str, ...], wait: bool, patience_seconds: float, format: Any, **terms: Any
 ) -> None:
-    """Files (or - for standard input) to the stream.
+    """Publish files (or - for standard input) to the stream.
 
-    JSON lines, CSV, TSV, Excel, RIS, MEDLINE (.nbib) and PubMed XML, gzipped or not. Interrupted, the same command with
-    --resume goes on within seven days.
+    JSON lines, CSV, TSV, Excel, RIS, MEDLINE (.nbib) and PubMed XML, gzipped or not. If interrupted, the same command
+    with --resume continues, within seven days.
     """
     if terms["resume"] and "-" in paths:
-        raise click.UsageError("standard input cannot be read again to be resumed: give a file")
+        raise click.UsageError("--resume cannot read standard input again: give a file")
     from .publishing import Terms
     from .publishing import publish as publish_files
 
@@ -226,7 +238,7 @@ def publish(
 @option("until-idle", type=click.FloatRange(min=0), help="Stop after so many seconds without an event.")
 @click.pass_obj
 def follow(common: Common, stream: Any, since: str | None, until_idle: float | None) -> None:
-    """A stream as JSON lines."""
+    """Print a stream as JSON lines."""
     from .following import follow as follow_stream
 
     _run(lambda: follow_stream(common.url, common.shards, stream, since, until_idle))
@@ -234,14 +246,16 @@ def follow(common: Common, stream: Any, since: str | None, until_idle: float | N
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, help="Results: .jsonl, .csv, .tsv or .ris; - for standard output.")
-@option("format", type=click.Choice(FORMATS), default="auto", help="Of what is read; auto: by name, then by content.")
+@click.option("-o", "--out", required=True, help="Output file: .jsonl, .csv, .tsv or .ris; - for standard output.")
+@option(
+    "format", type=click.Choice(FORMATS), default="auto", help="Format of the input; auto: by name, then by content."
+)
 @engine_options
 @click.pass_obj
 def classify(
     common: Common, /, paths: tuple[str, ...], out: str, format: Any, max_batch_tokens: int, **flags: Any
 ) -> None:
-    """Files (or - for standard input) in, files out; no Redis."""
+    """Classify files (or - for standard input) without Redis."""
     from .files import classify_files
     from .working import served_engine
 
@@ -253,14 +267,14 @@ def classify(
 
 @cli.command()
 @click.argument("event_id")
-@option("data", multiple=True, metavar="FILE", help="Holds the abstract, where its entry was trimmed; repeatable.")
-@option("json", is_flag=True, help="For programs.")
+@option("data", multiple=True, metavar="FILE", help="File with the abstract, if its entry was trimmed; repeatable.")
+@option("json", is_flag=True, help="Print JSON.")
 @engine_options
 @click.pass_obj
 def reproduce(common: Common, /, event_id: str, data: tuple[str, ...], json: bool, **flags: Any) -> None:
-    """Rerun a past prediction, by its id or that of its abstract, from its receipt, and compare; exit 1: it differs.
+    """Rerun a past prediction from its receipt and compare; exit code 1 if it differs.
 
-    The adapter is found by its digest, or is in the folder that --adapter names.
+    EVENT_ID is the id of the prediction or of its abstract. The adapter is found by its digest, or given by --adapter.
     """
     from .reproducing import reproduce as rerun
     from .reproducing import shown
@@ -282,11 +296,11 @@ def reproduce(common: Common, /, event_id: str, data: tuple[str, ...], json: boo
 
 @cli.command()
 @option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
-@option("adapter", default="auto", metavar="FOLDER|auto|none", help="auto: the one that comes with the model.")
-@option("json", is_flag=True, help="For programs.")
+@option("adapter", default="auto", metavar="FOLDER|auto|none", help="auto: the one included with the model.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
-    """Python, torch, GPU, Redis, model, adapter: what is wrong and how to mend it."""
+    """Check Python, torch, GPU, Redis, model and adapter, and say how to fix what is wrong."""
     from .doctor import examine
 
     folder = adapter_folder(adapter, model, own_task=False)
@@ -295,14 +309,19 @@ def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
 
 
 @cli.command()
-@option("rows", multiple=True, metavar="NAME", help="Only these, by name; all by default.")
-@option("abstracts", type=click.IntRange(min=1), default=20_000, help="In a row; the faults are fewer with fewer.")
+@option("rows", multiple=True, metavar="NAME", help="Run only these rows; all by default.")
+@option("abstracts", type=click.IntRange(min=1), default=20_000, help="Abstracts per row; fewer mean fewer faults.")
 @option("workers", type=click.IntRange(min=1), default=3)
-@option("seed", type=int, default=1, help="Of the moments, the victims and the texts.")
-@option("quick", is_flag=True, help="As --abstracts 1000.")
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/chaos"), help="The workers' logs.")
+@option("seed", type=int, default=1, help="Seed of the moments, victims and texts.")
+@option("quick", is_flag=True, help="Same as --abstracts 1000.")
+@option(
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/chaos"),
+    help="Folder for the workers' logs.",
+)
 def chaos(rows: tuple[str, ...], abstracts: int, workers: int, seed: int, quick: bool, out: Path) -> None:
-    """Kill, freeze and cut off workers and Redis, all its own, and count: nothing lost, nothing answered twice."""
+    """Kill, freeze and cut off its own workers and Redis; check that nothing is lost or answered twice."""
     from .chaos.program import NAMES, run
     from .chaos.scene import Scale
 

@@ -197,7 +197,9 @@ def _start(name: str, url: str, streams: Streams, model: str, log: Path) -> Work
 def _is_ready(worker: WorkerProcess) -> bool:
     said = worker.log.read_text(errors="replace")
     if worker.process.poll() is not None:
-        raise AbstreamError(f"{worker.name} did not start: {said.strip().splitlines()[-1] if said else 'no word why'}")
+        raise AbstreamError(
+            f"{worker.name} did not start: {said.strip().splitlines()[-1] if said else 'it gave no reason'}"
+        )
     return '"worker_ready"' in said
 
 
@@ -233,7 +235,7 @@ def _until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise AbstreamError(f"waited {PATIENCE_SECONDS} s in vain for {what}")
+            raise AbstreamError(f"gave up after waiting {PATIENCE_SECONDS} s for {what}")
         time.sleep(LOOK_SECONDS)
 
 

@@ -60,8 +60,8 @@ def _gpu() -> Iterator[Finding]:
         free, total = torch.cuda.mem_get_info()
         yield Finding("GPU", "ok", f"{torch.cuda.get_device_name()}, {free >> 20} of {total >> 20} MiB free")
     else:
-        remedy = f"phi3-nano runs well on the CPU ({torch.get_num_threads()} threads); Phi-3-mini wants a GPU"
-        yield Finding("GPU", "warning", "none that torch can use", remedy)
+        remedy = f"phi3-nano runs well on the CPU ({torch.get_num_threads()} threads); Phi-3-mini needs a GPU"
+        yield Finding("GPU", "warning", "torch finds none", remedy)
 
 
 def _model(model: str, adapter: Path | None) -> Iterator[Finding]:
@@ -94,5 +94,5 @@ def _cache(folder: Path) -> Iterator[Finding]:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         yield Finding(what, "ok", f"{folder}, {shutil.disk_usage(there).free >> 20} MiB free")
     else:
-        found = f"{there} is no folder" if there.exists() and not there.is_dir() else f"{there} is not writable"
-        yield Finding(what, "error", found, "set ABSTREAM_ADAPTER_CACHE to a folder that this user may write to")
+        found = f"{there} is not a folder" if there.exists() and not there.is_dir() else f"{there} is not writable"
+        yield Finding(what, "error", found, "set ABSTREAM_ADAPTER_CACHE to a folder that this user can write to")

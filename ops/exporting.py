@@ -17,7 +17,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 @click.group()
 def schema() -> None:
-    """The events as documents for other programs."""
+    """Export the contract for other programs."""
 
 
 @schema.command("export")
@@ -25,7 +25,7 @@ def schema() -> None:
     "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/exported"), show_default=True
 )
 def schema_export(out: Path) -> None:
-    """JSON Schemas (2020-12) of every event, AsyncAPI of the streams, OpenAPI of the gateway."""
+    """Write JSON Schemas (2020-12) of every event, AsyncAPI of the streams, OpenAPI of the gateway."""
     for path in export(out):
         click.echo(path)
 

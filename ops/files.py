@@ -113,7 +113,7 @@ def _written(out: str, paths: Sequence[str]) -> Iterator[BinaryIO]:
         return
     target = Path(out)
     if target.exists() and any(Path(path).exists() and target.samefile(path) for path in paths if path != STDIN):
-        raise AbstreamError(f"{out} is read, and would lose what is broken in it: give --out another name")
+        raise AbstreamError(f"{out} is also an input, and its broken records would be lost: give --out another name")
     unfinished = Path(f"{out}.part")
     with unfinished.open("wb") as file:
         yield file

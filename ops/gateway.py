@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @config_options(GatewayConfig)
 @click.pass_obj
 def gateway(common: "Common", /, **flags: Any) -> None:
-    """The REST API: abstracts in, results out; /docs tells all of it.
+    """Serve the REST API: abstracts in, results out; documented at /docs.
 
     SIGTERM ends streams and finishes requests. Start as many as you like.
     """

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_options(TrainConfig)
-@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/train"), help="Of the run.")
+@option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/train"), help="Folder of the run.")
 @option(
-    "gate", help="Such as accuracy>=0.90,macro_f1>=+0.02; a sign: against the live adapter. Exit code 4 if it fails."
+    "gate",
+    help="Such as accuracy>=0.90,macro_f1>=+0.02; a sign means beside the live adapter. Exit code 4 if it fails.",
 )
-@option("release", is_flag=True, help="Announce the adapter to the workers if the gate is passed.")
+@option("release", is_flag=True, help="Announce the adapter to the workers if it passes the gate.")
 @option("store", help=STORE_HELP)
 @sign_key_option
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def train(
     common: "Common",
@@ -44,7 +45,7 @@ def train(
     json: bool,
     **knobs: Any,
 ) -> None:
-    """Fine-tune an adapter on labelled abstracts; measure it before and after, calibrate it, judge it."""
+    """Fine-tune an adapter on labelled abstracts, measure it before and after, calibrate it and judge it."""
     if release and not store:
         raise click.UsageError("--release needs --store, where the workers find the adapter")
     config = build(TrainConfig, knobs)
@@ -59,7 +60,7 @@ def train(
         return
     adapter, verdict = trained
     if not verdict.passed:
-        say("the gate is not passed, so nothing is announced: " + "; ".join(verdict.rules))
+        say("the adapter did not pass the gate, so nothing was announced: " + "; ".join(verdict.rules))
         sys.exit(GATE_FAILED)
     if release and store:
         asyncio.run(announce(common.url, common.shards, adapter.path, store, verdict if gate else None, sign_key))
@@ -67,12 +68,12 @@ def train(
 
 @click.command()
 @option("data", required=True, help="Labelled .jsonl, .csv or .parquet, gzipped or not; or a Hugging Face data set.")
-@option("baseline-data", help="The same: what the baselines that learn are trained on; without it they are left out.")
-@option("report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report there.")
-@option("json", is_flag=True, help="For programs.")
+@option("baseline-data", help="Data on which to train the learning baselines; without it they are left out.")
+@option("report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report to this file.")
+@option("json", is_flag=True, help="Print JSON.")
 @engine_options
 def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bool, **flags: Any) -> None:
-    """Accuracy, F1 and calibration of a model or an adapter on labelled abstracts, beside the baselines."""
+    """Measure a model or adapter on labelled abstracts, beside the baselines."""
     from .training import evaluate as measure
     from .working import load_engine
 
@@ -83,10 +84,10 @@ def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bo
 
 @click.command()
 @option("data", required=True, help="Labelled abstracts, as for evaluate.")
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @engine_options
 def admit(data: str, json: bool, **flags: Any) -> None:
-    """Let workers of this user use --dtype int8 or fp8, if labelled data show that accuracy keeps within 0.3 points.
+    """Let this user's workers use --dtype int8 or fp8, if it costs at most 0.3 points of accuracy.
 
     For one adapter, the one that --adapter names; exit code 4: it does not, and they go on in bfloat16.
     """

@@ -19,7 +19,7 @@ SOURCE = "urn:abstream:operator"
 
 
 @click.command("list")
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def list_(common: "Common", json: bool) -> None:
     """Every adapter that was announced, oldest first."""
@@ -33,7 +33,7 @@ def list_(common: "Common", json: bool) -> None:
 
 @click.command()
 @click.argument("adapter", metavar="[DIGEST|VERSION]", required=False)
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def show(common: "Common", adapter: str | None, json: bool) -> None:
     """Everything that was announced of one adapter, the live one by default, and who serves it."""
@@ -44,7 +44,7 @@ def show(common: "Common", adapter: str | None, json: bool) -> None:
     found = known(common.url, common.shards)
     shown = find(found.history, adapter) if adapter else found.live
     if shown is None:
-        raise AdapterRefused("no adapter was announced yet: `abstream adapters release` announces one")
+        raise AdapterRefused("no adapter has been announced yet: `abstream adapters release` announces one")
     workers = [one.worker for one in found.standing.workers if one.serves == shown.update.digest]
     said = shown.update.model_dump(mode="json", exclude={"task", "files"})
     everything = _row(shown) | said | {"questions": [one.name for one in shown.update.task.questions]}
@@ -53,7 +53,7 @@ def show(common: "Common", adapter: str | None, json: bool) -> None:
 
 
 @click.command()
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def status(common: "Common", json: bool) -> None:
     """How many of the workers that are at work serve the live adapter; who is late, since when, why."""
@@ -102,16 +102,14 @@ async def _roll_back(url: str, shards: "Shards", to: str | None, reason: str | N
     async with Connections(url, shards) as connections:
         known = await look(connections.control, connections.shards)
         if known.live is None:
-            raise AdapterRefused("no adapter was announced yet, so there is nothing to roll back")
+            raise AdapterRefused("no adapter has been announced yet, so there is nothing to roll back")
         target = find(known.history, to) if to else one_before(known.history, known.served)
         if target.update.digest == known.live.update.digest:
             raise AdapterRefused(f"{target.update.version} is the one announced last: there is nothing to roll back")
         event = event_of(target, known.live, reason or "asked for by an operator", SOURCE)
         if entry_id := await announce(*connections.control, event, known.newest_entry):
             return Announced(entry_id, event)
-    raise Unavailable(
-        "something else was announced in the same moment: look at `abstream adapters list`, then try again"
-    )
+    raise Unavailable("another adapter was announced at the same time: see `abstream adapters list`, then try again")
 
 
 def _row(announced: "Announced") -> "Row":

@@ -28,7 +28,7 @@ class Past:
             if event_id in (prediction.id, prediction.causationid):
                 return prediction
         raise AbstreamError(
-            f"there is no prediction {event_id}, nor one for an abstract of that id: "
+            f"there is no prediction {event_id}, and none for an abstract with that id: "
             "it was not answered, or its prediction is no longer kept (--keep-predictions-days)"
         )
 

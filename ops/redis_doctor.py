@@ -41,16 +41,18 @@ def examine_redis(url: str, shards: Shards) -> Iterator[Finding]:
                     yield _persistence(redis, info)
                     yield _permissions(redis, streams)
                 wrong += [found for found in [_keys(redis, streams)] if found.verdict != "ok"]
-        yield from wrong or [Finding("Redis keys", "ok", f"those of {shards.namespace} are as they should be")]
+        yield from wrong or [Finding("Redis keys", "ok", f"all keys of {shards.namespace} have the right type")]
         yield from _shards(url, shards, len(servers))
     except (AuthenticationError, AuthorizationError) as error:
-        remedy = "put the user and password into the URL: redis://USER:PASSWORD@HOST"
+        remedy = "put user and password into the URL: redis://USER:PASSWORD@HOST"
         yield Finding("Redis", "error", str(error), remedy)
     except RedisError as error:
-        remedy = "start Redis, or say where it is: --redis-url or REDIS_URL"
+        remedy = "start Redis, or give its address with --redis-url or REDIS_URL"
         yield Finding("Redis", "out of reach", f"{without_password(url)}: {error}", remedy)
     except ValueError:  # whose text holds what was taken for a port, and may be the end of a password
-        yield Finding("Redis", "error", "its URL cannot be read", "redis://USER:PASSWORD@HOST:6379, / in them as %2F")
+        yield Finding(
+            "Redis", "error", "its URL cannot be read", "write redis://USER:PASSWORD@HOST:6379, with / as %2F"
+        )
 
 
 def _shards(url: str, shards: Shards, servers: int) -> Iterator[Finding]:
@@ -59,7 +61,9 @@ def _shards(url: str, shards: Shards, servers: int) -> Iterator[Finding]:
     others = (Streams(f"{name}:{shards.count}"), shards.control) if several else (Streams(f"{name}:0"),)
     if beside := next((streams for streams in others if _has_abstracts(url, streams)), None):
         found = f"{shards.count}, but there is {beside.lane('interactive')} too"
-        yield Finding("shards", "warning", found, "give everybody the same --shards; DEL what is of an earlier number")
+        yield Finding(
+            "shards", "warning", found, "use the same --shards everywhere; DEL the streams of an earlier number"
+        )
     elif several:
         yield Finding("shards", "ok", f"{shards.count}, on {servers} servers")
 
@@ -89,7 +93,7 @@ def _setting(redis: Any, name: str) -> str | None:
 def _server(redis: Any, info: dict[str, Any]) -> Iterator[Finding]:
     if not info:
         redis.ping()  # or it is out of reach
-        remedy = "ACL SETUSER … +info, or ask whoever runs it for its version, which must be 6.2 or newer"
+        remedy = "ACL SETUSER … +info, or ask the administrator for the version, which must be 6.2 or newer"
         yield Finding("Redis", "warning", "answers, but INFO is not allowed for this user", remedy)
         return
     version = str(info["redis_version"])
@@ -102,13 +106,11 @@ def _server(redis: Any, info: dict[str, Any]) -> Iterator[Finding]:
 def _memory(policy: str | None, limit: int | None) -> Finding:
     what = "Redis maxmemory-policy"
     if policy is None:
-        remedy = (
-            "ask whoever runs it whether it is noeviction; with any other, whole streams vanish when memory is short"
-        )
+        remedy = "ask the administrator for noeviction: any other policy removes whole streams when memory is short"
         return Finding(what, "warning", "neither INFO nor CONFIG is allowed for this user", remedy)
     if policy == "noeviction":
         return Finding(what, "ok", policy)
-    remedy = "CONFIG SET maxmemory-policy noeviction, or whole streams vanish when memory is short"
+    remedy = "CONFIG SET maxmemory-policy noeviction, or whole streams are removed when memory is short"
     return Finding(what, "warning" if limit == 0 else "error", policy, remedy)
 
 
@@ -116,19 +118,19 @@ def _persistence(redis: Any, info: dict[str, Any]) -> Finding:
     what, sync = "Redis persistence", _setting(redis, "appendfsync")
     enabled = bool(info.get("aof_enabled")) or _setting(redis, "appendonly") == "yes"
     if not enabled and (info or sync):
-        remedy = "CONFIG SET appendonly yes, or a restart forgets what came since the last snapshot"
+        remedy = "CONFIG SET appendonly yes, or a restart loses everything since the last snapshot"
         return Finding(what, "warning", "no append-only file", remedy)
     if sync == "always":
         return Finding(what, "ok", "append-only file, appendfsync always")
     if sync == "everysec":
-        return Finding(what, "ok", "append-only file, appendfsync everysec: a power cut may take the last second")
+        return Finding(what, "ok", "append-only file, appendfsync everysec: a power cut may lose the last second")
     if sync == "no":
-        remedy = "CONFIG SET appendfsync always, or everysec where the last second may be lost with the power"
+        remedy = "CONFIG SET appendfsync always, or everysec if a power cut may lose the last second"
         return Finding(
-            what, "warning", "append-only file, but appendfsync no: a power cut may take half a minute", remedy
+            what, "warning", "append-only file, but appendfsync no: a power cut may lose half a minute", remedy
         )
-    remedy = "ask whoever runs it: appendonly yes, and appendfsync always or everysec"
-    return Finding(what, "warning", "CONFIG is not allowed for this user, so how often it syncs is not known", remedy)
+    remedy = "ask the administrator for appendonly yes, and appendfsync always or everysec"
+    return Finding(what, "warning", "CONFIG is not allowed for this user, so the sync policy is unknown", remedy)
 
 
 def _permissions(redis: Any, streams: Streams) -> Finding:
@@ -162,5 +164,7 @@ def _keys(redis: Any, streams: Streams) -> Finding:
         f"{key} is a {kind}, not a {wanted[key]}" for key, kind in kinds.items() if kind not in ("none", wanted[key])
     ]
     if not wrong:
-        return Finding("Redis keys", "ok", f"those of {streams.namespace} are as they should be")
-    return Finding("Redis keys", "error", "; ".join(wrong), "RENAME what is not abstream's, or use another --namespace")
+        return Finding("Redis keys", "ok", f"all keys of {streams.namespace} have the right type")
+    return Finding(
+        "Redis keys", "error", "; ".join(wrong), "RENAME the keys that are not abstream's, or use another --namespace"
+    )

@@ -22,21 +22,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_reason = option("reason", multiple=True, type=click.Choice(get_args(RefusalReason)), help="Only of this; repeatable.")
+_reason = option(
+    "reason", multiple=True, type=click.Choice(get_args(RefusalReason)), help="Only with this reason; repeatable."
+)
 
 
 @click.group()
 def refusals() -> None:
-    """What could not be answered, with the reason and the whole original."""
+    """List, show and replay what was refused, with the reason and the whole original."""
 
 
 @refusals.command("list")
 @_reason
 @option("since", default="0", help="Only after an entry id or a time (ISO 8601); 0 is the beginning.")
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def list_(common: "Common", reason: tuple[str, ...], since: str, json: bool) -> None:
-    """Every refusal, oldest first, and what became of it."""
+    """List every refusal, oldest first, and what became of it."""
     from .fleet import table
     from .following import moment
 
@@ -52,7 +54,7 @@ def list_(common: "Common", reason: tuple[str, ...], since: str, json: bool) -> 
 @click.argument("id")
 @click.pass_obj
 def show(common: "Common", id: str) -> None:
-    """One refusal with its whole original, as JSON; ID is that of the event or of the entry."""
+    """Show one refusal with its whole original, as JSON; ID is that of the event or of the entry."""
     [refused] = _with_refusals(common, lambda stored: stored.named([id]))
     click.echo(json_format.dumps(json_format.loads(refused.event.to_json()), indent=2, ensure_ascii=False))
 
@@ -61,18 +63,18 @@ def show(common: "Common", id: str) -> None:
 @click.argument("ids", nargs=-1)
 @_reason
 @option("all", is_flag=True, help="Every refusal.")
-@option("dry-run", is_flag=True, help="Only say what would be done.")
-@option("json", is_flag=True, help="For programs.")
+@option("dry-run", is_flag=True, help="Only print what would be done.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def replay(
     common: "Common", ids: tuple[str, ...], reason: tuple[str, ...], all: bool, dry_run: bool, json: bool
 ) -> None:
-    """Send originals to their lane again, by IDS, by --reason, or --all; each refusal once.
+    """Send originals to their lane again, chosen by IDS, --reason or --all; each refusal once.
 
-    Exit code 3 where some cannot be sent.
+    Exit code 3 if some cannot be sent.
     """
     if sum(map(bool, (ids, reason, all))) != 1:
-        raise click.UsageError("name refusals by their ids, or by --reason, or say --all")
+        raise click.UsageError("choose refusals by their ids, by --reason, or all with --all")
 
     async def send(stored: "Refusals") -> "list[Replay]":
         chosen = await stored.named(ids) if ids else [refused async for refused in stored.all("0", reason)]

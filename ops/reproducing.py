@@ -131,4 +131,4 @@ def _same_model(then: ModelReceipt, now: ModelReceipt) -> None:
     differing = [name for name in names if getattr(then, name) != getattr(now, name)]
     if differing:
         said = "; ".join(f"{name} {getattr(now, name)}, then {getattr(then, name)}" for name in differing)
-        raise AbstreamError(f"this is another model than answered then ({said}): see --model, --task and --dtype")
+        raise AbstreamError(f"this is not the model that answered then ({said}): see --model, --task and --dtype")

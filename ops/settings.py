@@ -38,9 +38,9 @@ def check_redis_url(url: str) -> None:
     """
     if not _is_redis_url(url):
         raise click.UsageError(
-            "the URL of Redis cannot be read: redis://USER:PASSWORD@HOST:6379, rediss://… or unix:///PATH, or "
-            "redis+cluster://… or rediss+cluster://… for a Redis Cluster; a path is the number of a database, behind ? "
-            "stand options of redis-py, and in user and password / is written %2F, @ %40, : %3A"
+            "the Redis URL cannot be read. Write redis://USER:PASSWORD@HOST:6379, rediss://… or unix:///PATH, or "
+            "redis+cluster://… or rediss+cluster://… for a Redis Cluster. A path is a database number, and ? starts "
+            "redis-py's options. In user and password, write / as %2F, @ as %40 and : as %3A"
         )
 
 
@@ -86,8 +86,13 @@ def retention_options(command: Command) -> Command:
     """How long results are kept, the same wherever streams are trimmed."""
     days = click.FloatRange(min=0, min_open=True)
     return options(
-        option("keep-predictions-days", type=days, default=7.0, help="Longer while a subscriber group needs them."),
-        option("keep-refusals-days", type=days, default=30.0, help="The same."),
+        option(
+            "keep-predictions-days",
+            type=days,
+            default=7.0,
+            help="How long predictions are kept; longer while a subscriber group needs them.",
+        ),
+        option("keep-refusals-days", type=days, default=30.0, help="How long refusals are kept; likewise."),
     )(command)
 
 
@@ -103,16 +108,19 @@ adapter_options = options(
         "guard-shift",
         type=click.FloatRange(min=0, min_open=True, max=1),
         default=0.15,
-        help="By how much the share of reviews may rise meanwhile, or that of the first label change, beyond chance.",
+        help="How far, beyond chance, the share of reviews may rise or that of the first label change meanwhile.",
     ),
     option(
-        "guard-errors", type=click.FloatRange(min=0, max=1), default=0.02, help="By how much that of failures may rise."
+        "guard-errors",
+        type=click.FloatRange(min=0, max=1),
+        default=0.02,
+        help="How far the share of failures may rise.",
     ),
     option(
         "shadow-share",
         type=click.FloatRange(min=0, max=1),
         default=1.0,
-        help="Of the live abstracts, as idle time allows, for an adapter announced as shadow.",
+        help="Share of the live abstracts that an adapter announced as shadow scores, as idle time allows.",
     ),
 )
 
@@ -191,14 +199,14 @@ intake_options = options(
         "max-adapter-bytes",
         type=click.IntRange(min=1),
         default=2_000_000_000,
-        help="A larger one is refused before a byte of it is read.",
+        help="Size limit of an adapter, checked before any of it is read.",
     ),
     option(
         "adapter-public-key",
         multiple=True,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="Serve only adapters signed with this key, or with one of several.",
+        help="Serve only adapters signed with this key, or one of several.",
     ),
 )
 
@@ -214,10 +222,13 @@ model_options = options(
         "engine",
         type=click.Choice(["torch", "fake", "chaos"]),
         default="torch",
-        help="fake: answers by a hash, for stream work; chaos: likewise, for abstream chaos.",
+        help="fake: answers from a hash, to test streams without a model; chaos: the same, for abstream chaos.",
     ),
     option(
-        "engine-milliseconds", type=click.FloatRange(min=0), default=0.0, help="What chaos takes for each abstract."
+        "engine-milliseconds",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="Time that the chaos engine takes for an abstract.",
     ),
     option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id."),
     option("model-revision", help="Revision of the Hugging Face id."),
@@ -231,10 +242,15 @@ model_options = options(
         "dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "fp8", "int8"]),
         default="auto",
-        help="auto: bfloat16 on CUDA. fp8 (Hopper GPUs) and int8 (CPUs) are used once abstream admit has let them.",
+        help="auto: bfloat16 on CUDA. fp8 (Hopper GPUs) and int8 (CPUs) need abstream admit first.",
     ),
     option("threads", type=click.IntRange(min=1), help="CPU threads of the engine; torch's own choice by default."),
-    option("max-prompt-tokens", type=click.IntRange(min=64), default=2046, help="Longer abstracts are cut and marked."),
+    option(
+        "max-prompt-tokens",
+        type=click.IntRange(min=64),
+        default=2046,
+        help="Longer abstracts are cut and marked truncated.",
+    ),
     option(
         "max-batch-tokens",
         type=click.IntRange(min=64),
@@ -249,8 +265,8 @@ engine_options = options(
         "adapter",
         default="auto",
         metavar="FOLDER|auto|none",
-        help="auto: the one that comes with the model, until another is announced; none: the bare base, likewise. "
-        "A worker keeps a FOLDER's, and ignores what is announced.",
+        help="auto: the one included with the model, until another is announced; none: the bare base, until then. "
+        "With a FOLDER, a worker serves that one and ignores announcements.",
     ),
 )
 
@@ -309,7 +325,7 @@ def read_config_file(path: Path, group: click.Group) -> dict[str, dict[str, Any]
         unknown += [f"{name}.{key}" for key in own if key not in names]
         defaults[name] = _defaults(group.commands[name], common | own)
     if unknown:
-        raise click.BadParameter(f"{path} sets what does not exist: {', '.join(unknown)}", param_hint="--config")
+        raise click.BadParameter(f"{path} sets unknown options: {', '.join(unknown)}", param_hint="--config")
     return defaults | {key: value for key, value in common.items() if key in own_flags}
 
 
@@ -334,7 +350,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{path}: {error}", param_hint="--config") from error
     if not isinstance(values, dict):
-        raise click.BadParameter(f"{path}: holds no settings but a {type(values).__name__}", param_hint="--config")
+        raise click.BadParameter(f"{path}: holds not settings but a {type(values).__name__}", param_hint="--config")
     return values
 
 

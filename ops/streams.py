@@ -21,31 +21,31 @@ _OPERATOR = "operator"  # where a worker would give its name
 
 @click.group()
 def streams() -> None:
-    """The streams: what waits in them, and what they hold in vain."""
+    """Create, inspect and trim the streams."""
 
 
 @streams.command()
 @click.pass_obj
 def init(common: "Common") -> None:
-    """Create both lanes of every shard with the workers' group; nothing happens to what exists."""
+    """Create both lanes of every shard with the workers' group; existing ones are left alone."""
     asyncio.run(_create(common.url, common.shards))
 
 
 @streams.command()
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def info(common: "Common", json: bool) -> None:
-    """Of each stream: length, unread and unacknowledged entries, age of the oldest; and who reads it."""
+    """Show each stream's length, unread and unacknowledged entries, oldest entry, and readers."""
     found = asyncio.run(_info(common.url, common.shards))
     click.echo(json_format.dumps(found) if json else _tables(found))
 
 
 @streams.command()
 @retention_options
-@option("json", is_flag=True, help="For programs.")
+@option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def trim(common: "Common", /, json: bool, **keep: Any) -> None:
-    """Remove what every group has acknowledged, and results past their time; workers do the same now and then."""
+    """Remove what every group has acknowledged, and expired results; workers do this regularly too."""
     from .fleet import table
 
     removed = asyncio.run(_trim(common.url, common.shards, keep))

@@ -67,7 +67,7 @@ class Directory:
             self._known = tuple(dict.fromkeys([node, *named, self._seed]))
             if owner:
                 return owner
-        raise RedisConnectionError(f"no node of the Redis Cluster says where the keys are: {said}")
+        raise RedisConnectionError(f"no node of the Redis Cluster knows where the keys are: {said}")
 
     def doubt(self) -> None:
         """What was told last was not so, perhaps no more or not yet: ask another node first."""

@@ -60,7 +60,7 @@ def parse(text: str) -> tuple[Rule, ...]:
     rules = []
     for part in filter(None, map(str.strip, text.split(","))):
         if not (match := _RULE.fullmatch(part)):
-            raise GateInvalid(f"{part!r} is no rule: write such as accuracy>=0.90, macro_f1>=+0.02")
+            raise GateInvalid(f"{part!r} is not a rule: write, for example, accuracy>=0.90, macro_f1>=+0.02")
         question, figure, comparison, sign, bound = match.groups()
         signed = -float(bound) if sign == "-" else float(bound)
         rules.append(Rule(part, question, figure, comparison == ">=", signed, bool(sign)))

@@ -47,11 +47,9 @@ def find(history: Sequence[Announced], wanted: str) -> Announced:
         if one.update.version == wanted or one.update.digest.startswith(digest)
     }
     if len(found) > 1:
-        raise AdapterRefused(
-            f"{wanted} is what {len(found)} adapters go by: name one by its digest, {', '.join(found)}"
-        )
+        raise AdapterRefused(f"{len(found)} adapters match {wanted}: name one by its digest, {', '.join(found)}")
     if not found:
-        raise AdapterRefused(f"no adapter {wanted} was ever announced: `abstream adapters list` shows all")
+        raise AdapterRefused(f"no adapter {wanted} has been announced: `abstream adapters list` shows all")
     return next(iter(found.values()))
 
 

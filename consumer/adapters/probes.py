@@ -31,7 +31,7 @@ def check(engine: Engine, probes: Sequence[Probe]) -> Probes:
     tolerance = ROUNDED.get(dtype, TOLERANCE)
     if furthest > tolerance:
         raise AdapterRefused(
-            f"the golden probes are answered otherwise than at the release: a probability differs by {furthest:.2g}, "
+            f"the answers to the golden probes differ from those at the release: by {furthest:.2g} in a probability, "
             f"{tolerance:g} is allowed in {dtype}"
         )
     _differ_from_bare(given, expected, probes)
@@ -47,10 +47,10 @@ def _differ_from_bare(given: Sequence[Answers], expected: Sequence[Answers], pro
         return
     bare = [_by_label(probe.bare or {}) for probe in probes]
     if _furthest(expected, bare) <= RECORDED_TOLERANCE:
-        raise AdapterRefused("the golden probes are answered as by the bare base: the adapter serves nothing")
+        raise AdapterRefused("the bare base answers the golden probes alike: the adapter has no effect")
     if _mean(given, bare) <= _mean(given, expected):
         raise AdapterRefused(
-            "the golden probes are answered more as by the bare base than as at the release: the weights did not take"
+            "the golden probes' answers are nearer to the bare base's than to the release's: the weights have no effect"
         )
 
 

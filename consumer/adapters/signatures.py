@@ -36,7 +36,7 @@ def check_signature(update: AdapterUpdate, trusted: TrustedKeys) -> None:
         raise AdapterRefused("the adapter is not signed: this worker serves signed ones only (--adapter-public-key)")
     key, signature = read_signature(update.signature)
     if key not in trusted:
-        raise AdapterRefused(f"the adapter is signed by nobody whom this worker trusts: its key is {key}")
+        raise AdapterRefused(f"the adapter is signed with a key that this worker does not trust: {key}")
     from cryptography.exceptions import InvalidSignature
 
     try:

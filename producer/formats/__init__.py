@@ -96,7 +96,7 @@ def writer_of(path: str) -> Callable[[BinaryIO, Sequence[Question]], Writer]:
     kind = "jsonl" if path == STDIN else _SUFFIXES.get(Path(path.lower()).suffix)  # packed is nothing written
     if kind not in _WRITERS:
         known = ", ".join(suffix for suffix, one in _SUFFIXES.items() if one in _WRITERS)
-        raise UnknownFormat(f"{path}: the name tells no format that is written; known endings: {known}")
+        raise UnknownFormat(f"{path}: no format can be written for this name; known endings: {known}")
     return _WRITERS[kind]
 
 
@@ -112,7 +112,7 @@ def _format_in(head: bytes, name: str) -> str:
     if name == STDIN or not head:
         return "jsonl"
     raise UnknownFormat(
-        f"{name}: neither name nor content tells the format; say it with --format, or use a known ending: "
+        f"{name}: the format is clear neither from name nor content; give --format, or use a known ending: "
         f"{', '.join(_SUFFIXES)}"
     )
 

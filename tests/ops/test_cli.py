@@ -105,10 +105,11 @@ def test_classify_writes_the_order_of_the_file_and_only_whole_files(abstream, go
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_what_classify_logs_does_not_stand_among_its_results(good):
+def test_what_classify_logs_does_not_stand_among_its_results(good, tmp_path, monkeypatch):
     """As though the fake engine counted in eight bits, which nobody has admitted."""
     code = "from abstream.ops import admitting, cli; admitting.GATED = ('float64',); cli.main()"
     arguments = ["classify", good, "-o", "-", "--engine", "fake"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where nothing was admitted before
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True)
     assert b"dtype_not_admitted" in done.stderr
     assert [line["id"] for line in json_lines(done.stdout)] == list("01234")
@@ -159,7 +160,7 @@ def test_doctor_finds_redis_and_model_well(abstream):
         "what": "Redis persistence",
         "verdict": "warning",
         "found": "",
-        "remedy": "CONFIG SET appendonly yes, or a restart forgets what came since the last snapshot",
+        "remedy": "CONFIG SET appendonly yes, or a restart loses everything since the last snapshot",
     }
 
 

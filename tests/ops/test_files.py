@@ -49,17 +49,17 @@ def test_a_file_of_no_known_format_is_an_error_that_says_what_to_do(abstream, tm
     done = abstream(*command)
     assert done.returncode == 1
     assert done.stderr.startswith(
-        b"abstream: data.docx: neither name nor content tells the format; say it with --format"
+        b"abstream: data.docx: the format is clear neither from name nor content; give --format"
     )
 
 
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("out.xml", b"out.xml: the name tells no format that is written"),
-        ("out.csv.gz", b"out.csv.gz: the name tells no format that is written"),
+        ("out.xml", b"out.xml: no format can be written for this name"),
+        ("out.csv.gz", b"out.csv.gz: no format can be written for this name"),
         ("nowhere/out.csv", b"No such file or directory: 'nowhere/out.csv.part'"),
-        ("./data.csv", b"./data.csv is read, and would lose what is broken in it: give --out another name"),
+        ("./data.csv", b"./data.csv is also an input, and its broken records would be lost: give --out another name"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(abstream, tmp_path, out, said):

@@ -113,7 +113,7 @@ async def test_a_rollback_to_a_version_that_is_named(run, late, show):
 
 
 async def test_a_rollback_without_anything_to_go_back_to(redis, streams, run, make_adapter, tmp_path):
-    with pytest.raises(AdapterRefused, match="no adapter was announced yet"):
+    with pytest.raises(AdapterRefused, match="no adapter has been announced yet"):
         await run("rollback")
     await release(redis, streams, make_adapter().path, tmp_path)
     with pytest.raises(AdapterRefused, match="name one with --to"):

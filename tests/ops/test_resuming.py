@@ -110,4 +110,4 @@ async def test_another_content_is_another_run(server, namespace, many, tmp_path,
 def test_standard_input_cannot_be_resumed(abstream):
     done = abstream("publish", "-", "--resume")
     assert done.returncode == 2
-    assert b"standard input cannot be read again" in done.stderr
+    assert b"--resume cannot read standard input again" in done.stderr

@@ -87,7 +87,7 @@ def test_a_wrong_flag_is_a_usage_error_that_names_it(abstream, arguments, said):
 
 @pytest.mark.parametrize(
     ("gate", "said"),
-    [("accuracy is good", b"'accuracy is good' is no rule"), ("acuracy>=0.9", b"there is no figure acuracy")],
+    [("accuracy is good", b"'accuracy is good' is not a rule"), ("acuracy>=0.9", b"there is no figure acuracy")],
 )
 def test_a_gate_that_cannot_be_held_is_said_before_any_training(abstream, labelled, tmp_path, gate, said):
     done = abstream("train", "--data", labelled / "train.jsonl", "--gate", gate)

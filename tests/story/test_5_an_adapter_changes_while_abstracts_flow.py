@@ -95,7 +95,7 @@ UNSURE = Probe(
 BROKEN = {
     "a file was changed": ({}, "adapter_model.safetensors", "adapter_model.safetensors is not what was announced"),
     "made for another base": ({"base_model": {"id": "other", "revision": "7"}}, None, "was trained on other 7"),
-    "answers other than when it was released": ({"probes": (UNSURE,)}, None, "golden probes are answered otherwise"),
+    "answers other than when it was released": ({"probes": (UNSURE,)}, None, "answers to the golden probes differ"),
 }
 
 
