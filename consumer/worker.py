@@ -56,6 +56,7 @@ class Worker:
         self.metrics = metrics
         self.ready = Ready(config.max_batch_tokens)
         self.observers: list[Observer] = []  # told of what was answered
+        self.at_work = 0  # steps that tokenize or compute now: all else that it does is to wait
         # One thread runs every forward pass of the live engine and of those before it.
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
@@ -65,14 +66,21 @@ class Worker:
         Raises:
             Stuck: to tokenize or to compute a few took longer than ``batch_deadline_seconds``.
         """
-        done: Queue[Inferred | None] = Queue(1)
-        tasks = [asyncio.create_task(step) for step in (self.prepare(), self.infer(done), self.finish(done))]
-        leases = asyncio.create_task(self.source.renew_leases())
+        tasks = [asyncio.create_task(self.work()), asyncio.create_task(self.source.renew_leases())]
         try:
-            await asyncio.gather(*tasks)
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*ended)  # raises the error of either: without leases others take what is in hand
         finally:
-            await end([*tasks, leases])
+            await end(tasks)
             self.compute.shutdown(wait=False, cancel_futures=True)
+
+    async def work(self) -> None:
+        done: Queue[Inferred | None] = Queue(1)
+        steps = [asyncio.create_task(step) for step in (self.prepare(), self.infer(done), self.finish(done))]
+        try:
+            await asyncio.gather(*steps)
+        finally:
+            await end(steps)
 
     def leave(self) -> None:
         """Read no more and begin no batch: what stands ready is for others."""
@@ -121,7 +129,11 @@ class Worker:
 
     async def in_time(self, step: Future[T], deliveries: Sequence[Delivery]) -> T:
         """The result of a step that has these in hand; a thread that does not come to its end cannot be stopped."""
-        await asyncio.wait([step], timeout=self.config.batch_deadline_seconds)
+        self.at_work += 1
+        try:
+            await asyncio.wait([step], timeout=self.config.batch_deadline_seconds)
+        finally:
+            self.at_work -= 1
         if not step.done():
             seconds = self.config.batch_deadline_seconds
             raise Stuck(f"{len(deliveries)} abstracts took more than {seconds:g} s", deliveries)

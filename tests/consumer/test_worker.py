@@ -1,5 +1,6 @@
 """What the worker does when its engine, or its Redis, misbehaves."""
 
+import asyncio
 import math
 import subprocess
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from abstream.consumer.stages import Delivery
 from abstream.ops.embedded import find_server
 from abstream.producer.connection import connect
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 
-from ..conftest import wait_until
+from ..conftest import PATIENCE_SECONDS, wait_until
 
 POISON = "poison"
 
@@ -66,6 +68,21 @@ async def test_a_broken_engine_takes_the_worker_down_and_refuses_nothing(redis, 
 
     assert await redis.xlen(streams.refusals) == 0
     assert await workers.pending() == 2
+
+
+async def test_a_worker_that_may_renew_no_lease_ends_with_a_word_of_it(publisher, workers):
+    """It would lose what it works on to others again and again, until somebody is said to have been lost with it."""
+    await publish(publisher, "one")
+    worker = workers.new(burst=False)
+    await worker.source.create_groups()
+
+    async def forbidden() -> None:
+        raise NoPermissionError("this user has no permissions to run the 'xclaim' command")
+
+    worker.source.renew_leases = forbidden
+
+    with pytest.raises(NoPermissionError):
+        await asyncio.wait_for(worker.run(), PATIENCE_SECONDS)
 
 
 async def test_an_answer_that_is_no_number_is_refused(publisher, subscriber, workers):
