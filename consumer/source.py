@@ -19,7 +19,7 @@ from .stages import Delivery
 from .tasks import end
 
 # Below the client's socket timeout of 5 s, which does not know of blocking; and the longest that a stop waits.
-BLOCK_MILLISECONDS = 1_000
+BLOCK_SECONDS = 1.0
 FIRST_READ = 8  # entries; then up to twice as many in each read, as their size and the engine's speed allow
 READ_BYTES = 2 << 20  # aimed at in one read, if the next entries are as large as the last; exact where taking over
 USUAL_READ = 64  # entries at most, but where there is room for more within ``QUICK_SECONDS``
@@ -88,10 +88,13 @@ class Source:
                 oldest = await self._oldest_let_go()
                 if oldest and oldest.is_suspect:
                     self._metrics.health.beat("take-over", {inlet.shard for inlet in self.inlets})
-                    async with self._empty_handed():
-                        async for deliveries in self._suspects():
-                            yield deliveries
-                            await self._all_settled()
+                    async with self._empty_handed() as is_empty:
+                        if is_empty:
+                            async for deliveries in self._suspects():
+                                yield deliveries
+                                await self._all_settled()
+                    if not is_empty:
+                        await self._until_stopping(LONGEST_LOOK_SECONDS)
                 elif oldest:
                     self._metrics.health.beat("take-over", {oldest.inlet.shard})
                     if deliveries := await self._reclaim(oldest):
@@ -143,7 +146,11 @@ class Source:
             inlet.release({entry_id for stream, entry_id in suspected if stream == inlet.stream})
             for inlet in self.inlets
         ]
-        return sum(await asyncio.gather(*releasing))
+        # All are waited for: one whose Redis is away keeps no other from it.
+        released = await asyncio.gather(*releasing, return_exceptions=True)
+        for error in [one for one in released if isinstance(one, BaseException)]:
+            raise error
+        return sum(one for one in released if isinstance(one, int))
 
     async def create_groups(self) -> None:
         """Create every stream, and the group from its beginning; nothing happens where they exist."""
@@ -153,7 +160,7 @@ class Source:
     async def _read(self, inlet: Inlet) -> list[Delivery]:
         """New entries; waits where there are none. Redis knows no limit in bytes, so the number follows the size."""
         most = max(1, self._config.read_count // max(1, len(self._served)))  # of all shards together, as of one
-        block = None if self._config.burst else BLOCK_MILLISECONDS
+        block = None if self._config.burst else round(1000 * BLOCK_SECONDS)
         count = min(self._count[inlet], most)
         deliveries = await self._healing(inlet, partial(inlet.read, count, block))
         if deliveries:
@@ -204,18 +211,25 @@ class Source:
         return int(self._config.lease_seconds * 1000)
 
     @asynccontextmanager
-    async def _empty_handed(self) -> AsyncIterator[None]:
-        """Nothing is in hand when the block begins, and nothing new is read until it ends."""
+    async def _empty_handed(self) -> AsyncIterator[bool]:
+        """Nothing new is read while the block lasts; whether nothing is in hand when it begins.
+
+        What is in hand of a shard whose Redis is away is not waited for: the other shards have to go on.
+        """
         async with AsyncExitStack() as stack:
             for inlet in self.inlets:
                 await stack.enter_async_context(inlet.reading)
-            await self._all_settled()
-            yield
+            while self._holds_any and not self._stopping.is_set() and not self.waits_in_vain:
+                await self._until_settled(LONGEST_LOOK_SECONDS)
+            yield not self._holds_any
 
     async def _all_settled(self) -> None:
-        while any(inlet.held for inlet in self.inlets) and not self._stopping.is_set():
-            self._settled.clear()
-            await self._settled.wait()
+        while self._holds_any and not self._stopping.is_set():
+            await self._until_settled(None)
+
+    @property
+    def _holds_any(self) -> bool:
+        return any(inlet.held for inlet in self.inlets)
 
     async def _renew(self, inlet: Inlet) -> None:
         while True:
@@ -224,25 +238,31 @@ class Source:
             self._settled.set()
 
     async def _healing(self, inlet: Inlet, call: Callable[[], Awaitable[list[T]]]) -> list[T]:
-        """What ``call`` gives once Redis is there; nothing where the group was gone, which is then made anew."""
+        """What ``call`` gives once Redis is there, and the group, which is made anew where it is gone."""
         observer = self._metrics.of_shard(inlet.shard)
-        try:
-            return await until_available(call, observer)
-        except ResponseError as error:
-            if "NOGROUP" not in str(error) and not str(error).startswith("UNBLOCKED"):
-                raise
-        # Redis was emptied, or the stream deleted. From the beginning: identities catch what was answered.
-        # What became of one lane became of the other, though its reader, which is blocked, may not know it yet.
-        log.warning("group_recreated", stream=inlet.stream)
-        for one in self.inlets:
-            if one.shard == inlet.shard:
-                await until_available(one.create_group, observer)
-        return []
+        while True:
+            try:
+                return await until_available(call, observer)
+            except ResponseError as error:
+                if "NOGROUP" not in str(error) and not str(error).startswith("UNBLOCKED"):
+                    raise
+            # Redis was emptied, or the stream deleted. From the beginning: identities catch what was answered.
+            # What became of one lane became of the other, though its reader, which is blocked, may not know it yet.
+            log.warning("group_recreated", stream=inlet.stream)
+            for one in self.inlets:
+                if one.shard == inlet.shard:
+                    await until_available(one.create_group, observer)
 
     async def _until_stopping(self, seconds: float) -> None:
         """Wait for so long at most."""
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _until_settled(self, seconds: float | None) -> None:
+        """Wait until something is settled, for so long at most."""
+        self._settled.clear()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._settled.wait(), seconds)
 
 
 def _with_it(oldest: LetGo, read_count: int) -> tuple[int, int, int, int]:

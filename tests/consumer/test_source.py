@@ -1,10 +1,17 @@
 """What a worker takes at once, and whose leases it keeps."""
 
+import asyncio
+
 import pytest
 from abstream.consumer.config import WorkerConfig
+from abstream.consumer.inlet import LetGo
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.shards import Shard, inlets
 from abstream.consumer.source import FIRST_READ, READ_BYTES, USUAL_READ, Source
+from abstream.schemas import Shards
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ..conftest import PATIENCE_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -60,6 +67,78 @@ async def test_entries_of_two_lanes_with_one_id_are_two(redis, streams, source):
     assert await source.release([urgent]) == 1
     [held] = await redis.xpending_range(streams.lane("bulk"), "classifiers", "-", "+", 1)
     assert held["times_delivered"] == 0
+
+
+@pytest.fixture
+async def of_two_shards(redis, streams) -> Source:
+    shards = [Shard(redis, one) for one in Shards(streams.namespace, 2).all]
+    source = Source(inlets(shards, "worker"), WorkerConfig(name="worker"), Metrics("test"))
+    await source.create_groups()
+    return source
+
+
+async def test_what_is_held_of_a_shard_is_handed_back_though_another_is_away(redis, of_two_shards, monkeypatch):
+    away, _, here, _ = of_two_shards.inlets
+    await redis.xadd(here.stream, {"title": "T"})
+    await here.read(1, None)
+
+    async def refuse(_: set[str]) -> int:
+        raise RedisConnectionError("connection refused")
+
+    monkeypatch.setattr(away, "release", refuse)
+    with pytest.raises(RedisConnectionError):
+        await of_two_shards.release()
+
+    assert not here.held
+    [let_go] = await here.oldest_let_go(1_000)
+    assert let_go.deliveries == 0
+
+
+async def test_a_suspect_waits_for_a_shard_that_is_away_and_new_entries_of_others_do_not(
+    redis, of_two_shards, monkeypatch
+):
+    """With one that is suspected nothing else is in hand: what is of the other shard cannot be settled for now."""
+    here, _, away, _ = of_two_shards.inlets
+    await redis.xadd(away.stream, {"title": "T"})
+    await away.read(1, None)
+    of_two_shards._metrics.of_shard(1).redis_away(RedisConnectionError("connection refused"))
+    suspect = await redis.xadd(here.stream, {"title": "T"})
+    await redis.xreadgroup("classifiers", "dead", {here.stream: ">"})
+    await redis.xclaim(here.stream, "classifiers", "dead", 0, [suspect], retrycount=2, idle=60_000, justid=True)
+    taken: list[str] = []
+    looks: list[object] = []
+    look = here.oldest_let_go
+
+    async def counted(lease_milliseconds: int) -> list[LetGo]:
+        looks.append(found := await look(lease_milliseconds))
+        return found
+
+    async def take() -> None:
+        async for deliveries in of_two_shards.let_go():
+            taken.extend(delivery.entry_id for delivery in deliveries)
+            of_two_shards.settle(deliveries)
+
+    monkeypatch.setattr(here, "oldest_let_go", counted)
+    taking = asyncio.create_task(take())
+    await wait_until(lambda: looks, "a look at the suspect")
+    new = await redis.xadd(here.stream, {"title": "New"})
+    reading = of_two_shards.new(here)
+    [delivery] = await asyncio.wait_for(anext(reading), PATIENCE_SECONDS)
+    assert (delivery.entry_id, taken) == (new.decode(), [])
+
+    of_two_shards._metrics.of_shard(1).redis_back()
+    for inlet in (here, away):
+        inlet.held.clear()
+    await wait_until(lambda: taken == [suspect.decode()], "the suspect")
+    of_two_shards.stop()
+    await taking
+
+
+async def test_a_burst_goes_on_after_the_group_was_made_anew(redis, streams, source):
+    await add(redis, streams.lane("interactive"), 3)
+    await redis.xgroup_destroy(streams.lane("interactive"), "classifiers")
+
+    assert await reads(source) == [3]
 
 
 async def test_what_was_let_go_is_taken_oldest_first_however_often_that_was(redis, streams, source):
