@@ -60,7 +60,7 @@ def in_turn(folder: Path | None = None, patience_seconds: float = PATIENCE_SECON
     with ExitStack() as files:
         with suppress(OSError):  # no locks, no turns
             paths = [folder / f"abstream-{os.getuid()}.turn-{turn}" for turn in range(turns)]
-            locks = [files.enter_context(path.open("w")) for path in paths]
+            locks = [files.enter_context(path.open("a")) for path in paths]
             while not any(map(_take, locks)) and time.monotonic() < deadline:
                 time.sleep(_LOOK_SECONDS)
         yield

@@ -64,7 +64,10 @@ class Registry:
         objections = [self._order.objection(announced) for announced in news]
         sound = [announced for announced, objection in zip(news, objections, strict=True) if objection is None]
         if sound:
-            await self._follow(sound)
+            await self.shadow.end()  # the newest supersedes whatever is in the shadow
+            waiting = self._later.take()
+            only_shadows = all(announced.update.action == "shadow" for announced in sound)
+            await self._follow([*waiting, *sound] if only_shadows else sound)
         for announced, objection in zip(news, objections, strict=True):
             if objection and not self._is_live(announced.update):
                 await self._reject(announced, objection, 0)
@@ -81,17 +84,13 @@ class Registry:
 
     async def _keep_up(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(self.watch.wait(), self._later.pause_seconds)
-            except asyncio.TimeoutError:
-                await self._follow(self._later.take())
-            else:
+            if await self.watch.wait(self._later.pause_seconds):
                 await self.catch_up()
+            else:
+                await self._follow(self._later.take())
 
     async def _follow(self, news: Sequence[Announced]) -> None:
-        """``news`` are in order, oldest first; the newest supersedes whatever is in the shadow."""
-        self._later.take()
-        await self.shadow.end()
+        """``news`` are in order, oldest first."""
         self._served = in_service(news, self._served)
         for announced in [one for one in reversed(self._served) if one in news]:
             if await self.consider(announced):

@@ -1,5 +1,8 @@
 """The stream of adapter updates, read by every worker for itself, without a group: all must see all."""
 
+import math
+import time
+from functools import partial
 from typing import Any
 
 import structlog
@@ -10,7 +13,7 @@ from ...schemas.announced import Announced
 from ...schemas.streams import from_fields
 from ..metrics import Metrics
 from ..patience import until_available
-from ..source import BLOCK_MILLISECONDS
+from ..source import BLOCK_SECONDS
 
 # So far back an adapter is looked for that can be served, where the newest ones cannot.
 MOST_UPDATES = 16
@@ -36,13 +39,20 @@ class Watch:
         """The newest of what was announced since the last look, or ever at the first look; newest first."""
         return await until_available(self._read, self._metrics)
 
-    async def wait(self) -> None:
-        """Return once something is there that was not seen."""
-        while not await until_available(self._block, self._metrics):
-            pass
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Return once something is there that was not seen, or after so many seconds; whether there is.
 
-    async def _block(self) -> bool:
-        return bool(await self._redis.xread({self._stream: self._seen}, count=1, block=BLOCK_MILLISECONDS))
+        No read is broken off for that: before Python 3.12 redis-py may swallow a cancellation.
+        """
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        while not await until_available(partial(self._block, until), self._metrics):
+            if time.monotonic() >= until:
+                return False
+        return True
+
+    async def _block(self, until: float) -> bool:
+        milliseconds = max(1, round(1000 * min(BLOCK_SECONDS, until - time.monotonic())))
+        return bool(await self._redis.xread({self._stream: self._seen}, count=1, block=milliseconds))
 
     async def _read(self) -> list[Announced]:
         # redis-py's own types are the unions of all protocols' replies.

@@ -1,8 +1,11 @@
 """A store that is out of reach now may be back later: what is still the newest is asked for again."""
 
+import asyncio
+from functools import partial
+
 from abstream.consumer.adapters import cache, later
 from abstream.consumer.adapters.later import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Later
-from abstream.schemas import AdapterActivated, AdapterRejected, AdapterUpdated
+from abstream.schemas import AdapterActivated, AdapterRejected, AdapterShadowed, AdapterUpdated
 from abstream.schemas.announced import Announced
 from abstream.schemas.streams import from_fields, to_fields
 from abstream.training.release import describe, release
@@ -77,6 +80,59 @@ async def test_what_was_superseded_is_not_asked_for_again(redis, streams, worker
 
     fetched = worker.metrics.registry.get_sample_value("abstream_adapter_switch_seconds_count", {"phase": "fetch"})
     assert fetched == looks
+
+
+async def test_a_candidate_for_the_shadow_does_not_keep_an_adapter_from_being_asked_for_again(
+    redis, streams, workers, make_adapter, tmp_path, monkeypatch
+):
+    impatient(monkeypatch)
+    live, candidate = make_adapter("1"), make_adapter("2")
+    hidden = live.path.rename(tmp_path / "hidden")
+    event = AdapterUpdated(id="1", source="test", data=announced_of(hidden, live))
+
+    async with workers.following(load_engine=fake_engine) as worker:
+        await redis.xadd(streams.output("adapters"), to_fields(event))
+        await wait_until(lambda: redis.xlen(streams.output("fleet")), "a first word")
+        shadow = await release(redis, streams, candidate.path, tmp_path / "store", action="shadow")
+        fetched = partial(
+            worker.metrics.registry.get_sample_value, "abstream_adapter_switch_seconds_count", {"phase": "probe"}
+        )
+        await wait_until(fetched, "the candidate")
+        hidden.rename(live.path)
+        await wait_until(lambda: worker.engine.model.receipt.adapter_digest == live.digest, "the switch")
+
+    ended = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
+    assert not any(isinstance(one, AdapterShadowed) for one in ended), f"{shadow} is newer, and goes on"
+
+
+async def test_a_swallowed_cancellation_keeps_no_adapter_from_being_asked_for_again(
+    redis, streams, workers, make_adapter, tmp_path, monkeypatch
+):
+    """As redis-py swallows one before Python 3.12, now and then."""
+    impatient(monkeypatch)
+    adapter = make_adapter()
+    hidden = adapter.path.rename(tmp_path / "hidden")
+    event = AdapterUpdated(id="1", source="test", data=announced_of(hidden, adapter))
+    read = redis.xread
+
+    async def deaf(*args, **options):
+        try:
+            return await read(*args, **options)
+        except asyncio.CancelledError:
+            if hidden.exists():
+                return []
+            raise
+
+    monkeypatch.setattr(redis, "xread", deaf)
+    async with workers.following(load_engine=fake_engine) as worker:
+        await redis.xadd(streams.output("adapters"), to_fields(event))
+        looks = partial(
+            worker.metrics.registry.get_sample_value, "abstream_adapter_switch_seconds_count", {"phase": "fetch"}
+        )
+        try:
+            await wait_until(lambda: (looks() or 0) > 2, "it to be asked for again")
+        finally:
+            hidden.rename(adapter.path)
 
 
 async def refused_twice(redis, streams) -> bool:
