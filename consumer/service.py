@@ -134,8 +134,8 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
             worker.source.stop()
             ended = [task for task in beside if task.done()]
             await end(beside)  # no switch begins while the worker leaves
-            await _finish(worker.source, work, drain_seconds - hand_back_seconds)
-            ended += [work] if work.done() else []
+            await _finish(worker, work, drain_seconds - hand_back_seconds)
+            ended = [*([work] if work.done() else []), *ended]
             await end([work])
             await asyncio.gather(*ended)  # the error that one ended in is the process's error
         except Stuck as stuck:
@@ -146,15 +146,18 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
             await _hand_back(worker.source, suspects, hand_back_seconds)
 
 
-async def _finish(source: Source, work: asyncio.Task[None], seconds: float) -> None:
-    """Wait for what is in hand, so long at most, and not for long where nobody is there to take it."""
+async def _finish(worker: Worker, work: asyncio.Task[None], seconds: float) -> None:
+    """Wait for what is in hand, so long at most, and not for long where all that it waits for is Redis.
+
+    A Redis that has gone without a word is known to be away only after the client's timeout of some seconds.
+    """
     now = time.monotonic()
-    until, taken_at = now + seconds, now
-    while not work.done() and now < min(until, taken_at + _AWAY_SECONDS):
+    until, progress = now + seconds, now
+    while not work.done() and now < min(until, progress + _AWAY_SECONDS):
         await asyncio.wait([work], timeout=min(_LOOK_SECONDS, until - now))
         now = time.monotonic()
-        if not source.waits_in_vain:
-            taken_at = now
+        if worker.at_work and not worker.source.waits_in_vain:
+            progress = now
 
 
 @contextmanager

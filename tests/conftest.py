@@ -1,6 +1,7 @@
 """What the tests stand on: a real Redis server, sometimes its stand-in, and workers to start and stop."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -69,6 +70,10 @@ class PrivateRedis:
 
     def start(self) -> None:
         self._server = start_server(self.folder, "--appendonly", "yes", "--appendfsync", "always")
+
+    def freeze(self) -> None:
+        """Let it answer nobody, until it is stopped."""
+        self._server.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         self._server.kill()

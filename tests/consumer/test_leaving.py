@@ -94,6 +94,22 @@ async def test_a_redis_that_comes_back_in_time_is_given_the_answers(
     assert (await workers.pending(), await redis.xlen(streams.predictions)) == (0, 2)
 
 
+async def test_a_redis_that_went_without_a_word_is_not_waited_for_until_the_client_gives_it_up(
+    engine, health, serving, private_redis, publisher, monkeypatch
+):
+    monkeypatch.setattr(service, "_AWAY_SECONDS", 0.3)
+    monkeypatch.setattr(service, "_HAND_BACK_SECONDS", 0.3)
+    await publisher.publish(Abstract(title="1", abstract=""))
+    await engine.computing.wait()
+    private_redis.freeze()
+
+    signal.raise_signal(signal.SIGTERM)
+    engine.go()
+    await asyncio.wait_for(serving, PATIENCE_SECONDS)
+
+    assert not health.away()
+
+
 async def test_who_holds_nothing_does_not_wait_for_a_redis_that_is_away(health, serving, private_redis, monkeypatch):
     monkeypatch.setattr(service, "_AWAY_SECONDS", 0.3)
     private_redis.stop()
