@@ -1,4 +1,4 @@
-"""How many tokens one forward pass takes: on GPUs found by a short probe; remembered, and halved where memory ends.
+"""How many tokens one forward pass takes: on GPUs found by a short probe, and remembered; halved where memory ends.
 
 More tokens keep a GPU busy. A CPU runs rows in pieces that its caches hold, however many a pass has, so that a batch
 of a worker may be one.
@@ -31,21 +31,22 @@ class Budget:
         """
         Args:
             device: where the passes run.
-            memory: the file that remembers budgets by key; None to remember nothing.
+            memory: the file that remembers budgets of GPUs by key; None to remember nothing.
             key: of device, model and dtype.
         """
-        self._device, self._memory, self._key = device, memory, key
-        self._known = _read(memory).get(key) if memory else None
+        self._device, self._key = device, key
+        self._memory = memory if device.type != "cpu" else None  # nothing is probed there, that would be worth it
+        self._known = _read(self._memory).get(key) if self._memory else None
         self.tokens = self._known or _UNKNOWN.get(device.type, _UNKNOWN["cpu"])
 
     def probe(self, run: Callable[[int], object], longest: int) -> None:
-        """Find the budget of a GPU, unless it is known or nothing could be remembered.
+        """Find the budget of a GPU, unless it is known or could not be remembered.
 
         Args:
             run: a forward pass over so many tokens.
             longest: no budget is larger.
         """
-        if self._device.type == "cpu" or not self._memory or self._known:
+        if not self._memory or self._known:
             return
         best, begun = 0.0, time.perf_counter()
         tokens = _SMALLEST

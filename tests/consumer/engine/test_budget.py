@@ -42,15 +42,15 @@ def test_every_abstract_is_in_one_pass_in_order_and_none_is_over_the_budget_but_
 def test_where_memory_ends_the_budget_is_halved_and_all_are_answered(tmp_path):
     ran: list[list[int]] = []
     file = tmp_path / "budgets.json"
-    limit = Budget(CPU, file, "a")
+    limit = Budget(GPU, file, "a")
 
     answers = limit.run(of(*[100] * 12), limited(450, ran))
 
     assert answers == [100] * 12
     assert limit.tokens <= 450
     assert len([some for some in ran if sum(some) > 450]) == 2, "1 200, then 600 tokens, and never again"
-    assert Budget(CPU, file, "a").tokens == limit.tokens, "it is remembered"
-    assert Budget(CPU, file, "b").tokens == Budget(CPU).tokens, "for this device, model and dtype"
+    assert Budget(GPU, file, "a").tokens == limit.tokens, "it is remembered"
+    assert Budget(GPU, file, "b").tokens == Budget(GPU).tokens, "for this device, model and dtype"
 
 
 def test_an_abstract_that_does_not_fit_alone_is_refused_and_the_budget_stays():
@@ -94,13 +94,19 @@ def test_the_probe_grows_while_it_pays_and_memory_lasts(monkeypatch, tmp_path, r
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": "many"}', b'{"a": -1}', b"\xff"])
 def test_a_broken_memory_is_no_memory(tmp_path, content):
     (tmp_path / "budgets.json").write_bytes(content)
-    assert Budget(CPU, tmp_path / "budgets.json", "a").tokens == Budget(CPU).tokens
+    assert Budget(GPU, tmp_path / "budgets.json", "a").tokens == Budget(GPU).tokens
 
 
 def test_a_disk_that_cannot_be_written_costs_no_answer(tmp_path):
     (tmp_path / "file").write_text("")
-    limit = Budget(CPU, tmp_path / "file/budgets.json", "a")
+    limit = Budget(GPU, tmp_path / "file/budgets.json", "a")
     assert limit.run(of(*[100] * 12), limited(450, [])) == [100] * 12
+
+
+def test_a_cpu_takes_no_word_of_a_memory_for_what_a_pass_may_have(tmp_path):
+    """Older versions probed CPUs too, and what they found is still in the file."""
+    (tmp_path / "budgets.json").write_text('{"a": 512}')
+    assert Budget(CPU, tmp_path / "budgets.json", "a").tokens == Budget(CPU).tokens
 
 
 def test_a_cpu_is_not_probed_and_takes_in_one_pass_what_a_worker_has_at_once(tmp_path, phi3_nano):
