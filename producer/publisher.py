@@ -54,7 +54,7 @@ class Publisher(Client):
         """Submit one abstract.
 
         Args:
-            id: the abstract's own id; a new one where there is none.
+            id: the abstract's own id; a new one where None.
             lane: ``bulk`` for back-fills, which wait while there is interactive work.
 
         Raises:
@@ -62,7 +62,7 @@ class Publisher(Client):
             BacklogFull: too many wait already. Publish again after ``retry_after_seconds``.
             Unavailable: Redis is out of reach. Publish again with the same id: it is answered once.
         """
-        return (await self.publish_many([(id or str(uuid4()), abstract)], lane=lane))[0]
+        return (await self.publish_many([(str(uuid4()) if id is None else id, abstract)], lane=lane))[0]
 
     async def publish_many(
         self, abstracts: Iterable[tuple[str, Abstract]], *, lane: Lane = "interactive", run: str | None = None

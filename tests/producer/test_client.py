@@ -50,6 +50,12 @@ async def test_an_id_that_is_none_is_told_and_nothing_is_sent(id_, why, redis, s
     assert not await redis.exists(streams.lane("interactive"))
 
 
+async def test_an_empty_id_is_none_of_a_single_abstract_either(redis, streams, publisher):
+    with pytest.raises(Malformed, match="at least 1 character"):
+        await publisher.publish(ABSTRACT, id="")
+    assert not await redis.exists(streams.lane("interactive"))
+
+
 async def test_since_now_skips_what_was(publisher, subscriber, workers):
     await publisher.publish(ABSTRACT, id="old")
     await workers.burst()
