@@ -85,7 +85,7 @@ async def _send_all(sender: Sender, parts: Many, door: Door) -> Response:
     responses=problems(401, 404, 410, 422, 503),
 )
 async def look_up(door: OfDoor, caller: Caller, id: str, source: _SourceOf = None) -> Response:
-    """Known are abstracts that came through a gateway, for a week until they are answered and a day from then on."""
+    """Known are abstracts that came through a gateway, for a week until they are answered and two days from then on."""
     identity = Identity(source or caller, id)
     standing = await door.index.find(identity)
     if standing is None:

@@ -32,7 +32,7 @@ def read_entries(output: Output, entries: list[RawEntry]) -> list[Entry]:
             event = json.loads(fields[_EVENT].decode())
         except (KeyError, ValueError, RecursionError):
             continue
-        if isinstance(event, dict) and event.get("type") == _TYPES[output]:
+        if isinstance(event, dict) and event.get("type") == _TYPES[output] and isinstance(event.get("data"), dict):
             found.append(Entry(output, entry_id.decode(), event, fields[_EVENT]))
     return found
 

@@ -2,14 +2,17 @@
 
 Redis keeps a small hash for each: the entry that the abstract became, written when it is taken, and the entry that
 answers it, written by every gateway as it reads the results. A hash of about 150 bytes lives for a week while there is
-no answer, and a day from it on, which is as long as workers know the abstract again at least. Later its result is
-still in the pages of predictions. What was answered while no gateway ran is taken note of when one starts.
+no answer, and two days from it on, which is as long as workers know the abstract again at most: as long as they give it
+no second answer, the first is found here. Later its result is still in the pages of predictions. What was answered
+while no gateway ran is taken note of when one starts.
 """
 
 import asyncio
 import hashlib
+import re
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import structlog
@@ -23,10 +26,14 @@ from ..shipping import Published
 from .entries import Entry, read_after, read_entries
 
 _QUEUED_SECONDS = 7 * 24 * 3600
-_ANSWERED_SECONDS = DEDUPE_WINDOW_SECONDS
-_HELD = 100_000  # results that could not be written, until Redis has room for them
+_ANSWERED_SECONDS = 2 * DEDUPE_WINDOW_SECONDS
+_HELD = 100_000  # answers that could not be noted, until Redis has room for them
 _PAGE = 500
+_ENTRY_ID = re.compile(r"\d+-\d+")
 _OUTPUTS: tuple[Output, ...] = ("predictions", "refusals")
+
+Note = tuple[str, str]
+"""The key of a standing, and the answer as it is written there."""
 
 log = structlog.get_logger()
 
@@ -65,7 +72,9 @@ def identity_of(entry: Entry) -> Identity | None:
     source, own = entry.event.get("causationsource"), entry.event.get("causationid")
     if isinstance(source, str) and isinstance(own, str):
         return Identity(source, own)
-    original = (entry.event.get("data") or {}).get("original") or {}
+    original = entry.event["data"].get("original")
+    if not isinstance(original, dict):
+        return None
     if isinstance(original.get("stream"), str) and isinstance(original.get("entry_id"), str):
         return Identity(original["stream"], original["entry_id"])
     return None
@@ -73,7 +82,8 @@ def identity_of(entry: Entry) -> Identity | None:
 
 def answered_by(entry: Entry) -> Answered:
     """The answer that a result is."""
-    return Answered(entry.output, entry.entry_id, str(entry.event.get("sequence") or "0-0"))
+    sequence = str(entry.event.get("sequence"))
+    return Answered(entry.output, entry.entry_id, sequence if _ENTRY_ID.fullmatch(sequence) else "0-0")
 
 
 class Index:
@@ -104,7 +114,7 @@ class IndexOfShard:
         self._redis, self._streams = shard
         self._source = source
         self._lanes = frozenset(map(shard.streams.lane, LANES))
-        self._unwritten: deque[Entry] = deque(maxlen=_HELD)
+        self._unwritten: deque[Note] = deque(maxlen=_HELD)
         self._whole = False  # whether all before the live tail has been noted
 
     async def submitted(self, source: str, published: Iterable[Published]) -> None:
@@ -127,11 +137,12 @@ class IndexOfShard:
         return standing
 
     async def note(self, entries: list[Entry]) -> None:
-        """Note results, and with them what could not be noted before."""
-        self._unwritten.extend(entry for entry in entries if self._is_ours(entry))
+        """Note results, and first what could not be noted before; a Redis that is full is asked for one page only."""
+        self._unwritten.extend(self._notes(entries))
         try:
-            await self._write(list(self._unwritten), entries if self._whole else [])
-            self._unwritten.clear()
+            while len(self._unwritten) > _PAGE:
+                await self._write_oldest([])
+            await self._write_oldest(entries if self._whole else [])
         except RedisError as error:
             log.warning("results_not_noted", waiting=len(self._unwritten), error=type(error).__name__)
 
@@ -145,19 +156,31 @@ class IndexOfShard:
                 if not raw:
                     break
                 entries = read_entries(output, raw)
-                await self._write([entry for entry in entries if self._is_ours(entry)], entries)
+                await self._write(self._notes(entries), entries)
                 after = raw[-1][0].decode()
         mapping: dict[Any, Any] = dict(until)
         if not noted:
             await self._redis.hset(self._streams.noted, mapping=mapping)
         self._whole = True
 
-    async def _write(self, entries: list[Entry], passed: list[Entry]) -> None:
-        """Note the answers of ``entries``, and that all up to the last of ``passed`` were."""
-        pipeline = self._redis.pipeline(transaction=False)
+    def _notes(self, entries: list[Entry]) -> Iterator[Note]:
+        """Of the results that are this gateway's clients'."""
         for entry in entries:
-            key = self._key(identity_of(entry) or Identity("", ""))
-            pipeline.hset(key, "answered", " ".join(answered_by(entry)))
+            identity = identity_of(entry)
+            if identity and self._is_ours(identity.source):
+                yield self._key(identity), " ".join(answered_by(entry))
+
+    async def _write_oldest(self, passed: list[Entry]) -> None:
+        page = list(islice(self._unwritten, _PAGE))
+        await self._write(page, passed)
+        for _ in page:
+            self._unwritten.popleft()
+
+    async def _write(self, notes: Iterable[Note], passed: list[Entry]) -> None:
+        """Write the notes, and that all up to the last of ``passed`` are written."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, answered in notes:
+            pipeline.hset(key, "answered", answered)
             pipeline.expire(key, _ANSWERED_SECONDS)
         for output in _OUTPUTS:
             if last := [entry.entry_id for entry in passed if entry.output == output]:
@@ -172,12 +195,8 @@ class IndexOfShard:
             return None
         return Standing(submitted, Answered(*answered.split()) if answered else None)
 
-    def _is_ours(self, entry: Entry) -> bool:
-        identity = identity_of(entry)
-        if identity is None:
-            return False
-        below = identity.source.startswith(f"{self._source}:")
-        return below or identity.source == self._source or identity.source in self._lanes
+    def _is_ours(self, source: str) -> bool:
+        return source.startswith(f"{self._source}:") or source == self._source or source in self._lanes
 
     def _key(self, identity: Identity) -> str:
         digest = hashlib.blake2b(f"{identity.source}\0{identity.id}".encode(errors="surrogatepass"), digest_size=16)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from abstream import Abstract, Publisher
@@ -184,6 +185,16 @@ async def test_what_is_remembered_of_an_abstract_has_an_end(client, redis, strea
     await workers.burst()
     await wait_until(lambda: is_status(client, "7", "done"))
     assert 0 < await redis.ttl(key) < queued
+
+
+async def test_what_workers_give_no_second_answer_has_its_first_for_as_long(client, redis, streams, workers):
+    """Sent again on the next day, it is a duplicate: who did not know its answer would say for a week that it waits."""
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    await workers.burst()
+    await wait_until(lambda: is_status(client, "7", "done"))
+    [standing] = await redis.keys(f"{streams.standing('')}*")
+    [seen, *_] = streams.seen(time.time())
+    assert await redis.ttl(standing) >= await redis.ttl(seen)
 
 
 async def test_to_classify_is_to_submit_and_wait(client, workers):

@@ -1,11 +1,12 @@
 """Predictions are read in pages, and followed as they come."""
 
 import asyncio
+import json
 import socket
 import zlib
 
 import pytest
-from abstream.producer.cursor import write
+from abstream.producer.cursor import parse_id, write
 from abstream.producer.gateway.entries import Entry
 from abstream.producer.gateway.tail import BEGIN_PACKED, Tail, as_sent
 
@@ -29,6 +30,18 @@ async def test_what_is_no_prediction_is_left_out_of_pages(client, redis, streams
     await redis.xadd(streams.predictions, {"other": "field"})
     [entry_id] = await publish_results(1)
     assert [one["entry_id"] for one in (await client.get("/v1/predictions")).json()["predictions"]] == [entry_id]
+
+
+@pytest.mark.parametrize("data", [None, [], "text", {"original": "text"}], ids=str)
+async def test_a_result_that_is_none_does_not_end_the_reading_of_results(
+    listening, redis, streams, publish_results, data
+):
+    async with listening() as gateway:
+        for kind, stream in (("classified", streams.predictions), ("refused", streams.refusals)):
+            await redis.xadd(stream, {"event": json.dumps({"type": f"abstream.abstract.{kind}.v1", "data": data})})
+        [entry_id] = await publish_results(1)
+        await wait_until(lambda: gateway.door.tail.newest == (parse_id(entry_id),) or not gateway.door.reads)
+        assert gateway.door.reads
 
 
 async def test_a_stream_begins_now_and_sends_each_once(listening, following, publish_results):
