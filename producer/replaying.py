@@ -145,7 +145,7 @@ class _Shelf:
 
     def hindrance(self, original: OriginalEntry) -> str | None:
         if not original.fields:
-            return "its entry was gone before it was read: publish it again"
+            return "its entry was gone before it was read, or too large to be kept: publish it again"
         if original.stream not in map(self._streams.lane, LANES):
             return f"it came from {original.stream}, which is no lane of this namespace"
         return None

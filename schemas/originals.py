@@ -1,7 +1,7 @@
-"""A refused entry as JSON can carry it, and back, byte for byte.
+"""A refused entry as JSON, and back, byte for byte.
 
-Where a name or a value is not UTF-8, all values are base64. Names stay readable then, but for one that is not UTF-8:
-it is written ``base64:`` and its base64, and so is one that would look like that.
+If a name or a value is not UTF-8, all values are encoded in base64. Names stay readable, except those that are not
+UTF-8, or that begin with ``base64:``: they are written as ``base64:`` and their base64.
 """
 
 import base64
@@ -10,9 +10,15 @@ from .events import OriginalEntry
 
 _MARK = "base64:"
 
+# A larger entry is refused without its fields. As JSON it may be six times as long, and Redis takes no value of more
+# than 512 MB: a refusal that cannot be written would keep the workers busy for ever.
+MAX_ORIGINAL_BYTES = 32 << 20
+
 
 def to_original(stream: str, entry_id: str, fields: dict[bytes, bytes]) -> OriginalEntry:
-    """The entry as it came, whatever bytes it has."""
+    """The entry as it came, whatever bytes it has; without fields if they are longer than ``MAX_ORIGINAL_BYTES``."""
+    if sum(len(name) + len(value) for name, value in fields.items()) > MAX_ORIGINAL_BYTES:
+        return OriginalEntry(stream=stream, entry_id=entry_id, fields={}, encoding="utf8")
     try:
         texts = {name.decode(): value.decode() for name, value in fields.items()}
     except UnicodeDecodeError:

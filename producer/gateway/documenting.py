@@ -35,7 +35,7 @@ _EXAMPLES = {
 }
 _CONFLICTS = {
     "other-shards": "the place '1700000000000-0,0-0' is one in 2 shards, and there are 3: see --shards",
-    "not-replayable": "its entry was gone before it was read: publish it again",
+    "not-replayable": "its entry was gone before it was read, or too large to be kept: publish it again",
 }
 _JSON, _RAW = "application/json", {"schema": {"type": "string", "format": "binary"}}
 

@@ -2,7 +2,7 @@
 
 import pytest
 from abstream.schemas.events import OriginalEntry
-from abstream.schemas.originals import from_original, to_original
+from abstream.schemas.originals import MAX_ORIGINAL_BYTES, from_original, to_original
 
 ENTRIES = {
     "texts": {b"event": b"{}", "β".encode(): "γ\0".encode()},
@@ -19,6 +19,13 @@ ENTRIES = {
 def test_an_entry_comes_back_byte_for_byte(fields):
     original = to_original("stream", "1-0", fields)
     assert from_original(OriginalEntry.model_validate_json(original.model_dump_json())) == fields
+
+
+def test_an_entry_that_no_refusal_could_hold_is_named_without_its_fields():
+    """Every byte of it may be six characters of JSON, and Redis takes 512 MB in one value."""
+    assert 6 * MAX_ORIGINAL_BYTES < 512 << 20
+    held, too_large = (to_original("stream", "1-0", {b"event": bytes(size)}) for size in (1_000, MAX_ORIGINAL_BYTES))
+    assert (len(held.fields), too_large.fields, too_large.entry_id) == (1, {}, "1-0")
 
 
 def test_texts_stay_readable():
