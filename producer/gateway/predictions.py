@@ -21,7 +21,7 @@ from .tail import BEGIN_PACKED, SIGN_OF_LIFE, Subscriber, as_sent, packed
 router = APIRouter(tags=["predictions"])
 
 _PAGE_BYTES = 8 << 20
-_CATCH_UP = 128  # predictions in a read
+_READ = 128  # predictions at a time
 _READS_AT_A_TIME = 8  # of all subscribers that are behind
 _RETRY = b"retry: 2000\n\n"  # milliseconds until a browser that was cut off comes again
 # Before OpenAPI 3.2, the schema of a stream is that of each event.
@@ -53,23 +53,30 @@ async def page(
     door: OfDoor, _: Caller, after: After = "0", limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> Response:
     """Oldest first. Keep `next` and ask for what is `after` it; a page without predictions is the end for now."""
-    places = list(door.place(after))
-    pages = [
-        await read_after(shard, "predictions", write_id(last), limit)
-        for shard, last in zip(door.shards, places, strict=True)
-    ]
-    entries, size = [], 0
-    for number, one in oldest(pages, limit):
-        places[number] = parse_id(one[0].decode())
-        for entry in read_entries("predictions", [one]):
-            # The event's own bytes: to parse and write a thousand of them anew would hold up all other requests.
-            entries.append(b'{"entry_id":"%s","event":%s}' % (entry.entry_id.encode(), entry.body))
-            size += len(entry.body)
-        if size > _PAGE_BYTES:
-            break
-    following = after if tuple(places) == door.place(after) else write(tuple(places))
+    begin = place = door.place(after)
+    entries: list[bytes] = []
+    taken = size = 0
+    while taken < limit and size < _PAGE_BYTES and (rows := await _oldest_after(door, place, limit - taken)):
+        taken += len(rows)
+        for number, one in rows:
+            place = moved(place, number, parse_id(one[0].decode()))
+            for entry in read_entries("predictions", [one]):
+                # The event's own bytes: to parse and write a thousand events anew would hold up all other requests.
+                entries.append(b'{"entry_id":"%s","event":%s}' % (entry.entry_id.encode(), entry.body))
+                size += len(entry.body)
+    following = after if place == begin else write(place)
     body = b'{"predictions":[%s],"next":"%s"}' % (b",".join(entries), following.encode())
     return Response(body, media_type="application/json")
+
+
+async def _oldest_after(door: Door, place: Place, count: int) -> list[tuple[int, RawEntry]]:
+    """The oldest predictions after a place, each with the number of its shard; a few, since each may be a megabyte."""
+    count = min(count, _READ)
+    pages = [
+        await read_after(shard, "predictions", write_id(last), count)
+        for shard, last in zip(door.shards, place, strict=True)
+    ]
+    return oldest(pages, count)
 
 
 @router.get(
@@ -162,7 +169,7 @@ class EventStream(Response):
             return b"", self._after
 
     async def _read_one(self) -> tuple[bytes, Place]:
-        raw = await read_after(self._door.shards[0], "predictions", write(self._after), _CATCH_UP)
+        raw = await read_after(self._door.shards[0], "predictions", write(self._after), _READ)
         return self._sent(0, raw) if raw else (b"", self._after)
 
     async def _read_several(self) -> tuple[bytes, Place]:
@@ -172,9 +179,9 @@ class EventStream(Response):
         for number, (last, bound) in enumerate(zip(self._after, newest, strict=True)):
             if last < bound:
                 shard, until = self._door.shards[number], write_id(bound)
-                raw = await read_after(shard, "predictions", write_id(last), _CATCH_UP, until)
+                raw = await read_after(shard, "predictions", write_id(last), _READ, until)
                 chunk, place = self._sent(number, raw)
-                return chunk, place if len(raw) == _CATCH_UP else moved(place, number, bound)
+                return chunk, place if len(raw) == _READ else moved(place, number, bound)
         return b"", self._after  # ahead of this tail, by another gateway's
 
     def _sent(self, number: int, raw: list[RawEntry]) -> tuple[bytes, Place]:

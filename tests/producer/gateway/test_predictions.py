@@ -24,6 +24,17 @@ async def test_pages_follow_each_other_and_end(client, publish_results):
     assert after == entry_ids[-1]
 
 
+async def test_a_page_of_large_predictions_ends_early_and_the_next_goes_on(client, redis, streams):
+    body = prediction_event(subject="x" * 1_000_000)
+    entry_ids = [(await redis.xadd(streams.predictions, {"event": body})).decode() for _ in range(140)]
+    pages, after = [], "0"
+    while page := (answer := (await client.get(f"/v1/predictions?after={after}&limit=1000")).json())["predictions"]:
+        pages.append([one["entry_id"] for one in page])
+        after = answer["next"]
+    assert [entry_id for page in pages for entry_id in page] == entry_ids
+    assert len(pages) > 1
+
+
 async def test_what_is_no_prediction_is_left_out_of_pages(client, redis, streams, publish_results):
     for body in (b"", b"[]", b"{", b"\xff", b'{"type": "another"}'):
         await redis.xadd(streams.predictions, {"event": body})
