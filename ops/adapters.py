@@ -81,7 +81,10 @@ def keygen(file: Path) -> None:
 def diff(
     common: "Common", /, first: str, second: str, data: tuple[str, ...], since: str | None, publish: bool, **flags: Any
 ) -> None:
-    """Show which answers would change if B were live instead of A."""
+    """Show which answers would change if B were live instead of A.
+
+    Each is a folder, a digest, a version, live, or none for the bare base.
+    """
     if bool(data) == bool(since) or (publish and not since):
         raise click.UsageError("give --data or --since; --publish goes with --since, whose results it replaces")
     from .diffing import run

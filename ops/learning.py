@@ -89,7 +89,7 @@ def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bo
 def admit(data: str, json: bool, **flags: Any) -> None:
     """Let this user's workers use --dtype int8 or fp8, if it costs at most 0.3 points of accuracy.
 
-    For one adapter, the one that --adapter names; exit code 4: it does not, and they go on in bfloat16.
+    It holds for the adapter that --adapter names. Exit code 4 if it costs more: then workers go on in bfloat16.
     """
     from .admitting import GATED, PLAIN, shown
     from .admitting import admit as measure
