@@ -137,15 +137,15 @@ class _Study:
         behind = self.gain("after", closest, figure) if closest else None
         if behind is None:
             return []
-        text = f"In {word} no baseline is better; {closest} comes closest, {_by(behind)} behind.{self._doubt(behind)}"
-        return [_Verdict(text, is_against=False)]
+        text = f"On {word}, no baseline is better: “{closest}” comes closest, {_by(behind)} behind."
+        return [_Verdict(text + self._doubt(behind), is_against=False)]
 
     def _ahead(self, judge: str, lead: Measured, word: str) -> _Verdict:
-        who = "the bare base" if judge == "before" else judge
-        return _Verdict(f"In {word} {who} is better by {_by(lead)}.{self._doubt(lead)}", is_against=True)
+        who = "the bare base" if judge == "before" else f"the baseline “{judge}”"
+        return _Verdict(f"On {word}, {who} is better by {_by(lead)}.{self._doubt(lead)}", is_against=True)
 
     def _doubt(self, lead: Measured) -> str:
-        return "" if lead.low > 0 else f" The interval holds 0: {self.n} abstracts do not settle it."
+        return "" if lead.low > 0 else f" The interval includes 0: {self.n} abstracts do not settle it."
 
     @property
     def errors(self) -> list[tuple[str, str, str, float]]:

@@ -79,17 +79,17 @@ def test_the_improvement_is_after_less_before_in_points(words):
 
 
 def test_a_baseline_that_wins_is_named_and_so_is_the_doubt(words):
-    assert re.search(r"In accuracy tfidf is better by 5\.00 points \[0\.00, 12\.50\]\.", words)
-    assert "The interval holds 0: 40 abstracts do not settle it." in words
+    assert re.search(r"On accuracy, the baseline “tfidf” is better by 5\.00 points \[0\.00, 12\.50\]\.", words)
+    assert "The interval includes 0: 40 abstracts do not settle it." in words
 
 
 def test_where_none_wins_the_closest_baseline_is_named(words):
-    assert re.search(r"In accuracy no baseline is better; majority comes closest, 60\.00 points \[", words)
+    assert re.search(r"On accuracy, no baseline is better: “majority” comes closest, 60\.00 points \[", words)
 
 
 def test_an_adapter_that_made_it_worse_is_not_praised(tmp_path):
     page = written(tmp_path / "report.html", {"cancer": comparison(CANCER, before=0.9, after=0.5)})
-    assert "In accuracy the bare base is better by 40.00 points" in words_of(page)
+    assert "On accuracy, the bare base is better by 40.00 points" in words_of(page)
 
 
 def test_intervals_and_their_n_are_explained(words):
