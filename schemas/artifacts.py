@@ -165,7 +165,8 @@ def verify(folder: Path) -> VerifiedAdapter:
         raise AdapterRefused(f"{folder} has no {MANIFEST}: it is no adapter released by abstream") from None
     except ValidationError as error:
         problem = error.errors()[0]
-        raise AdapterRefused(f"{folder / MANIFEST}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        where = ".".join(map(str, problem["loc"])) or "manifest"
+        raise AdapterRefused(f"{folder / MANIFEST}: {where}: {problem['msg']}") from None
     present = list_files(folder)
     _same_files(manifest.files, [file for file in present if file.path != MANIFEST])
     check_paths(present)

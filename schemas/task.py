@@ -108,8 +108,18 @@ class Task(BaseModel):
         except OSError as error:
             raise TaskInvalid(f"cannot read the task file {path}: {error.strerror}") from error
         except ValidationError as error:
-            what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'task'}: {e['msg']}" for e in error.errors())
-            raise TaskInvalid(f"{path}: {what}") from error
+            raise TaskInvalid(f"{path}: {_problems(error)}") from error
+
+
+def _problems(error: ValidationError) -> str:
+    """What is wrong and where; not also of each list that it leaves too short."""
+    found = [(one["loc"], one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    innermost = [
+        (place, said)
+        for place, said in found
+        if not any(len(other) > len(place) and other[: len(place)] == place for other, _ in found)
+    ]
+    return "; ".join(f"{'.'.join(map(str, place)) or 'task'}: {said}" for place, said in innermost)
 
 
 ONCOLOGY = Task(

@@ -26,6 +26,7 @@ from typing import Any
 from ..schemas import Abstract, AbstreamError, Malformed, Question, Task
 
 _FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+_TEXTS = ("title", "text", "abstract")
 _NAMED = 5  # rows that an error names; of the others it tells how many
 _KINDS = 10  # of wrong that an error tells
 
@@ -158,6 +159,8 @@ def _rows(source: str) -> list[Any]:
     path = Path(source)
     kind = Path(source.removesuffix(".gz")).suffix.lower()
     if kind not in _FORMATS:
+        if path.is_file():
+            raise DataInvalid(f"{source}: is none of {', '.join(_FORMATS)}, gzipped or not: convert or rename it")
         return _from_hub(source)
     if not path.is_file():
         raise DataInvalid(f"{source}: there is no such file")
@@ -165,9 +168,20 @@ def _rows(source: str) -> list[Any]:
         if kind == ".parquet":
             return _from_parquet(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file)) if kind == ".csv" else _from_json(file)
+            return _from_csv(file) if kind == ".csv" else _from_json(file)
+    except UnicodeDecodeError as error:
+        raise DataInvalid(f"{source}: cannot be read: it is not UTF-8: save it as UTF-8") from error
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataInvalid(f"{source}: cannot be read: {error}") from error
+
+
+def _from_csv(file: Iterable[str]) -> list[Any]:
+    rows = csv.DictReader(file)
+    names = rows.fieldnames or ()
+    if names and not {*_TEXTS} & {*names}:
+        said = f"none of {', '.join(_TEXTS)}"
+        raise ValueError(f"the header has {said}, but {', '.join(names)}: name the columns so, with commas between")
+    return list(rows)
 
 
 def _from_json(file: Iterable[str]) -> list[Any]:

@@ -57,6 +57,10 @@ def test_a_task_file_says_what_is_wrong_with_it(tmp_path):
 
     with pytest.raises(TaskInvalid, match=r"questions\.0\.labels"):
         Task.from_file(path)
+    path.write_text(json.dumps({"name": "x", "questions": [{"name": "a", "text": "What?", "labels": ["b", "b"]}]}))
+    with pytest.raises(TaskInvalid) as told:
+        Task.from_file(path)
+    assert str(told.value) == f"{path}: questions.0: question 'a' has a label twice", "nor that a question is missing"
     with pytest.raises(TaskInvalid, match="cannot read"):
         Task.from_file(tmp_path / "none.json")
 

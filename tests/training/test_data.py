@@ -224,8 +224,10 @@ def test_an_error_does_not_grow_with_the_data(write):
         ("prose.jsonl", b"Dear reader,\n", "not a JSON object: row 1"),
         ("plain.jsonl.gz", b'{"id": "1"}\n', "cannot be read"),
         ("cut.jsonl.gz", gzip.compress(bytes(random.Random(1).randbytes(5_000)))[:2_000], "cannot be read"),
-        ("latin.jsonl", b'{"title": "caf\xe9"}\n', "cannot be read"),
-        ("ragged.csv", b"id,label\n1,Cancer,3\n", "more fields than the header: row 1"),
+        ("latin.jsonl", b'{"title": "caf\xe9"}\n', "cannot be read: it is not UTF-8: save it as UTF-8"),
+        ("excel.csv", b"title;label\nT;Cancer\n", "cannot be read: the header has none of title, text, abstract, but "),
+        ("table.tsv", b"title\tlabel\nT\tCancer\n", r"is none of \.jsonl, .*: convert or rename it"),
+        ("ragged.csv", b"title,label\nT,Cancer,3\n", "more fields than the header: row 1"),
     ],
 )
 def test_a_file_without_records_is_told_from_one_that_cannot_be_read(tmp_path, name, content, told):
