@@ -4,6 +4,7 @@ import json
 import platform
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +15,9 @@ from rich.table import Table
 
 from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
+from ..consumer.engine.merging import device_of
 from ..consumer.engine.phi3 import Phi3Engine
-from ..schemas import ONCOLOGY, Task, VerifiedAdapter
+from ..schemas import ONCOLOGY, AbstreamError, Task, VerifiedAdapter
 from ..schemas.events import Gate
 from ..training.config import TrainConfig
 from ..training.data import load
@@ -43,8 +45,9 @@ def train(
         live: the adapter that is live; asked only where a rule is relative, and before any training.
         as_json: print for programs.
     """
-    check(gate, Task.from_file(config.task) if config.task else ONCOLOGY)
+    _check(config, gate)
     rival = live() if any(rule.relative for rule in gate) else None
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT reads it
     with bar("fine-tuning, %", 100) as show:
         outcome = finetune(config, out, lambda done: show(int(100 * done)), shipped_model(config.model))
     if outcome is None:
@@ -81,6 +84,14 @@ def evaluate(
         write_report(report, f"{name} on {Path(data).name}", comparisons, (), _facts() | {"model": json.dumps(about)})
         about |= {"report": str(report)}
     _show(comparisons, about, as_json=as_json)
+
+
+def _check(config: TrainConfig, gate: tuple[Rule, ...]) -> None:
+    """What else would be found wrong only after the training."""
+    check(gate, Task.from_file(config.task) if config.task else ONCOLOGY)
+    device_of(config.device)
+    if config.card_notes and not config.card_notes.is_file():
+        raise AbstreamError(f"--card-notes {config.card_notes}: there is no such file")
 
 
 def _judge(config: TrainConfig, outcome: Outcome, gate: tuple[Rule, ...], rival: VerifiedAdapter | None) -> Gate:

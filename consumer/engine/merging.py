@@ -50,7 +50,7 @@ class Base:
             ModelUnusable, Unavailable: there is no such model, or its weights cannot be read.
         """
         self.config = config
-        self.device = _device(config.device)
+        self.device = device_of(config.device)
         self.precision, self.dtype = _precision(config.dtype, self.device)
         self.folder = locate(config.model, config.revision)
         self.shape = read_shape(self.folder.path)
@@ -149,10 +149,16 @@ def _read(folder: Path, shape: Shape) -> dict[str, Tensor]:
     return stored
 
 
-def _device(wanted: Device) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+def device_of(wanted: Device) -> torch.device:
+    """The device that is meant.
+
+    Raises:
+        ModelUnusable: it is CUDA, and torch has no GPU here.
+    """
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ModelUnusable("--device cuda: torch finds no GPU here; `abstream doctor` tells what there is")
+    return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
 
 
 def _precision(wanted: Dtype, device: torch.device) -> tuple[str, torch.dtype]:

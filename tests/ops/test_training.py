@@ -32,6 +32,7 @@ def test_an_adapter_that_fails_its_gate_is_not_announced(abstream, labelled, tmp
 
     assert done.returncode == 4, done.stderr
     assert b"failed: calibration_error<=-1" in done.stderr
+    assert b"Warning" not in done.stderr
     said = json.loads(done.stdout)
     assert said["gate"]["passed"] is False
     assert said["gate"]["rules"][0].startswith("passed: accuracy>=0.1, measured 0.")
@@ -91,6 +92,17 @@ def test_a_wrong_flag_is_a_usage_error_that_names_it(abstream, arguments, said):
 )
 def test_a_gate_that_cannot_be_held_is_said_before_any_training(abstream, labelled, tmp_path, gate, said):
     done = abstream("train", "--data", labelled / "train.jsonl", "--gate", gate)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [("--device", "cuda", b"torch finds no GPU here"), ("--card-notes", "none.md", b"there is no such file")],
+)
+def test_what_is_not_there_is_said_before_any_training(abstream, labelled, tmp_path, flag, value, said):
+    done = abstream("train", "--data", labelled / "train.jsonl", flag, value, CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout) == (1, b"")
     assert said in done.stderr
     assert not (tmp_path / "runs").exists()

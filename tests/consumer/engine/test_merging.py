@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from abstream.consumer.engine.config import EngineConfig
-from abstream.consumer.engine.merging import EMBEDDING, HEAD, Base
+from abstream.consumer.engine.merging import EMBEDDING, HEAD, Base, device_of
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.weights import read_base, untie
-from abstream.schemas import Abstract, AdapterRefused
+from abstream.schemas import Abstract, AdapterRefused, ModelUnusable
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +25,13 @@ def config(phi3_nano) -> EngineConfig:
 @pytest.fixture
 def base(config) -> Base:
     return Base(config)
+
+
+def test_a_gpu_that_is_not_there_is_no_device(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert [device_of(wanted).type for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(ModelUnusable, match="torch finds no GPU here"):
+        device_of("cuda")
 
 
 def rewrite(adapter, change) -> None:
