@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,9 +89,12 @@ def diff(
     if bool(data) == bool(since) or (publish and not since):
         raise click.UsageError("give --data or --since; --publish goes with --since, whose results it replaces")
     from .diffing import run
+    from .files import Tally
 
     common.open_log()
-    click.echo(run(common.url, common.shards, (first, second), data, since, flags, publishing=publish))
+    tally = Tally()
+    click.echo(run(common.url, common.shards, (first, second), data, since, flags, tally, publishing=publish))
+    sys.exit(tally.exit_code)
 
 
 async def announce(

@@ -288,7 +288,9 @@ def reproduce(common: Common, /, event_id: str, data: tuple[str, ...], json: boo
         event_id,
         data,
         folder,
-        lambda receipt, adapter: load_engine(flags | {"adapter": "none", "dtype": receipt.dtype}, adapter=adapter),
+        lambda receipt, adapter: load_engine(
+            flags | {"adapter": "none", "engine": receipt.engine, "dtype": receipt.dtype}, adapter=adapter
+        ),
     )
     click.echo(shown(found, as_json=json))
     sys.exit(DONE if found.same else ERROR)

@@ -75,18 +75,23 @@ def run(
     data: tuple[str, ...],
     since: str | None,
     flags: dict[str, Any],
+    tally: Tally,
     *,
     publishing: bool,
 ) -> str:
-    """Compare two adapters, as people call them, on files or on what was answered, and say what was found."""
+    """Compare two adapters, as people call them, on files or on what was answered, and say what was found.
+
+    ``tally`` counts the abstracts, and the broken records of the files.
+    """
     chosen = [choose(url, shards, one) for one in wanted]
     first, second = (load_engine(flags | {"adapter": "none"}, adapter=adapter) for adapter in chosen)
     with ExitStack() as clients:
         shelves = [Shelf(clients.enter_context(connect_blocking(url, one)), one) for one in shards.all]
         places = _places(since, shards.count) if since else []
         answered = Answered(shelves, places, first.model.receipt.adapter_digest) if since else None
-        asked = answered or (Asked(record.id, record.abstract) for record in usable(data, "auto", Tally()))
+        asked = answered or (Asked(record.id, record.abstract) for record in usable(data, "auto", tally))
         found = compare(first, second, asked, flags["max_batch_tokens"])
+        tally.done = found.seen.abstracts
         published = publish(shelves, found.changes, second.model.receipt, SOURCE) if publishing else None
     return shown(found, answered.gone if answered else 0, published, as_json=flags["json"])
 

@@ -51,6 +51,16 @@ def test_on_files_every_abstract_that_would_be_answered_otherwise_is_named(diff,
     assert flips == sum(one["first"]["cancer"] != one["second"]["cancer"] for one in expected)
 
 
+def test_broken_records_are_left_out_and_exit_3(abstream, adapters, tmp_path):
+    (tmp_path / "broken.jsonl").write_text(f"{RECORDS}{{\n")
+    done = abstream(
+        *("adapters", "diff", *(one.path for one in adapters), "--data", "broken.jsonl", "--engine", "fake", "--json")
+    )
+    assert done.returncode == 3
+    assert b"broken.jsonl: line 21: is not JSON" in done.stderr
+    assert json.loads(done.stdout)["abstracts"] == 20
+
+
 @pytest.fixture
 def shards(request, namespace, monkeypatch) -> Shards:
     """Of every command."""

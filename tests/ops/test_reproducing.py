@@ -26,9 +26,10 @@ def reproduce(abstream):
     return lambda *arguments: abstream("reproduce", *arguments, "--engine", "fake", "--json")
 
 
-async def test_a_prediction_is_answered_again_as_it_was(answered, reproduce):
+async def test_a_prediction_is_answered_again_as_it_was(answered, reproduce, abstream):
     by_prediction, by_abstract = reproduce(answered()), reproduce("1")
-    for done in (by_prediction, by_abstract):
+    by_its_engine = abstream("reproduce", "1", "--json")  # which the receipt names
+    for done in (by_prediction, by_abstract, by_its_engine):
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert found["same"]
