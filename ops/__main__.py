@@ -21,6 +21,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0], "worker")
         sys.exit(f"abstream: this needs {error.name}: pip install 'abstream[{extra}]'")
+    except KeyboardInterrupt:  # while modules were being imported; click says the same of any later one
+        sys.exit("\nAborted!")
 
 
 if __name__ == "__main__":

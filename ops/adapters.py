@@ -63,11 +63,7 @@ def keygen(file: Path) -> None:
     """Make a key pair: the private key in FILE signs releases, the public key in FILE.pub is for workers."""
     from ..training.signing import generate
 
-    try:
-        public = generate(file)
-    except OSError as error:
-        raise click.ClickException(f"{file}: {error.strerror}") from error
-    click.echo(public)
+    click.echo(generate(file))
 
 
 @adapters.command()
@@ -140,9 +136,12 @@ def live_adapter(url: str, shards: "Shards") -> "VerifiedAdapter | None":
 def _verify_signature(adapter: "VerifiedAdapter", public_keys: tuple[Path, ...]) -> None:
     """Hold the signature beside an adapter's folder against the keys; raises AdapterRefused."""
     from ..consumer.adapters.signatures import check_signature, read_public_keys
+    from ..schemas import AdapterRefused
     from ..training.release import describe
 
     beside = adapter.path.absolute().with_name(f"{adapter.path.absolute().name}.sig")
-    signature = beside.read_text(encoding="utf-8", errors="replace").strip() if beside.exists() else None
+    if not beside.exists():
+        raise AdapterRefused(f"the adapter is not signed: there is no {beside}")
+    signature = beside.read_text(encoding="utf-8", errors="replace").strip()
     update = describe(adapter, None, "activate").model_copy(update={"signature": signature})
     check_signature(update, read_public_keys(public_keys))

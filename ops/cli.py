@@ -19,7 +19,7 @@ from ..schemas.shards import MAX_SHARDS
 from ..schemas.streams import LANES, OUTPUTS
 from .adapters import adapters
 from .benching import bench
-from .exits import DONE, ERROR, exit_code_of, say
+from .exits import DONE, ERROR, exit_code_of, explain, say
 from .exporting import schema
 from .gateway import gateway
 from .learning import admit, evaluate, train
@@ -348,5 +348,5 @@ def main() -> None:
     except Exception as error:
         if (code := exit_code_of(error)) is None:
             raise
-        say(error)
+        say(explain(error))
         sys.exit(code)

@@ -19,6 +19,20 @@ def exit_code_of(error: Exception) -> int | None:
     return ERROR if of_system or isinstance(error, AbstreamError | of_redis.RedisError) else None
 
 
-def say(error: object) -> None:
+def explain(error: Exception) -> str:
+    """What went wrong, in one line, and where the error itself does not tell, what to do."""
+    from redis import exceptions as of_redis
+
+    if isinstance(error, of_redis.AuthenticationError):
+        return f"Redis does not let this user in ({error}): the URL must hold both, redis://USER:PASSWORD@HOST"
+    if isinstance(error, of_redis.ConnectionError | of_redis.TimeoutError):
+        said = str(error).rstrip(".")
+        return f"Redis is out of reach ({said}): is it running, and is --redis-url (REDIS_URL) its address?"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def say(said: str) -> None:
     """On stderr."""
-    click.echo(f"abstream: {error}", err=True)
+    click.echo(f"abstream: {said}", err=True)

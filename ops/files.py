@@ -31,7 +31,7 @@ class Tally:
     def summary(self, verb: str) -> str:
         """One line for a person."""
         said = [f"{self.done} {verb}"]
-        said += [f"{self.broken} broken, not sent"] if self.broken else []
+        said += [f"{self.broken} broken, left out"] if self.broken else []
         said += [f"{self.refused} of them refused"] if self.refused else []
         return ", ".join(said)
 
@@ -88,8 +88,8 @@ def classify_files(
     """Classify every record of ``paths`` into ``out``, whose name tells its format; ``-`` is stdout as JSON lines.
 
     Raises:
-        AbstreamError: ``out`` tells no format, is one of ``paths``, or a file cannot be read.
-        OSError: ``out`` cannot be written.
+        AbstreamError: ``out`` tells no format, is one of ``paths`` or cannot be written, or a file cannot be read.
+        OSError: the disk is full.
     """
     tally = Tally()
     writer = writer_of(out)
@@ -115,6 +115,10 @@ def _written(out: str, paths: Sequence[str]) -> Iterator[BinaryIO]:
     if target.exists() and any(Path(path).exists() and target.samefile(path) for path in paths if path != STDIN):
         raise AbstreamError(f"{out} is also an input, and its broken records would be lost: give --out another name")
     unfinished = Path(f"{out}.part")
-    with unfinished.open("wb") as file:
+    try:
+        file = unfinished.open("wb")
+    except OSError as error:
+        raise AbstreamError(f"cannot write {out}: {error.strerror}") from error
+    with file:
         yield file
     unfinished.replace(out)

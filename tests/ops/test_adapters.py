@@ -72,7 +72,8 @@ async def test_a_signed_release_is_verified_by_people_and_by_workers(abstream, m
 
     assert (made.stdout, again.returncode) == (b"key.pub\n", 1)
     assert (signed.returncode, unsigned.returncode, worked.returncode) == (0, 1, 0), worked.stderr
-    assert b"the adapter is not signed" in unsigned.stderr
+    assert b"the adapter is not signed: there is no " in unsigned.stderr
+    assert again.stderr == b"abstream: key: File exists\n"
     [_, fields] = (await redis.xrange(streams.output("fleet")))[0]
     assert from_fields(fields).type == "abstream.adapter.activated.v1"
 

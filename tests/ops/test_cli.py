@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from abstream.consumer.config import WorkerConfig
+from abstream.ops.__main__ import main as console_script
 from abstream.ops.cli import cli
-from abstream.ops.exits import exit_code_of
+from abstream.ops.exits import exit_code_of, explain
 from abstream.schemas import EVENTS
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 NOWHERE = "unix:///nowhere/redis.sock"
 
@@ -54,7 +59,7 @@ def test_a_broken_file_names_each_line_and_exits_3(abstream, tmp_path):
     assert [entry["id"] for entry in json_lines(done.stdout)] == ["a"]
     assert b"broken.jsonl: line 2: is not JSON" in done.stderr
     assert b"broken.jsonl: line 3: is not UTF-8" in done.stderr
-    assert b"1 published, 2 broken, not sent" in done.stderr
+    assert b"1 published, 2 broken, left out" in done.stderr
 
 
 def test_a_file_with_nothing_usable_exits_1(abstream, tmp_path):
@@ -225,6 +230,28 @@ def test_a_port_in_use_is_said_with_its_number(abstream, command, said):
         done = abstream(*command.split(), port)
     assert done.returncode == 1
     assert done.stderr.startswith(b"abstream: " + said % port)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RedisConnectionError("Refused."), r"Redis is out of reach \(Refused\): is it running, and is --redis-url "),
+        (AuthenticationError("no"), r"Redis does not let this user in \(no\): .* redis://USER:PASSWORD@HOST"),
+        (FileNotFoundError(2, "No such file or directory", "x"), "x: No such file or directory"),
+    ],
+)
+def test_an_error_that_is_not_ours_is_explained(error, said):
+    assert re.match(said, explain(error))
+
+
+def test_ctrl_c_before_the_command_begins_is_no_traceback(monkeypatch):
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "abstream.ops.cli", Interrupted("abstream.ops.cli"))
+    with pytest.raises(SystemExit, match="Aborted"):
+        console_script()
 
 
 def test_what_the_system_refuses_is_one_line_and_what_nobody_foresaw_a_traceback():

@@ -29,7 +29,7 @@ def test_files_of_different_formats_become_one(abstream, tmp_path):
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
         b"broken.csv: line 3: has 3 fields, and the header 2",
-        b"10 classified, 1 broken, not sent",
+        b"10 classified, 1 broken, left out",
     ]
     references = rispy.loads((tmp_path / "out.ris").read_text(encoding="utf-8"))
     assert len(references) == 10
@@ -58,7 +58,7 @@ def test_a_file_of_no_known_format_is_an_error_that_says_what_to_do(abstream, tm
     [
         ("out.xml", b"out.xml: no format can be written for this name"),
         ("out.csv.gz", b"out.csv.gz: no format can be written for this name"),
-        ("nowhere/out.csv", b"No such file or directory: 'nowhere/out.csv.part'"),
+        ("nowhere/out.csv", b"cannot write nowhere/out.csv: No such file or directory"),
         ("./data.csv", b"./data.csv is also an input, and its broken records would be lost: give --out another name"),
     ],
 )
