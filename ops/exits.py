@@ -8,7 +8,7 @@ DONE, ERROR, USAGE, SOME_REFUSED, GATE_FAILED, OUT_OF_REACH = range(6)
 
 
 def exit_code_of(error: Exception) -> int | None:
-    """None for what nobody foresaw, and a traceback should tell of."""
+    """The exit code of an error; None for one that was not expected, which is worth a traceback."""
     from redis import exceptions as of_redis  # only now: its import takes a while
 
     if isinstance(error, Unavailable | of_redis.ConnectionError | of_redis.TimeoutError):
@@ -20,14 +20,16 @@ def exit_code_of(error: Exception) -> int | None:
 
 
 def explain(error: Exception) -> str:
-    """What went wrong, in one line, and where the error itself does not tell, what to do."""
+    """What went wrong, in one line; and what to do, where the error itself does not say."""
     from redis import exceptions as of_redis
 
     if isinstance(error, of_redis.AuthenticationError):
-        return f"Redis does not let this user in ({error}): the URL must hold both, redis://USER:PASSWORD@HOST"
+        return f"Redis does not let this user in ({error}): give user and password in the URL, redis://USER:PASSWORD@HOST"
     if isinstance(error, of_redis.ConnectionError | of_redis.TimeoutError):
         said = str(error).rstrip(".")
         return f"Redis is out of reach ({said}): is it running, and is --redis-url (REDIS_URL) its address?"
+    if isinstance(error, of_redis.ResponseError):
+        return f"Redis refused: {error}; `abstream doctor` checks its version, keys and permissions"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

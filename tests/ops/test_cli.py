@@ -15,7 +15,7 @@ from abstream.ops.__main__ import main as console_script
 from abstream.ops.cli import cli
 from abstream.ops.exits import exit_code_of, explain
 from abstream.schemas import EVENTS
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 NOWHERE = "unix:///nowhere/redis.sock"
@@ -237,6 +237,7 @@ def test_a_port_in_use_is_said_with_its_number(abstream, command, said):
     [
         (RedisConnectionError("Refused."), r"Redis is out of reach \(Refused\): is it running, and is --redis-url "),
         (AuthenticationError("no"), r"Redis does not let this user in \(no\): .* redis://USER:PASSWORD@HOST"),
+        (ResponseError("WRONGTYPE Operation"), r"Redis refused: WRONGTYPE Operation; `abstream doctor` checks"),
         (FileNotFoundError(2, "No such file or directory", "x"), "x: No such file or directory"),
     ],
 )
