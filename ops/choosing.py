@@ -1,4 +1,4 @@
-"""From what a person calls an adapter to its files."""
+"""Finds an adapter by whatever name a person gives it."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -138,7 +138,7 @@ def _abstream(arguments: list[str], log: Path, environment: dict[str, str] | Non
 
 
 def _environment(url: str) -> dict[str, str]:
-    """Of a command that is to use this Redis: its URL may hold a password, and everybody sees arguments."""
+    """The environment of a command that uses this Redis: the URL may hold a password, and arguments are public."""
     return {name: value for name, value in os.environ.items() if name != "ABSTREAM_REDIS_URL_FILE"} | {
         "ABSTREAM_REDIS_URL": url
     }
@@ -206,7 +206,7 @@ def _is_ready(worker: WorkerProcess) -> bool:
 def _kill_one_that_holds(
     redis: Any, streams: Streams, workers: Sequence[WorkerProcess], before: int, submitted: int
 ) -> tuple[WorkerProcess, int]:
-    """Freeze a worker, look what it holds, and kill it if that is anything; or let it go on and look again."""
+    """Freeze a worker and kill it if it holds entries; otherwise let it continue, and look again."""
     _until(lambda: results(redis, streams) > before, "the next result")
     while results(redis, streams) < submitted:
         for worker in workers:

@@ -114,7 +114,7 @@ def compare(first: Engine, second: Engine, asked: Iterable[Asked], max_batch_tok
 
 
 class Answered:
-    """What was answered since an entry, by one adapter or the bare base, as far as Redis still has the texts.
+    """What one adapter or the bare base answered since an entry, as far as Redis still has the texts.
 
     One shard comes after the other, and each from its oldest on.
     """

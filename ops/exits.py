@@ -1,4 +1,4 @@
-"""How a command says how it ended: exit codes as the contract has them, and one line for people."""
+"""How a command reports its end: the contract's exit codes, and one line for people."""
 
 import click
 
@@ -24,7 +24,9 @@ def explain(error: Exception) -> str:
     from redis import exceptions as of_redis
 
     if isinstance(error, of_redis.AuthenticationError):
-        return f"Redis does not let this user in ({error}): give user and password in the URL, redis://USER:PASSWORD@HOST"
+        return (
+            f"Redis does not let this user in ({error}): give user and password in the URL, redis://USER:PASSWORD@HOST"
+        )
     if isinstance(error, of_redis.ConnectionError | of_redis.TimeoutError):
         said = str(error).rstrip(".")
         return f"Redis is out of reach ({said}): is it running, and is --redis-url (REDIS_URL) its address?"

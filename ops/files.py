@@ -44,7 +44,7 @@ class Tally:
 
 
 def usable(paths: Iterable[str], wanted: Format, tally: Tally) -> Iterator[Record]:
-    """Yield the records of all files; say on stderr where they are broken."""
+    """Yield the records of all files; broken ones are reported on stderr with their place."""
     for path in paths:
         try:
             for record in read(path, wanted):

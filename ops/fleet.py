@@ -57,7 +57,7 @@ class Known:
 
 
 async def look(control: Shard, shards: Sequence[Shard]) -> Known:
-    """Everything that is known of the adapters of a namespace: ``control`` has it, and workers are known to all shards.
+    """Everything known about the adapters of a namespace, from ``control``, and about its workers, from all shards.
 
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach.
@@ -85,7 +85,7 @@ def known(url: str, shards: Shards) -> Known:
 
 
 async def _alive(shards: Sequence[Shard]) -> dict[str, float]:
-    """A worker is heard of when it reads a lane, or renews a lease."""
+    """Workers show signs of life when they read a lane or renew a lease."""
     idle: dict[str, float] = {}
     for (redis, streams), lane in product(shards, LANES):
         try:

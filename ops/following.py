@@ -22,7 +22,7 @@ async def follow(url: str, shards: Shards, output: Output, since: str | None, un
 
 
 def moment(since: str | None) -> str | datetime:
-    """What ``--since`` means: an entry id or a time, and now where it is not given.
+    """What ``--since`` means: an entry id or a time; now by default.
 
     Raises:
         AbstreamError: it is neither.

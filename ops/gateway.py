@@ -30,7 +30,7 @@ def gateway(common: "Common", /, **flags: Any) -> None:
 
 
 def backlog_gauges(url: str, shards: Shards) -> "Collector":
-    """What is not answered, as workers tell it too: workers are started by it, and where none runs a gateway does."""
+    """The backlog, as workers export it too: autoscaling needs it even where no worker runs."""
     from ..consumer.backlog import BacklogGauges
     from .working import broker_at
 

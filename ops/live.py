@@ -85,7 +85,7 @@ COMMANDS = (list_, show, status, rollback)
 
 
 async def _roll_back(url: str, shards: "Shards", to: str | None, reason: str | None) -> "Announced":
-    """Announce it and return the announcement.
+    """Announce the rollback and return the announcement.
 
     Raises:
         AdapterRefused: there is nothing to roll back to, or it is live already.

@@ -33,14 +33,14 @@ class Past:
         )
 
     def predictions(self, since: str) -> Iterator[AbstractClassified]:
-        """Those from an entry id on, oldest first."""
+        """Predictions from an entry id on, oldest first."""
         entries = self._page(since, forward=True)
         while entries:
             yield from _classified(entries)
             entries = self._page(f"({entries[-1][0].decode()}", forward=True)
 
     def abstract(self, prediction: AbstractClassified) -> Abstract | None:
-        """What was submitted; None where its entry was trimmed, as answered ones are."""
+        """The submitted abstract; None where its entry was trimmed, as answered ones are."""
         entry_id = prediction.data.input.entry_id
         for lane in LANES:
             entries: Any = self._redis.xrange(self._streams.lane(lane), entry_id, entry_id)

@@ -1,4 +1,4 @@
-"""Progress for people: bars on a terminal's stderr, nothing where nobody looks."""
+"""Progress bars on stderr, only where it is a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -56,7 +56,7 @@ def examine_redis(url: str, shards: Shards) -> Iterator[Finding]:
 
 
 def _shards(url: str, shards: Shards, servers: int) -> Iterator[Finding]:
-    """Whether there are streams of another number of shards, where nobody looks who is told of this one."""
+    """Whether streams of another shard count exist, which nobody with this count would read."""
     several, name = shards.count > 1, shards.namespace
     others = (Streams(f"{name}:{shards.count}"), shards.control) if several else (Streams(f"{name}:0"),)
     if beside := next((streams for streams in others if _has_abstracts(url, streams)), None):
@@ -75,7 +75,7 @@ def _has_abstracts(url: str, streams: Streams) -> bool:
 
 
 def _info(redis: Any) -> dict[str, Any]:
-    """What the server says of itself; nothing where this user may not ask."""
+    """What INFO says; nothing where this user may not run it."""
     try:
         return dict(redis.info())
     except NoPermissionError:

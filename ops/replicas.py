@@ -61,7 +61,7 @@ class Replica:
         self._asked: int | None = None
 
     async def run(self) -> int:
-        """Start it, and return its exit code when it has ended."""
+        """Start the process, and return its exit code when it has ended."""
         self._port = _free_port()
         self.starts += 1
         name = f"{socket.gethostname()}-{os.getpid()}-{self.number}"
@@ -81,7 +81,7 @@ class Replica:
         return self._process is not None and self._process.returncode is None
 
     def signal(self, number: int) -> None:
-        """Pass a signal on; to a process that is only being made, when it is."""
+        """Pass a signal on, or later, if the process is only being created."""
         if self._process and self.running():
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
@@ -181,7 +181,7 @@ class ReplicaMetrics(Collector):
         self._replicas = replicas
 
     def describe(self) -> list[Metric]:
-        """The names of its own: registering must not ask anybody."""
+        """Only the names of its own metrics: registering must not query replicas."""
         return list(_own(()))
 
     def collect(self) -> Iterator[Metric]:

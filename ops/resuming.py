@@ -1,4 +1,4 @@
-"""A publishing of files that was interrupted goes on: nothing that Redis confirmed is sent again.
+"""Resumes an interrupted publishing of files: nothing that Redis confirmed is sent again.
 
 What is known of a run lies in Redis, beside what was published: its source and its name, under the digest of its files
 and of how they were published. Redis remembers every call of a run, in the script that adds its entries.
@@ -34,14 +34,14 @@ class Run:
 
     @classmethod
     def new(cls, source: str | None, *, resumable: bool) -> "Run":
-        """With a source of its own where none is given."""
+        """A new run, with a source of its own where none is given."""
         return cls(str(uuid4()) if resumable else None, source or f"urn:uuid:{uuid4()}")
 
 
 async def begin(
     url: str, streams: Streams, paths: Sequence[str], how: Iterable[str | None], source: str | None, *, resume: bool
 ) -> Run:
-    """The run of these files that was begun last, with ``resume``, or a new one.
+    """With ``resume``, the last run of these files; otherwise, or where none is known, a new one.
 
     Args:
         url: of Redis.
@@ -66,7 +66,7 @@ async def begin(
 
 
 def _digest(paths: Sequence[str], how: Sequence[str | None]) -> str | None:
-    """Of the files' contents in their order, whatever their names; None where one is a pipe, or is not there."""
+    """A digest of the files' contents in order, whatever their names; None where one is a pipe or missing."""
     if not all(Path(path).is_file() for path in paths):
         return None
     whole = hashlib.sha256(json.dumps(how).encode())

@@ -31,10 +31,10 @@ SHIPPED_ADAPTERS = {"phi3-nano": "phi3-nano-oncology"}  # of each shipped model
 
 
 def check_redis_url(url: str) -> None:
-    """Before it is used, since an error from a library may show a part of the password.
+    """Check a URL before it is used: an error from the library might show part of the password.
 
     Raises:
-        click.UsageError: it is none, or a sign in it must be written otherwise.
+        click.UsageError: it is not a Redis URL, or a character in it must be escaped.
     """
     if not _is_redis_url(url):
         raise click.UsageError(
@@ -147,7 +147,7 @@ def _option_of(name: str, field: FieldInfo) -> Callable[[Command], Command]:
 
 
 def _plain_type(kind: Any) -> Any:
-    """Without what pydantic adds to it, and without ``None``."""
+    """The type without pydantic's annotations and without ``None``."""
     if get_origin(kind) is Annotated:
         return _plain_type(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
@@ -174,12 +174,12 @@ def adapter_cache() -> Path:
 
 
 def budgets_file() -> Path:
-    """Where it is remembered how many tokens a forward pass takes on which device."""
+    """The file that remembers how many tokens a forward pass takes on which device."""
     return _cache() / "budgets.json"
 
 
 def admissions_file() -> Path:
-    """Where it is remembered which adapters may be served in eight bits."""
+    """The file that remembers which adapters may be served in eight bits."""
     return _cache() / "admitted.json"
 
 

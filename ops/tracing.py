@@ -1,6 +1,6 @@
 """OpenTelemetry for a process of abstream's own: ``--tracing``.
 
-Where spans go is for OpenTelemetry's own variables to say, such as ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+Where spans go is set by OpenTelemetry's own variables, such as ``OTEL_EXPORTER_OTLP_ENDPOINT``.
 """
 
 from opentelemetry import trace
@@ -23,7 +23,7 @@ def start(command: str) -> None:
 
 
 def flush() -> None:
-    """Send what is left, of a process that ends without Python's ordinary end."""
+    """Send the remaining spans of a process that skips Python's normal shutdown."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         provider.force_flush(_LAST_MILLISECONDS)

@@ -110,7 +110,7 @@ def _judge(config: TrainConfig, outcome: Outcome, gate: tuple[Rule, ...], rival:
 
 
 def _facts() -> dict[str, str]:
-    """What a reader needs to repeat it, besides the data."""
+    """What a reader needs to repeat the run, besides the data."""
     return {
         "command": shlex.join(["abstream", *map(without_password, sys.argv[1:])]),
         "versions": "\n".join(f"{name} {version(name)}" for name in _VERSIONS),

@@ -65,7 +65,7 @@ def served_engine(flags: dict[str, Any], adapter: VerifiedAdapter | None = None)
 
 @lru_cache(2)  # in eight bits, and in bfloat16
 def _base(config: EngineConfig) -> "Base":
-    """A process serves one base, and reads it once, whatever adapters follow each other."""
+    """A process reads its base model once, whatever adapters follow each other."""
     from ..consumer.engine.merging import Base
 
     return Base(config)
@@ -106,7 +106,7 @@ async def run_worker(url: str, shards: Shards, flags: dict[str, Any], *, tracing
 
 
 def broker_at(url: str, shards: Shards) -> Broker:
-    """What asks of all shards what is not answered."""
+    """What reads the backlog of all shards."""
     return Broker([(connect_blocking(url, streams, answer_seconds=ANSWER_SECONDS), streams) for streams in shards.all])
 
 
@@ -117,7 +117,7 @@ def _spans() -> list[Observer]:
 
 
 def _leave(code: int, tracing: bool) -> NoReturn:
-    """At once: an ordinary end would wait for a batch that was handed back, or for an adapter that is being loaded."""
+    """End the process at once: a normal exit would wait for a batch handed back or an adapter being loaded."""
     if tracing:
         from .tracing import flush
 
@@ -128,7 +128,7 @@ def _leave(code: int, tracing: bool) -> NoReturn:
 
 
 def _serve_endpoints(port: int, metrics: Metrics, broker: Broker) -> None:
-    """From before the model is loaded until the process ends: a worker that loads or drains is asked too."""
+    """Serve from before the model is loaded until the process ends: loading and draining workers answer too."""
     metrics.registry.register(BacklogGauges(broker))
     metrics.registry.register(RedisGauges(broker))
     endpoints = Endpoints(port, metrics.registry, metrics.health, broker)

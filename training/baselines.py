@@ -1,4 +1,4 @@
-"""What a model must justify itself against: the commonest label, rules over words, TF-IDF with logistic regression."""
+"""The baselines a model must beat: the commonest label, rules over words, TF-IDF with logistic regression."""
 
 from collections import Counter
 from collections.abc import Sequence

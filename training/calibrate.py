@@ -1,4 +1,4 @@
-"""How sure is sure: a temperature for each question, and the confidence under which a person should look."""
+"""Calibration: a temperature for each question, and the confidence below which a person should review."""
 
 import numpy as np
 

@@ -98,7 +98,7 @@ def learnable(records: Sequence[Labelled], task: Task, where: str) -> frozenset[
 
 
 def unseen(records: Sequence[Labelled], judged_on: Iterable[Labelled]) -> list[Labelled]:
-    """The records whose text is not judged by. Ids are not compared: two files may both count their rows."""
+    """The records whose text is not judged on. Ids are not compared: two files may both count their rows."""
     texts = {record.text for record in judged_on}
     return [record for record in records if record.text not in texts]
 

@@ -40,7 +40,7 @@ class Measured:
 
 
 class Figures(NamedTuple):
-    """What a confusion tells; ``f1`` of the labels that occur or are answered."""
+    """The figures of a confusion matrix; ``f1`` only of labels that occur or are answered."""
 
     accuracy: Measured
     macro_f1: Measured
@@ -49,7 +49,7 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True)
 class QuestionMetrics:
-    """All about the answers of one question; ``confusion[i][j]`` counts label i answered as label j."""
+    """All figures of one question; ``confusion[i][j]`` counts label i answered as label j."""
 
     question: str
     labels: tuple[str, ...]
@@ -73,7 +73,7 @@ class QuestionMetrics:
 
 @dataclass(frozen=True)
 class Answers:
-    """What some judge said to the records that have a label: which records, the right labels, the probabilities.
+    """A judge's answers to the records that have a label: which records, the right labels, the probabilities.
 
     Attributes:
         ids: of the records, in order.
@@ -223,7 +223,7 @@ def reliability(given: Answers) -> list[tuple[float, float, float]]:
 
 
 def confident_errors(given: Answers, most: int = 20) -> list[tuple[str, str, str, float]]:
-    """The errors the judge was surest of: id, right label, answer, confidence."""
+    """The most confident errors: id, right label, answer, confidence."""
     labels, predicted, confidence = given.question.labels, given.predicted, given.probabilities.max(axis=1)
     wrong = [row for row in np.argsort(-confidence) if predicted[row] != given.truth[row]][:most]
     return [(given.ids[r], labels[given.truth[r]], labels[predicted[r]], float(confidence[r])) for r in wrong]

@@ -1,4 +1,4 @@
-"""Whether an adapter is good enough to be announced: rules over its figures. Pure.
+"""Whether an adapter is good enough to be announced: rules over its figures. Pure functions.
 
 accuracy>=0.90                   a bound
 macro_f1>=+0.02                  with a sign: against the adapter that is live, or the bare base where none is

@@ -99,7 +99,7 @@ def _probes(engine: Phi3Engine, bare: Phi3Engine) -> tuple[Probe, ...]:
 
 
 def _probabilities(engine: Phi3Engine, abstract: Abstract) -> ProbabilitiesByQuestion:
-    """The raw ones, at temperature 1, of every question, asked or not."""
+    """The uncalibrated probabilities (temperature 1) of every question, asked or not."""
     [row] = engine.classify([engine.encode(abstract)]).logits
     return {
         question.name: dict(zip(question.labels, softmax(logits), strict=True))

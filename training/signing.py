@@ -1,4 +1,4 @@
-"""Vouching for an adapter: Ed25519 over ``artifacts.signed_bytes``. Needs the extra ``signing``."""
+"""Signing adapters: Ed25519 over ``artifacts.signed_bytes``. Needs the extra ``signing``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -98,7 +98,7 @@ def _same(adapter: VerifiedAdapter, copy: Path) -> VerifiedAdapter:
 
 
 def _upload(adapter: VerifiedAdapter, uri: str) -> str:
-    """Every file, read back. No worker looks before the event, so that half an upload harms nobody."""
+    """Upload and read back every file. No worker looks before the event, so half an upload harms nobody."""
     try:
         from fsspec.core import url_to_fs
 
@@ -121,7 +121,7 @@ def _upload(adapter: VerifiedAdapter, uri: str) -> str:
 
 
 def _reaching(uri: str, work: Callable[[], None]) -> None:
-    """Whatever a store's client raises means that the store is out of reach."""
+    """Treat anything a store's client raises as the store being out of reach."""
     try:
         work()
     except AdapterRefused:

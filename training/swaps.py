@@ -1,4 +1,4 @@
-"""Examples against the fact: an abstract in which the words of one cancer type stand where another's stood.
+"""Counterfactual examples: an abstract in which the words of one cancer type replace another's.
 
 A small model that reads a few thousand texts again and again learns them by heart, and answers by what they are about
 otherwise. Where the words that name a type are changed and nothing else, only they tell the type

@@ -1,4 +1,4 @@
-"""A dictionary's opinion of an abstract: Cancer or not, and which type. Rules, not labels of people.
+"""A dictionary's opinion of an abstract: Cancer or not, and which type. Rules, not human labels.
 
 The small base model is shown prompts answered by these rules, so that it can follow the prompt before
 any fine-tuning. Whatever it then knows of the task is distilled from here: say so wherever a figure of

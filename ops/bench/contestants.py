@@ -1,4 +1,4 @@
-"""Who takes part in ``abstream bench stream``: each publishes one result for every entry of a stream, in one process.
+"""The contestants of ``abstream bench stream``: each publishes one result for every entry of a stream, in one process.
 
 All read the interactive lane as a member of its group, 256 entries at a time at most.
 """
@@ -37,14 +37,14 @@ MOST_TOKENS = 1 << 20  # no limit: an engine that costs nothing has no reason to
 
 @dataclass(frozen=True)
 class Contestant:
-    """``answer`` publishes a result for each entry of a lane, of which there are so many, and returns."""
+    """``answer`` publishes a result for each of the given number of entries of a lane, and returns."""
 
     answer: Callable[[str, Streams, int], Coroutine[None, None, None]]
     to_fields: Callable[[Event], dict[str, bytes]] = to_fields  # how it expects an event in an entry
 
 
 class InstantEngine:
-    """Answers at once what the fake engine might: what a worker costs with it is its plumbing.
+    """Answers instantly, as the fake engine might: all that a worker then costs is its plumbing.
 
     A checksum of the title picks one of the tokenized texts, and so one of the answers, that were prepared.
     """

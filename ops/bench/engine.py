@@ -51,7 +51,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Turn:
-    """What one contestant took for an abstract in one round."""
+    """What one contestant needed for an abstract in one round."""
 
     cpu_milliseconds: float
     wall_milliseconds: float
@@ -60,14 +60,14 @@ class Turn:
 def measure(
     names: Collection[str], models: Sequence[str], rounds: int, out: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
         names: who takes part, of ``PEERS``; those that are not installed are named in the result.
         models: of ``nano`` and ``small``.
         rounds: turns of each.
         out: where converted models are kept.
-        say: told of each turn.
+        say: called after each turn.
     """
     lacking = {name: PEERS[name].lacks for name in names if PEERS[name].lacks}
     present = [name for name in names if name not in lacking]
@@ -84,7 +84,7 @@ def measure(
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown: a table for each model."""
+    """The results as Markdown: a table for each model."""
     for model, of in found["models"].items():
         ceilings = ", ".join(f"{name} {value:.0f}" for name, value in of["ceiling_gflops"].items())
         yield f"{model}: {of['tokens']:.0f} tokens an abstract; GEMM ceiling in GFLOP/s: {ceilings}"
@@ -171,7 +171,7 @@ def _ratio(ours: Sequence[Turn], theirs: Sequence[Turn]) -> float:
 
 
 def _difference(some: list[list[float]] | None, others: list[list[float]] | None) -> float | None:
-    """The largest, of a probability of the last question's labels."""
+    """The largest difference between two probabilities of the last question's labels."""
     from ...consumer.engine.scoring import softmax
 
     if not some or not others:
@@ -184,7 +184,7 @@ _answer: Answer
 
 
 def _start(name: str, folder: Path, out: Path, abstracts: Sequence[Abstract]) -> list[list[float]] | None:
-    """In the contestant's own process: load, and answer once for the sake of warm caches."""
+    """In the contestant's own process: load, and answer once to warm the caches."""
     global _answer
     import torch
 
@@ -224,12 +224,12 @@ def gemm_ceiling(model: str, seconds: float = 0.3) -> dict[str, float]:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _work(folder: Path, abstracts: Sequence[Abstract]) -> tuple[float, float]:
-    """Tokens of an abstract's prompt, and the GFLOP that the engine needs for it."""
+    """The tokens of an abstract's prompt, and the GFLOP that the engine needs for them."""
     from .peers import encoder_of
 
     encoder = encoder_of(folder)
@@ -238,7 +238,7 @@ def _work(folder: Path, abstracts: Sequence[Abstract]) -> tuple[float, float]:
 
 
 def gflop_of(folder: Path, prompts: Sequence[Tokens]) -> float:
-    """Of a prompt in the mean, beyond its fixed beginning: products and attention, as if each token was another."""
+    """The mean GFLOP of a prompt beyond its fixed beginning: products and attention, as if all tokens differed."""
     from ...consumer.engine.shape import read_shape
 
     shape = read_shape(folder)
@@ -278,7 +278,7 @@ def _write_random(folder: Path, like: Path) -> None:
 
 
 def example_abstracts(number: int) -> list[Abstract]:
-    """Of the bundled sample's words, of real lengths; the same each time."""
+    """Abstracts made of the bundled sample's words, with realistic lengths; the same each time."""
     drawn, words = random.Random(SEED), sample_text().split()
     lengths = [min(900, round(drawn.lognormvariate(MEAN_WORDS, SPREAD))) for _ in range(number)]
     begins = [drawn.randrange(len(words) - length) for length in lengths]

@@ -24,7 +24,7 @@ _CONNECTIONS_AT_A_TIME = 100
 
 
 def digest_of(ids: Iterable[bytes]) -> bytes:
-    """Of ids in their order."""
+    """The digest of ids in their order."""
     digest = hashlib.blake2s()
     for entry_id in ids:
         digest.update(entry_id + b",")
@@ -36,7 +36,7 @@ def _endpoint(address: SplitResult) -> tuple[str, int]:
 
 
 class Follower(asyncio.BufferedProtocol):
-    """One client of the stream of predictions, which may be cut off and go on.
+    """One client of the stream of predictions, which may be cut off and resume.
 
     Attributes:
         count: predictions that came whole.
@@ -68,7 +68,7 @@ class Follower(asyncio.BufferedProtocol):
             raise AbstreamError("the gateway lets nobody follow: look at its log")
 
     async def cut(self) -> None:
-        """Break the connection off wherever it is, and go on after the last event that came whole."""
+        """Break the connection wherever it stands, and resume after the last complete event."""
         if self._transport:
             self._transport.abort()
         await asyncio.sleep(0)
@@ -82,7 +82,7 @@ class Follower(asyncio.BufferedProtocol):
 
     @property
     def digest(self) -> bytes:
-        """Of all that came, in its order."""
+        """The digest of all ids received, in order."""
         return self._digest.digest()
 
     def connection_made(self, transport: Any) -> None:
@@ -130,7 +130,7 @@ def _ids_of(chunk: bytes, packed: bool) -> list[bytes]:
 
 
 async def connect_all(followers: list[Follower]) -> None:
-    """Let all of them follow; not all at once, as no network would."""
+    """Connect all followers, some at a time, as on a real network."""
     for begin in range(0, len(followers), _CONNECTIONS_AT_A_TIME):
         await asyncio.gather(*(one.follow() for one in followers[begin : begin + _CONNECTIONS_AT_A_TIME]))
 

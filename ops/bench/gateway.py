@@ -60,7 +60,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the load saw.
+    """What the load clients saw.
 
     Attributes:
         submitting_seconds: from the first submission to the answer to the last.
@@ -74,12 +74,12 @@ class Seen:
 
 
 def measure(given_url: str | None, load: Load, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
         given_url: of a Redis server; one is started where it is None.
-        load: how much of it.
-        say: told how far it is.
+        load: how much to measure.
+        say: called with messages about progress.
 
     Raises:
         Unavailable: there is no Redis, or the gateway does not start.
@@ -108,7 +108,7 @@ def measure(given_url: str | None, load: Load, say: Callable[[str], None]) -> di
 
 
 def summary(seen: Seen, ids: list[bytes]) -> dict[str, Any]:
-    """What came, held against the ids of the stream.
+    """What the followers received, compared with the ids in the stream.
 
     Missing are events that followers did not get, doubled those that they got too often, and disordered the followers
     that got as many as there are and not those, or not in their order.
@@ -133,13 +133,13 @@ def summary(seen: Seen, ids: list[bytes]) -> dict[str, Any]:
 
 
 def is_whole(found: dict[str, Any]) -> bool:
-    """Whether everybody got every event once and in order, and every abstract was taken and answered."""
+    """Whether every follower got every event once and in order, and every abstract was accepted and answered."""
     wrong = ("not_answered", "missing", "doubled", "disordered")
     return not any(found[name] for name in wrong) and found["taken"] == found["rate"] * found["seconds"]
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown."""
+    """The results as Markdown."""
     yield "| what | measured |"
     yield "|---|---|"
     yield f"| subscribers; of these, cut off and resumed | {found['subscribers']:,}, {found['resumed']:,} |"
@@ -198,7 +198,7 @@ async def _until_all_came(followers: list[Follower], expected: int, since: float
 
 @contextmanager
 def _gateway(url: str, streams: Streams, subscribers: int) -> Iterator[tuple[str, int]]:
-    """The address and the process of one."""
+    """The address and the process of a running gateway."""
     command = [sys.executable, "-m", "abstream.ops", "--redis-url", url, "--namespace", streams.namespace]
     command += ["--log-format", "json", "gateway", "--port", "0", "--max-subscribers", str(2 * subscribers)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)

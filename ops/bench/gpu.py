@@ -85,12 +85,12 @@ def measure(
     say: Callable[[str], None],
     place: Callable[[], Executor] = lambda: ProcessPoolExecutor(1, get_context("spawn")),
 ) -> Found:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
         plan: ``PHI3_MINI`` or ``DRY_RUN``.
         out: where the model, and the workers' logs, are kept.
-        say: told of each part.
+        say: called after each part.
         place: where a part runs.
 
     Raises:
@@ -112,7 +112,7 @@ def measure(
 
 
 def _shares(found: Found) -> Found:
-    """Of the ceiling, what the needed products and attention are: what is computed beside them counts as waste."""
+    """The share of the ceiling that the necessary products and attention reach: all else computed is waste."""
     teraflops: dict[str, float] = {
         name: found[name] * found["gflop_each"] / 1e3 for name in ("engine_bfloat16", "streamed") if name in found
     }
@@ -123,7 +123,7 @@ def _shares(found: Found) -> Found:
 
 
 def table(found: Found) -> Iterator[str]:
-    """Lines of Markdown: what was found, and what is wanted."""
+    """The results as Markdown, each beside its target."""
     yield f"{found['device']}, torch {found['torch']}, {found['tokens']:.0f} tokens a prompt"
     yield ""
     yield "| what | measured | target |"
@@ -155,7 +155,7 @@ ROWS = {
 
 
 def model(plan: Plan, out: Path) -> Found:
-    """Writes the model and says on what all of it runs."""
+    """Write the model, and say what everything runs on."""
     import torch
 
     from ...consumer.engine.merging import Base
@@ -196,7 +196,7 @@ def ceiling(plan: Plan, _: Path) -> Found:
 
 
 def _bare_fp8(weight: "torch.Tensor") -> Callable[["torch.Tensor"], Any]:
-    """The product alone, of tokens that were quantized before."""
+    """The product alone, with tokens quantized beforehand."""
     from ...consumer.engine.fp8 import Scaled, quantized
 
     multiply = Scaled(weight)
@@ -211,7 +211,7 @@ def _bare_fp8(weight: "torch.Tensor") -> Callable[["torch.Tensor"], Any]:
 
 
 def engine(plan: Plan, out: Path) -> Found:
-    """bfloat16 and FP8 by turns, over the same abstracts; and what they differ by."""
+    """bfloat16 and FP8 in turn, over the same abstracts, and by how much they differ."""
     import torch
 
     from ...consumer.engine.fp8 import fp8_works
@@ -335,7 +335,7 @@ def train(plan: Plan, out: Path) -> Found:
 
 
 def abstracts(plan: Plan, number: int) -> list[Abstract]:
-    """Of the bundled sample's words, of lengths as real ones have in tokens; the same each time."""
+    """Abstracts made of the bundled sample's words, with realistic lengths in tokens; the same each time."""
     drawn, words = random.Random(7), sample_text().split()
     mean = math.log(plan.abstract_tokens) - SPREAD**2 / 2
     lengths = [round(min(LONGEST, drawn.lognormvariate(mean, SPREAD)) / TOKENS_A_WORD) for _ in range(number)]
@@ -365,7 +365,7 @@ def _engine(plan: Plan, out: Path, dtype: "Dtype") -> "Phi3Engine":
 
 
 def _pack(plan: Plan, engine: "Phi3Engine", number: int) -> list[Any]:
-    """Prompts of all lengths that make one forward pass."""
+    """Prompts of mixed lengths that fill one forward pass."""
     pack: list[Any] = []
     left = plan.pack_tokens
     prompts = [engine.encode(one) for one in abstracts(plan, 512)]

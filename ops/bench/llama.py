@@ -28,7 +28,7 @@ _NAMES = {
 
 
 def start(folder: Path, out: Path) -> Answer:
-    """One by one, since it computes on one thread, where a batch gains nothing."""
+    """One by one: on one thread a batch gains nothing."""
     import llama_cpp
     import numpy as np
 
@@ -88,7 +88,7 @@ def write_gguf(folder: Path, path: Path) -> None:
 
 
 def gguf_name(name: str) -> str:
-    """What llama.cpp calls a tensor that transformers calls ``name``."""
+    """llama.cpp's name for a tensor that transformers calls ``name``."""
     part = name.removesuffix(".weight")
     if not part.startswith("model.layers."):
         return f"{_NAMES[part]}.weight"

@@ -1,4 +1,4 @@
-"""Who takes part in ``abstream bench engine``: each answers abstracts from their text, on one thread.
+"""The contestants of ``abstream bench engine``: each answers abstracts from their text, on one thread.
 
 The engine answers both questions of the task in one pass. ``generate`` and the pipelines write the answers' tokens, as
 their users would have them do. CTranslate2, ONNX Runtime and OpenVINO are given less to do than the engine: the same
@@ -35,7 +35,7 @@ class Peer:
 
     @property
     def lacks(self) -> list[str]:
-        """What would have to be installed."""
+        """The packages that are missing for this peer."""
         return [name for name in self.needs if not find_spec(name)]
 
 
@@ -123,7 +123,7 @@ def ctranslate2(folder: Path, out: Path, *, compute: str) -> Answer:
 
 
 def _fill_in(config: Path) -> None:
-    """CTranslate2 does not read the nulls that its converter writes."""
+    """CTranslate2 cannot read the nulls that its converter writes."""
     values = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"bos_token": "<|endoftext|>", "layer_norm_epsilon": 1e-5}))
 
@@ -238,7 +238,7 @@ def _answer_tokens(encoder: PromptEncoder) -> int:
 
 
 def of_labels(encoder: PromptEncoder, logits: Sequence[float]) -> list[float]:
-    """Of the last question, from the logits of all tokens."""
+    """The label logits of the last question, from the logits of all tokens."""
     return [float(logits[label]) for label in encoder.slots[-1].labels]
 
 

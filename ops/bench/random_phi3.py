@@ -35,7 +35,7 @@ class Form:
 
     @property
     def weights(self) -> dict[str, tuple[int, int]]:
-        """Of one layer: name to rows and columns."""
+        """The weights of one layer: name to rows and columns."""
         return {
             "self_attn.qkv_proj": (3 * self.hidden, self.hidden),
             "self_attn.o_proj": (self.hidden, self.hidden),

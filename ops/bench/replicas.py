@@ -1,4 +1,4 @@
-"""What each further replica of ``abstream work --replicas N`` takes in memory, with an adapter in service.
+"""How much memory each further replica of ``abstream work --replicas N`` takes, with an adapter in service.
 
 The replicas run as an operator starts them, on a Redis of their own, and are looked at when each has answered. What
 several processes map counts for each in part, so that the sum is what the machine has to have (Linux).
@@ -48,14 +48,14 @@ class Held:
 
 
 def measure(model: str, dtype: str, counts: Sequence[int], out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
         model: ``nano``, or ``small`` of random weights.
         dtype: of the weights in service.
         counts: of replicas, more than one of them.
         out: of the random model and of the logs.
-        say: told of each.
+        say: called after each.
 
     Raises:
         AbstreamError: the replicas do not answer.
@@ -80,7 +80,7 @@ def measure(model: str, dtype: str, counts: Sequence[int], out: Path, say: Calla
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown."""
+    """The results as Markdown."""
     yield f"| replicas ({found['model']}, {found['dtype']}) | all together, MiB | private to one | RSS of one |"
     yield "|---|---|---|---|"
     for count, each in found["replicas_mib"].items():
@@ -100,7 +100,7 @@ def memory_of(process: int) -> Held:
 
 @contextmanager
 def replicas(count: int, flags: Sequence[str], out: Path) -> Iterator[list[int]]:
-    """The processes of so many replicas that have all answered, while the block lasts.
+    """The processes of ``count`` replicas that have all answered, while the block lasts.
 
     Raises:
         AbstreamError: they do not.
@@ -150,7 +150,7 @@ def _total(each: Iterable[Held]) -> Held:
 
 
 def _model_flags(model: str, out: Path) -> list[str]:
-    """With an adapter on every linear layer; phi3-nano's own is served without being named."""
+    """The flags of a model with an adapter on every linear layer; phi3-nano's own is served by default."""
     if model == "nano":
         return []
     import torch

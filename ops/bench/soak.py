@@ -1,4 +1,4 @@
-"""Half an hour at a steady load: what grows, and whether the metrics say at its end what really happened.
+"""Half an hour at a steady load: what grows, and whether the metrics agree at the end with what really happened.
 
 Workers as an operator starts them, on a private Redis, with phi3-nano. First is found how much they answer when more
 waits than they can do; then a share of that is published, evenly: both lanes, some of it twice, some of it broken.
@@ -61,7 +61,7 @@ class Load:
 
 @dataclass
 class Sent:
-    """What was added to the lanes, by what must come of it."""
+    """What was added to the lanes, by the outcome each entry must have."""
 
     good: int = 0
     repeated: int = 0
@@ -89,13 +89,13 @@ class Sample:
 
 
 def measure(load: Load, abstracts: Path, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as a value for programs; what missed its target is named in ``missed``.
+    """Run everything, and return the results as plain data; ``missed`` names what missed its target.
 
     Args:
-        load: how much of it.
+        load: how much to measure.
         abstracts: a file of them; they are sent again and again, each time under another id.
         out: of the workers' logs and of ``samples.jsonl``.
-        say: told how far it is.
+        say: called with messages about progress.
 
     Raises:
         AbstreamError: the workers do not start, or answer nothing.
@@ -110,7 +110,7 @@ def measure(load: Load, abstracts: Path, out: Path, say: Callable[[str], None]) 
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown."""
+    """The results as Markdown."""
     yield f"{found['minutes']:g} minutes, {found['workers']} workers, {found['rate']:.0f} entries a second, which is"
     yield f"{found['share']:.0%} of what they can do; {found['entries']} entries, {found['results']} results."
     yield ""
@@ -161,7 +161,7 @@ class Soak:
         }
 
     async def _capacity(self, publisher: Publisher, watch: Watch) -> float:
-        """Answers a second while enough waits, after the first quarter of the time."""
+        """Answers a second under a full backlog, after the first quarter of the time."""
         has_time = within(self._load.measured_seconds)
         begun = counted = 0.0
         warm = within(self._load.measured_seconds / 4)
@@ -190,7 +190,7 @@ class Soak:
             await end([sampling])
 
     async def _publish(self, publisher: Publisher, due: int) -> None:
-        """Of a hundred entries one is broken and one was sent before; a fifth is in the bulk lane."""
+        """Publish ``due`` entries: of a hundred one is broken and one a duplicate; a fifth is in the bulk lane."""
         kinds = Counter(number % 100 for number in range(self._sent.entries, self._sent.entries + due))
         broken, repeated = kinds[99], kinds[49]
         bulk = sum(kinds[kind] for kind in range(0, 100, 5))
@@ -242,7 +242,7 @@ class Soak:
         )
 
     async def _told(self, workers: Workers) -> dict[str, int]:
-        """What ``/metrics`` says, of all workers together."""
+        """What ``/metrics`` reports, summed over all workers."""
         names = ("abstracts_received", "refusals", "duplicates", "redeliveries", "commits_lost", "trimmed_undelivered")
         told = {name: await workers.metric(f"abstream_{name}_total") for name in names}
         told["end_to_end"] = await workers.metric("abstream_end_to_end_seconds_count")
@@ -252,7 +252,7 @@ class Soak:
 def checks(
     sent: Sent, seen: Counter[str], told: Mapping[str, int], samples: Sequence[Sample], load: Load, failed: int
 ) -> dict[str, tuple[float, float]]:
-    """What was found, each beside the most that it may be.
+    """Each measurement beside its upper limit.
 
     Args:
         sent: what was added to the lanes.
@@ -285,6 +285,6 @@ def checks(
 
 
 def growth(values: Sequence[float]) -> float:
-    """Of the last tenth beside the first; medians."""
+    """The growth from the first tenth to the last, by medians."""
     tenth = max(1, len(values) // 10)
     return statistics.median(values[-tenth:]) / statistics.median(values[:tenth]) - 1

@@ -1,4 +1,4 @@
-"""How soon each thing is there, from the start of its process: the client, the command line, a worker's first result.
+"""How long after its process starts each thing is ready: the client, the command line, a worker's first result.
 
 A worker is started as an operator starts it, on a Redis that runs and holds one abstract, with phi3-nano and its own
 adapter. On a GPU the first start probes how many tokens a pass takes, and those that follow remember it.
@@ -37,19 +37,19 @@ LOOK_MS = 500  # whether a worker is still there; a result comes at once
 
 @dataclass(frozen=True)
 class Start:
-    """What one start took; CPU is that of the process until it ended."""
+    """What one start took; CPU is that of the whole process."""
 
     seconds: float
     cpu_seconds: float
 
 
 def measure(given_url: str | None, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
         given_url: of a Redis server; one is started where it is None.
         rounds: starts of each.
-        say: told of each.
+        say: called after each.
 
     Raises:
         Unavailable: there is no Redis.
@@ -75,7 +75,7 @@ def measure(given_url: str | None, rounds: int, say: Callable[[str], None]) -> d
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown: medians."""
+    """The results as Markdown: medians."""
     yield "| what | seconds | target | CPU seconds |"
     yield "|---|---|---|---|"
     for name, one in found["median"].items():
@@ -84,7 +84,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 
 
 def run(arguments: list[str]) -> Start:
-    """From start to end of a Python process.
+    """The time of a Python process from start to end.
 
     Raises:
         AbstreamError: it fails.
@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> Start:
 
 
 def first_result(url: str, cache: Path, *flags: str) -> Start:
-    """From the start of a worker to its first result; ``cache`` is where it remembers, ``flags`` are its own.
+    """The time from a worker's start to its first result; ``cache`` is its cache folder, ``flags`` are its own.
 
     Raises:
         AbstreamError: it ends without.

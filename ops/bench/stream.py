@@ -43,7 +43,7 @@ _spawn = get_context("spawn")
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of one contestant in one round; the microseconds of CPU are those of one message."""
+    """One contestant in one round; CPU microseconds are per message."""
 
     per_second: float
     client_microseconds: float
@@ -51,13 +51,13 @@ class Throughput:
 
     @property
     def cpu_microseconds(self) -> float:
-        """Of both ends together: what counts where the machine has other work too."""
+        """The CPU time of both ends together: what counts on a machine with other work."""
         return self.client_microseconds + self.redis_microseconds
 
 
 @dataclass(frozen=True)
 class Latency:
-    """From just before the XADD of an abstract until a subscriber has its result."""
+    """The time from just before the XADD of an abstract until a subscriber has its result."""
 
     per_second: int
     p50_milliseconds: float
@@ -82,13 +82,13 @@ class Load:
 
 
 def measure(given_url: str | None, load: Load, names: Collection[str], say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
         given_url: of a Redis server; one is started where it is None.
-        load: how much of it.
+        load: how much to measure.
         names: beside whom the worker is measured; FastStream is left out where it is not installed.
-        say: told of each turn.
+        say: called after each turn.
 
     Raises:
         Unavailable: there is no Redis.
@@ -116,7 +116,7 @@ def measure(given_url: str | None, load: Load, names: Collection[str], say: Call
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown; how many times as fast the worker is, and how many times as cheap."""
+    """The results as Markdown, with how many times as fast and as cheap the worker is."""
     yield "| in one process | messages/s | client CPU, µs | Redis CPU, µs | worker: times as fast | times as cheap |"
     yield "|---|---|---|---|---|---|"
     for name, one in found["median"].items():
@@ -154,7 +154,7 @@ def _throughput(redis: Redis, url: str, name: str, entries: int) -> Throughput:
 
 
 def _answer_all(name: str, url: str, lanes: Sequence[tuple[Streams, int]]) -> Throughput:
-    """Answer one lane after the other; what the last took, when imports and caches are warm."""
+    """Answer one lane after the other; return what the last took, with imports and caches warm."""
     _log_as_usual()
     with Redis.from_url(url) as redis:
         for streams, entries in lanes:
@@ -191,7 +191,7 @@ async def _latency(url: str, streams: Streams, load: Load) -> Latency:
 
 
 def _serve(url: str, streams: Streams, make_engine: Callable[[], Engine]) -> None:
-    """``abstream work`` with such an engine."""
+    """``abstream work`` with an instant engine."""
     _log_as_usual()
     asyncio.run(work(url, streams, make_engine(), burst=False))
 
@@ -214,7 +214,7 @@ def _idle(url: str, streams: Streams, seconds: int) -> float:
 
 
 def _alone(function: Callable[..., T], *arguments: Any) -> T:
-    """What ``function`` gives in a process of its own."""
+    """What ``function`` returns in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=_spawn) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -235,7 +235,7 @@ def serving(url: str, streams: Streams, make_engine: Callable[[], Engine] = Fake
 def filled(
     redis: Redis, entries: int = 0, to_fields: Callable[[Event], dict[str, bytes]] = to_fields
 ) -> Iterator[Streams]:
-    """A namespace of its own with so many abstracts to answer, removed at the end."""
+    """A fresh namespace with the given number of abstracts to answer, removed at the end."""
     streams = Streams(f"bench-{uuid4().hex}")
     for lane in LANES:
         redis.xgroup_create(streams.lane(lane), GROUP, id="0", mkstream=True)
@@ -269,7 +269,7 @@ def _median(turns: Sequence[Throughput]) -> Throughput:
 
 
 def _compared(ours: Sequence[Throughput], others: Sequence[Throughput]) -> dict[str, float]:
-    """How many times as fast, and as cheap, the worker is: the medians of the rounds' ratios."""
+    """How many times as fast and as cheap the worker is: medians of the ratios within rounds."""
     pairs = list(zip(ours, others, strict=True))
     return {
         "speed": statistics.median(one.per_second / other.per_second for one, other in pairs),

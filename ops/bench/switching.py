@@ -1,4 +1,4 @@
-"""What a switch of adapters costs while abstracts flow, and that every answer is of the adapter its receipt names.
+"""What a switch of adapters costs while abstracts flow, and whether every answer is of the adapter its receipt names.
 
 Workers as an operator starts them, on a private Redis, with phi3-nano. Abstracts come at a steady rate, and two
 adapters are released by turns. Afterwards each is loaded once more, outside of any worker, and asked everything again.
@@ -89,13 +89,13 @@ class Seen:
 
 
 def measure(load: Load, abstracts: Path, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
-        load: how much of it.
+        load: how much to measure.
         abstracts: a file of them; they are sent again and again, each time under another id.
         out: of the workers' logs.
-        say: told how far it is.
+        say: called with messages about progress.
 
     Raises:
         AbstreamError: a worker does not start, or rejects an adapter.
@@ -126,7 +126,7 @@ def measure(load: Load, abstracts: Path, out: Path, say: Callable[[str], None]) 
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown."""
+    """The results as Markdown."""
     yield "| what | measured |"
     yield "|---|---|"
     for name in ("switches", "abstracts", "lost", "duplicated", "not_of_the_receipts_adapter"):
@@ -144,7 +144,7 @@ def table(found: dict[str, Any]) -> Iterator[str]:
 
 
 def two_adapters(folder: Path) -> list[VerifiedAdapter]:
-    """The one that comes with the model, and one that answers otherwise: its weights, the other way round."""
+    """The adapter that comes with the model, and one that answers differently: the same with its deltas negated."""
     shipped = adapter_folder("auto", MODEL, own_task=False)
     assert shipped
     first = verify(shipped)
@@ -229,7 +229,7 @@ async def _switch(
 
 
 def latency(windows: Sequence[tuple[float, float]], spans: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Of the abstracts that were waited for during a switch, and of the others.
+    """The latency of abstracts in flight during a switch, and of the others.
 
     Args:
         windows: when there was a switch.
@@ -248,7 +248,7 @@ def latency(windows: Sequence[tuple[float, float]], spans: Sequence[tuple[float,
 
 
 def growth(memory: Sequence[int]) -> float:
-    """Of the last ten beside the ten after the first ten, or as many as there are; medians."""
+    """The growth from the second ten to the last ten, or as many as there are, by medians."""
     later = memory[FIRST_SWITCHES:] or memory
     return statistics.median(later[-10:]) / statistics.median(later[:10]) - 1
 
@@ -256,7 +256,7 @@ def growth(memory: Sequence[int]) -> float:
 def _checked(
     seen: Seen, results: Sequence[AbstractClassified], adapters: Sequence[VerifiedAdapter]
 ) -> dict[str, float | int]:
-    """Every answer beside what the adapter of its receipt answers to the same text, and beside what the other does."""
+    """Compare every answer with those of the adapter of its receipt, and of the other one, to the same text."""
     engines = {adapter.digest: _engine(adapter) for adapter in adapters}
     known: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
 
@@ -285,7 +285,7 @@ def _checked(
 
 
 def _distance(one: dict[tuple[str, str], float], other: dict[tuple[str, str], float]) -> float:
-    """The largest difference; a question that only one was asked is as far as can be."""
+    """The largest difference in a probability; the maximum, where only one was asked a question."""
     return max(abs(one[key] - other[key]) for key in one) if one.keys() == other.keys() else 1.0
 
 
@@ -296,7 +296,7 @@ def _engine(adapter: VerifiedAdapter) -> Phi3Engine:
 
 
 def _raw(engine: Phi3Engine, abstract: Abstract) -> dict[str, dict[str, float]]:
-    """Probabilities at temperature 1, of every question, asked or not."""
+    """The uncalibrated probabilities (temperature 1) of every question, asked or not."""
     rows = engine.classify([engine.encode(abstract)]).logits[0]
     questions = engine.model.task.questions
     return {

@@ -36,7 +36,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True)
 class Turn:
-    """What a step of one contestant took for an example in one round."""
+    """What one contestant needed for an example in one round."""
 
     cpu_milliseconds: float
     wall_milliseconds: float
@@ -47,7 +47,7 @@ Step = Callable[[], Turn]
 
 @dataclass(frozen=True)
 class Contestant:
-    """``start`` makes of a run and a batch what takes one step; the base's weights are of ``base``."""
+    """``start`` turns a run and a batch into a function that takes one step; ``base`` is the base's dtype."""
 
     start: Callable[["Run", Sequence["Example"]], Step]
     base: Precision = "float32"
@@ -60,7 +60,7 @@ class Clock:
         self._begun = time.process_time(), time.perf_counter()
 
     def turn(self) -> Turn:
-        """For each example, until now."""
+        """The time per example until now."""
         cpu, wall = (
             now - begun for now, begun in zip((time.process_time(), time.perf_counter()), self._begun, strict=True)
         )
@@ -75,14 +75,14 @@ def measure(
     say: Callable[[str], None],
     place: Callable[[], Executor] = lambda: ProcessPoolExecutor(1, get_context("spawn")),
 ) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
         names: who takes part, of ``CONTESTANTS``.
         model: ``nano`` or ``small``.
         rounds: turns of each.
         out: where a model of random weights is kept.
-        say: told of each turn.
+        say: called after each turn.
         place: where a contestant lives.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def measure(
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown."""
+    """The results as Markdown."""
     yield f"{found['model']}: batches of {found['batch']}, {found['tokens']:.0f} tokens an abstract"
     yield ""
     yield f"| contestant | CPU ms | abstracts/s | {' | '.join(f'{name} ×' for name in OURS)} | peak MiB |"
@@ -133,7 +133,7 @@ def _row(turns: dict[str, list[Turn]], name: str, peak: float) -> dict[str, Any]
 
 
 def _ratio(ours: Sequence[Turn], theirs: Sequence[Turn]) -> float:
-    """Of the CPU time of a round, the median."""
+    """The median ratio of CPU time within a round."""
     return statistics.median(
         their.cpu_milliseconds / our.cpu_milliseconds for our, their in zip(ours, theirs, strict=True)
     )
@@ -143,7 +143,7 @@ _step: Step
 
 
 def _start(name: str, folder: Path) -> float:
-    """In the contestant's own process: load, take a step for the sake of warm caches; tokens of an abstract."""
+    """In the contestant's own process: load, and take a step to warm the caches; returns the tokens of an abstract."""
     global _step
     run, examples = _prepared(folder, CONTESTANTS[name].base)
     _step = CONTESTANTS[name].start(run, examples)
@@ -194,7 +194,7 @@ def trainer(run: "Run", examples: Sequence["Example"], *, bf16: bool) -> Step:
     turns: list[Turn] = []
 
     class Timed(TrainerCallback):
-        """From the batch at hand to the weights learned: what ``Trainer`` does beside steps is not counted."""
+        """Times the step alone, from batch to updated weights: what else ``Trainer`` does is not counted."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.clock = Clock()
@@ -235,7 +235,7 @@ CONTESTANTS = {
 
 
 def _with_labels(run: "Run", one: "Example") -> dict[str, list[int]]:
-    """The prompt's ids, and at each slot the label token that is to come next."""
+    """The prompt's ids, with the right label token as the target at each slot."""
     ids, labels = list(one.tokens.ids), [IGNORED] * (len(one.tokens.ids) + 1)
     for slot, answer in zip(run.encoder.slots, one.answers, strict=True):
         labels[len(ids) + slot.offset + 1] = slot.labels[answer]

@@ -1,4 +1,4 @@
-"""What fine-tuning phi3-nano gives on real abstracts, beside the baselines, and how long it takes.
+"""What fine-tuning phi3-nano achieves on real abstracts, beside the baselines, and how long it takes.
 
 Each set is trained by the very command that users have, and measured on records that neither the adapter nor the
 base model learned from.
@@ -41,7 +41,7 @@ def _cancer(data: Path) -> Iterator[Split]:
 
 
 def _cancer_folds(data: Path) -> Iterator[Split]:
-    """Each record is measured on once, by an adapter that did not learn from it."""
+    """Each record is in the test split once, and measured by an adapter that did not learn from it."""
     [(train, validation)] = _cancer(data)
     rows = [*train, *validation]
     random.Random(FOLDS).shuffle(rows)
@@ -87,7 +87,7 @@ CASES = {
 
 
 def measure(data: Path, sets: Sequence[str], out: Path, flags: Sequence[str]) -> Row:
-    """Every set that is named, as a value for programs; ``flags`` are those of ``abstream train``."""
+    """Run every named set, and return the results as plain data; ``flags`` are those of ``abstream train``."""
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}"
     found = {name: run(CASES[name], data, out / name, flags) for name in sets}
     return {"machine": machine, "flags": flags, "sets": found}
@@ -123,7 +123,7 @@ def _kept(row: Row) -> Row:
 
 
 def _figure(name: str, metrics: Sequence[Row]) -> list[float]:
-    """From what one judge answered in every split."""
+    """The figure of one judge, over its answers in all splits."""
     import numpy as np
 
     from ...training.evaluate import figures
@@ -136,7 +136,7 @@ def _figure(name: str, metrics: Sequence[Row]) -> list[float]:
 
 
 def table(found: dict[str, Row]) -> Iterator[str]:
-    """Lines of Markdown: a row for each case, in per cent with 95 % intervals."""
+    """The results as Markdown: a row for each case, in per cent with 95 % intervals."""
     judges = list(dict.fromkeys(judge for row in found.values() for judge in row["figures"]))
     yield f"| data | figure | trained on | measured on | {' | '.join(judges)} | seconds |"
     yield "|---" * (len(judges) + 5) + "|"

@@ -62,7 +62,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Turn:
-    """What came of one turn; CPU time is what a core that has other work too changes least.
+    """The results of one turn; of all times, other work on the core affects CPU time least.
 
     Attributes:
         cpu_milliseconds: of an abstract, all that the processes do.
@@ -76,7 +76,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Seen:
-    """How far workers are: answers so far, the time, their CPU time, and for how long their engines computed."""
+    """The workers' progress: answers so far, the time, their CPU time, and how long their engines computed."""
 
     answered: int
     at: float
@@ -85,12 +85,12 @@ class Seen:
 
 
 def measure(load: Load, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything, as a value for programs.
+    """Run everything, and return the results as plain data.
 
     Args:
-        load: how much of it.
+        load: how much to measure.
         out: of the workers' logs.
-        say: told of each turn.
+        say: called after each turn.
 
     Raises:
         AbstreamError: a worker does not start, or does not answer.
@@ -115,7 +115,7 @@ def measure(load: Load, out: Path, say: Callable[[str], None]) -> dict[str, Any]
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
-    """Lines of Markdown: medians, and ratios within a round."""
+    """The results as Markdown: medians, and ratios within a round."""
     yield "| what | abstracts/s | CPU ms an abstract | engine waits | memory, MiB |"
     yield "|---|---|---|---|---|"
     for name, one in found["median"].items():
@@ -161,7 +161,7 @@ async def _run(
 
 @contextmanager
 def only_on(cores: list[int]) -> Iterator[None]:
-    """What is started meanwhile may use these cores and no other."""
+    """Confine processes started meanwhile to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -199,7 +199,7 @@ async def _send(redis: Redis, abstracts: int, texts: Sequence[Abstract]) -> None
 
 
 async def _seen(redis: Redis, workers: list[WorkerProcess], wanted: int) -> Seen:
-    """How far the workers are when so many abstracts are answered."""
+    """The workers' progress once the given number of abstracts is answered."""
     has_time = within(PATIENCE_SECONDS)
     while (answered := int(await redis.xlen(STREAMS.predictions))) < wanted:
         if not has_time():
@@ -236,7 +236,7 @@ def _answer_alone(abstracts: int) -> Turn:
 
 
 def own_mib(worker: WorkerProcess) -> int:
-    """Its share of memory: what it shares with others counts for each in part (Linux)."""
+    """Its proportional share of memory (Linux): what processes share is divided among them."""
     lines = Path(f"/proc/{worker.process.pid}/smaps_rollup").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("Pss:"))) // 1024
 

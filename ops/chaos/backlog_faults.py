@@ -1,4 +1,4 @@
-"""What a backlog does that takes minutes to work off: it must not slow itself down, nor hold up what is urgent."""
+"""A backlog that takes minutes to work off must not slow itself down, nor delay what is urgent."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ async def piled_up(scene: Scene) -> str:
 
 @dataclass(frozen=True)
 class _Moment:
-    """How far a backlog is, and what it took so far: CPU seconds of the workers, of Redis, and of this program."""
+    """The progress of a backlog, and its cost so far: CPU seconds of the workers, of Redis, and of this program."""
 
     seconds: float
     answered: int
@@ -55,7 +55,7 @@ class _Moment:
 
 
 class _Drain:
-    """Watches a backlog go, while the block lasts."""
+    """Watches a backlog drain, while the block lasts."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene

@@ -38,7 +38,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Of one node, which tells of the others."""
+        """The URL of one node, which knows the others."""
         return f"redis{MARK}://{_HOST}:{self.nodes[-1].port}"
 
     async def __aenter__(self) -> "Cluster":
@@ -55,7 +55,7 @@ class Cluster:
         await self._stack.aclose()
 
     async def primary_of(self, streams: Streams) -> Server:
-        """The node that has the keys of a shard, as most nodes say: after a change it takes a while until all do."""
+        """The node that has a shard's keys according to most nodes: after a change it takes a while until all agree."""
         slot = key_slot(streams.predictions.encode())
         votes: Counter[int] = Counter()
         for node in self.nodes:
@@ -68,7 +68,7 @@ class Cluster:
         return next(node for node in self.nodes if node.port == port)
 
     async def restart(self, node: Server) -> None:
-        """Start a node that was killed: it follows who took its place. Returns when it has all there is."""
+        """Restart a killed node, which follows the node that took its place; returns when it is in sync."""
         await node.start()
         await _in_time(lambda: _follows(node), "a node that was killed did not come back as a replica")
 
@@ -110,7 +110,7 @@ async def _in_time(condition: Callable[[], Awaitable[bool]], otherwise: str) -> 
 
 
 def free_port_of_node() -> int:
-    """A port that nobody listens on now, nor on that of its bus."""
+    """A port that is free, and whose bus port is free too."""
     while True:
         port = randrange(20_000, 50_000)
         try:

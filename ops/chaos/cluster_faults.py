@@ -12,7 +12,7 @@ _REPLACED_SECONDS = 30
 
 
 async def primary_killed(scene: Scene) -> str:
-    """Each time another; what was killed comes back as a replica of what took its place."""
+    """Kill another primary each time; it comes back as a replica of the node that took its place."""
     longest, unpublished = 0.0, 0
     async with scene.under_load():
         async for _ in scene.moments():
@@ -42,7 +42,7 @@ async def _replaced(scene: Scene, shard: int, victim: Server) -> None:
 
 
 async def _first_result(scene: Scene, shard: int) -> None:
-    """Of a shard; none comes where all were answered."""
+    """Wait for a shard's first result; none comes where all were answered."""
     seen = scene.watch.seen_of_shard[shard]
     await scene.until(lambda: scene.watch.seen_of_shard[shard] > seen or len(scene.watch.seen) >= scene.total)
 

@@ -16,7 +16,7 @@ _KILLING, _HANGING = (crc32(word.encode()) for word in (KILLING_WORD, HANGING_WO
 
 
 class ChaosEngine(FakeEngine):
-    """Answers as the fake engine does, if it lives to answer."""
+    """Answers as the fake engine does, unless a word in the text ends it first."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What publishers do: they send twice, too much, and what is no abstract."""
+"""Faults of publishers: they send twice, too much, and things that are no abstract."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def showered(scene: Scene) -> str:
 
 
 def _bad_entries(scene: Scene) -> Iterator[Fields]:
-    """Every kind of it, mixed."""
+    """Bad entries of every kind, mixed."""
     many = scene.faults
     kinds = [kind for kind in _small() for _ in range(many // 10)]
     large = [_plain(b"x" * MAX_EVENT_BYTES)] * many
@@ -61,7 +61,7 @@ def _plain(abstract: bytes) -> Fields:
 
 
 def _event(**changed: Any) -> Fields:
-    """A sound event but for what is changed; ``...`` leaves a part out."""
+    """A valid event except for the given changes; ``...`` removes a part."""
     whole = {
         "specversion": "1.0",
         "id": "bad",
@@ -97,7 +97,7 @@ def _small() -> Iterator[Fields]:
 
 
 def _longest_milliseconds(slow: list[dict[str, Any]], *commands: bytes) -> float:
-    """Of these commands in the slow log; what is in no log was too short for it."""
+    """The longest of these commands in the slow log, which leaves out short ones."""
     times = (entry["duration"] for entry in slow if entry["command"].split()[0].upper() in commands)
     return max(times, default=0) / 1000
 

@@ -21,13 +21,13 @@ class Ledger:
     hopeless: set[str] = field(default_factory=set)
 
     def accept(self, submissions: Iterable[str]) -> None:
-        """Redis said that it has them."""
+        """Note that Redis confirmed them."""
         now = time.monotonic()
         for submission in submissions:
             self.accepted.setdefault(submission, now)
 
     def forgive(self, since: float) -> int:
-        """What was accepted since then may be lost; how many that is."""
+        """What was accepted since then may be lost; returns how many that is."""
         late = [submission for submission, when in self.accepted.items() if when > since]
         for submission in late:
             del self.accepted[submission]
@@ -41,7 +41,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Found:
-    """What stands in Redis at the end: by submission, how many results of each kind, and what a subscriber saw."""
+    """What Redis holds at the end: by submission, how many results of each kind, and what a subscriber saw."""
 
     predictions: Counter[str]
     refusals: Counter[str]
@@ -52,7 +52,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Audit:
-    """The verdict on a row; all but the first three are to be zero."""
+    """The verdict on a row; all counts but the first three must be zero."""
 
     accepted: int
     answered: int
@@ -67,7 +67,7 @@ class Audit:
     unread: int
 
     def faults(self) -> Iterator[str]:
-        """What is not as it must be, in words."""
+        """The violations, in words."""
         for name in ("lost", "duplicated", "refused_wrongly", "answered_wrongly", "strangers", "unseen"):
             yield from self._fault(name)
         yield from self._fault("pending")

@@ -1,4 +1,4 @@
-"""What happens between Redis and those who use it: replies get lost, or nothing passes for a while."""
+"""Faults of the network between Redis and its clients: replies get lost, or nothing passes for a while."""
 
 import asyncio
 

@@ -59,7 +59,7 @@ class Played:
 
 
 def run(names: Sequence[str], scale: Scale, out: Path) -> bool:
-    """Play the rows of these names, all where there are none; a table and one line of JSON; whether all passed."""
+    """Play the named rows, or all; print a table and one line of JSON; return whether all passed."""
     chosen = [row for row in ROWS if row.name in (names or NAMES)]
     played = asyncio.run(_play_all(chosen, scale, out))
     Console(width=max(120, Console().width)).print(_table(played))
@@ -82,7 +82,7 @@ async def _play_all(rows: Sequence[Row], scale: Scale, out: Path) -> list[Played
 
 
 async def play(row: Row, scale: Scale, folder: Path) -> Played:
-    """Play one row: do what it says, let the workers leave, and count. Their logs are kept in ``folder``."""
+    """Play one row: perform its fault, let the workers leave, and count. Their logs are kept in ``folder``."""
     async with scene(row, scale, folder) as played:
         begun = time.monotonic()
         also = await row.perform(played)
@@ -102,7 +102,7 @@ async def play(row: Row, scale: Scale, folder: Path) -> Played:
 
 
 async def _let_go(played: Scene) -> None:
-    """Let the workers leave, as they are to."""
+    """Ask the workers to leave, and expect each to end with exit code 0."""
     for code in await played.workers.stop():
         played.expect(code == 0, f"a worker left with {code}")
 

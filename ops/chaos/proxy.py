@@ -15,7 +15,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class _Between(ABC):
-    """Stands between clients and a server, and ends with all that passes through it."""
+    """Stands between clients and a server; closing it closes every connection through it."""
 
     _server: asyncio.Server
 
@@ -42,7 +42,7 @@ class _Between(ABC):
 
     @abstractmethod
     async def _serve(self, client: StreamReader, to_client: StreamWriter) -> None:
-        """Pass on what comes, both ways, until either end is closed."""
+        """Forward both ways until either end closes."""
 
 
 class Proxy(_Between):
@@ -63,7 +63,7 @@ class Proxy(_Between):
         self.heal()
 
     def lead_to(self, folder: Path) -> None:
-        """To the server of another folder from now on; connections that are open stay as they are."""
+        """Connect new clients to another folder's server from now on; open connections stay as they are."""
         self._redis_path = folder / "redis.sock"
 
     async def __aenter__(self) -> "Proxy":
@@ -93,7 +93,7 @@ class Proxy(_Between):
             to_redis.close()
 
     async def _pass_on(self, way: str, come: StreamReader, go: StreamWriter) -> None:
-        """Until either end is closed, or a reply is lost."""
+        """Forward until either end closes, or a reply is to be lost."""
         try:
             while data := await come.read(_CHUNK_BYTES):
                 await self._passing[way].wait()
@@ -107,7 +107,7 @@ class Proxy(_Between):
 
 
 class SlowLink(_Between):
-    """A TCP connection on this machine on which everything takes so long, each way.
+    """A local TCP link that delays everything by a fixed time, each way.
 
     Attributes:
         port: where it listens.
@@ -131,7 +131,7 @@ class SlowLink(_Between):
             to_server.close()
 
     async def _pass_on(self, come: StreamReader, go: StreamWriter) -> None:
-        """Until either end is closed. What is under way does not hold up what follows."""
+        """Forward until either end closes; delays overlap, so that earlier data does not hold up later data."""
         loop = asyncio.get_running_loop()
         while data := await come.read(_CHUNK_BYTES):
             loop.call_later(self._seconds, go.write, data)

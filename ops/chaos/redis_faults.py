@@ -1,4 +1,4 @@
-"""What happens to Redis: it dies, is emptied, forgets its scripts, or is full."""
+"""Faults of Redis: it dies, is emptied, forgets its scripts, or is full."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -45,7 +45,7 @@ async def away(scene: Scene) -> str:
 
 
 async def _back(scene: Scene) -> float:
-    """Start Redis again; seconds until the next result."""
+    """Restart Redis; returns the seconds until the next result."""
     await scene.server.start()
     first = await scene.first_result()
     scene.limit(first, _BACK_SECONDS, "seconds to the first result after Redis was back")
@@ -53,7 +53,7 @@ async def _back(scene: Scene) -> float:
 
 
 async def powerless(scene: Scene) -> str:
-    """The machine dies with what Redis had written and the disk not yet: with everysec, a second of it."""
+    """The machine loses power before the disk has what Redis wrote: with everysec, up to a second of it."""
     forgiven, unpublished = 0, 0
     scene.load.most_unanswered = scene.total // 10  # so that something is sent in every second
     async with _meanwhile(scene.server.watch_disk()), scene.under_load():
@@ -88,7 +88,7 @@ async def deleted(scene: Scene) -> str:
 
 
 async def _while_waiting(scene: Scene, fault: Callable[[], Awaitable[None]]) -> str:
-    """Do it each time all is answered and the workers wait for more; then send more."""
+    """Perform the fault each time the workers have answered everything and wait; then send more."""
     submissions, slowest = scene.abstracts(), 0.0
     size = -(-len(submissions) // (scene.faults + 1))
     for start in range(0, len(submissions), size):
@@ -130,7 +130,7 @@ async def scripts_flushed(scene: Scene) -> str:
 
 
 async def full(scene: Scene) -> str:
-    """Much faster published than answered, into less memory than it takes."""
+    """Publish much faster than workers answer, into less memory than that takes."""
     memory: Any = await scene.server.redis.info("memory")
     limit = memory["used_memory"] + scene.total * _ROOM_BYTES
     await scene.server.redis.config_set("maxmemory", limit)

@@ -1,4 +1,4 @@
-"""What happens where Redis has a replica: the primary dies, and the replica takes its place."""
+"""Faults of Redis with a replica: the primary dies, and the replica takes its place."""
 
 import asyncio
 
@@ -37,7 +37,7 @@ async def failed_over(scene: Scene) -> str:
 
 
 async def _replica(scene: Scene) -> Server:
-    """A replica that has all there is, over a slow link."""
+    """A replica in sync, over a slow link."""
     link = await scene.stack.enter_async_context(SlowLink(scene.server.port, LINK_SECONDS / 2))
     replica = await scene.stack.enter_async_context(
         Server(*AOF_EVERYSEC, *replica_options(link.port), port=free_port())

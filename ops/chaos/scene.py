@@ -43,14 +43,14 @@ AOF_EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: all figures of a row are for ``FULL`` abstracts."""
+    """The size of a run: the numbers of a row are for ``FULL`` abstracts."""
 
     abstracts: int
     workers: int
     seed: int
 
     def of(self, full: int) -> int:
-        """As much of ``full`` as there is of the abstracts, and not less than one."""
+        """``full`` scaled to the number of abstracts, at least one."""
         return max(1, round(full * self.abstracts / FULL))
 
 
@@ -130,7 +130,7 @@ class Scene:
 
     @property
     def shards(self) -> list[Shard]:
-        """Where the results are, without a network between."""
+        """The shards that hold the results, reached without the faulty network."""
         return self._connections.shards if self._cluster else [Shard(self.server.redis, self.streams)]
 
     @property
@@ -139,17 +139,17 @@ class Scene:
         return self._proxy
 
     def expect(self, condition: bool, otherwise: str) -> None:
-        """What must be so, besides what the audit finds."""
+        """Require a condition beyond the audit."""
         if not condition:
             self.missed.append(otherwise)
 
     def limit(self, figure: float, most: float, what: str) -> None:
-        """A target of time or memory, which the machine has a part in."""
+        """Require a limit of time or memory, which also depends on the machine."""
         if figure > most:
             self.beyond.append(f"{what}: {figure:.3g}, more than {most:g}")
 
     def expect_no_exits(self) -> None:
-        """The same workers throughout."""
+        """Require that no worker exits."""
         self.expect(not self.workers.exits, f"workers ended with {self.workers.exits}")
 
     @property
@@ -158,7 +158,7 @@ class Scene:
         return self.row.fault.format(faults=self.faults, seconds=f"{self.seconds:g}")
 
     def abstracts(self, length: int = WORDS) -> list[Submission]:
-        """As many good abstracts as the row takes, of so many words."""
+        """The valid abstracts of this row, each of the given number of words."""
         return list(abstracts(self.total, self.random, length))
 
     @asynccontextmanager
@@ -178,7 +178,7 @@ class Scene:
             await end([sending])
 
     async def submit(self, fields: Mapping[str, bytes]) -> None:
-        """Send an entry as it is, one that must be refused; it is known by its entry id."""
+        """Send a raw entry that must be refused; it is known by its entry id."""
         added: Any = await self.server.redis.xadd(self.streams.lane("interactive"), dict(fields.items()))
         self.ledger.offered.add(added.decode())
         self.ledger.hopeless.add(added.decode())
@@ -186,7 +186,7 @@ class Scene:
         self.load.sent += 1
 
     async def all_answered(self) -> None:
-        """Wait until everything accepted is answered and nothing is in hand; whether that is so, the audit says."""
+        """Wait until everything accepted is answered and nothing is pending; the audit says whether that happened."""
         await self.until(lambda: self.ledger.accepted.keys() <= self.watch.seen.keys())
         await until(self._is_settled, within(_SETTLING_SECONDS))
 
@@ -203,7 +203,7 @@ class Scene:
             yield await self.workers.victim()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for it, as long as there are results now and then."""
+        """Wait for a condition, as long as results keep coming."""
         begun = time.monotonic()
         await until(condition, lambda: time.monotonic() - max(begun, self.watch.last_result_at) < STILL_SECONDS)
 
@@ -214,7 +214,7 @@ class Scene:
         return time.monotonic() - begun
 
     async def found(self) -> Found:
-        """What stands in Redis now, and what was seen of it."""
+        """What Redis holds now, and what the subscriber saw."""
         predictions, refusals = [await self._results(output) for output in _RESULTS]
         results = predictions.total() + refusals.total()
         await until(lambda: self.watch.seen.total() >= results, within(_SIGHT_SECONDS))
@@ -227,7 +227,7 @@ class Scene:
         )
 
     async def unsee(self) -> int:
-        """Forget the sight of results that are no longer there, as after a power loss; how many those were."""
+        """Forget having seen results that are gone, as after a power loss; returns how many."""
 
         async def standing() -> set[str]:
             return {event.id for output in _RESULTS for event in await self._events(output)}
@@ -235,11 +235,11 @@ class Scene:
         return await self.watch.unsee(standing)
 
     async def held_by(self, worker: WorkerProcess) -> int:
-        """Entries that it has taken and not answered."""
+        """Entries that a worker has taken and not answered."""
         return (await self._pending())[worker.name]
 
     async def _is_settled(self) -> bool:
-        """Whether no worker has anything to do."""
+        """Whether no worker has any work left."""
         return not (await self._pending() or await self._unread())
 
     async def _results(self, output: Output) -> Counter[str]:
@@ -280,7 +280,7 @@ async def _page(redis: Redis, stream: str, start: str, count: int | None = _PAGE
 
 @dataclass
 class _Place:
-    """Where a row is played: one server, or a cluster.
+    """The setting of a row: one server, or a cluster.
 
     Attributes:
         url: for workers and publisher.
@@ -309,7 +309,7 @@ async def _place(row: Row, random: Random, stack: AsyncExitStack) -> _Place:
 
 @asynccontextmanager
 async def scene(row: Row, scale: Scale, folder: Path) -> AsyncIterator[Scene]:
-    """Everything of a row, running and ready; all of it is gone at the end but the workers' logs in ``folder``."""
+    """Everything a row needs, running and ready; only the workers' logs in ``folder`` remain at the end."""
     random = Random(scale.seed)
     async with AsyncExitStack() as stack:
         place = await _place(row, random, stack)

@@ -56,7 +56,7 @@ class Server:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def lose_power(self, seconds: float) -> float:
-        """Killed, and what it wrote in the last so many seconds is gone; the moment of what is left."""
+        """Kill it and discard what it wrote in the last seconds; returns the moment up to which data is left."""
         self.kill()
         now = time.monotonic()
         when, size = max((noted for noted in self._on_disk if noted[0] <= now - seconds), default=self._on_disk[0])
@@ -69,22 +69,22 @@ class Server:
         return max(self.folder.rglob("*.aof"), key=lambda path: path.stat().st_mtime)
 
     async def has_replica(self) -> bool:
-        """Whether a replica has all there was, and follows."""
+        """Whether a replica is connected and in sync."""
         info: Any = await self.redis.info("replication")
         return bool(info.get("slave0", {}).get("state") == "online")
 
     async def promote(self) -> None:
-        """From a replica to a primary."""
+        """Turn this replica into a primary."""
         await self.redis.replicaof("NO", "ONE")
 
     def kill(self) -> None:
-        """As a crash does: nothing is flushed that was not."""
+        """Kill it as a crash does: nothing more is flushed."""
         self._process.kill()
         self._process.wait()
 
 
 def replica_options(port: int) -> tuple[str, ...]:
-    """Of a server that follows the primary at a port of this machine."""
+    """The options of a replica of the primary at a local port."""
     return "--replicaof", "127.0.0.1", str(port)
 
 

@@ -33,7 +33,7 @@ _WORDS = (
 
 
 def abstracts(count: int, random: Random, length: int = WORDS, kind: str = "abstract") -> Iterator[Submission]:
-    """Submissions of so many words, by default of about 1.7 kB, as a long abstract is; no two are equal."""
+    """Submissions of a given number of words, by default about 1.7 kB like a long abstract; all different."""
     words = _WORDS.split()
     for number in range(count):
         text = " ".join(random.choices(words, k=length))
@@ -87,7 +87,7 @@ class Watch:
         self.slowest_seconds.clear()
 
     async def unsee(self, standing: Callable[[], Awaitable[set[str]]]) -> int:
-        """Forget the sight of results that are no longer there; how many those were.
+        """Forget having seen results that are gone; returns how many.
 
         Args:
             standing: reads the event ids of those that are there.
@@ -128,7 +128,7 @@ class Watch:
 
 
 class Load:
-    """Sends submissions and repeats each until it is accepted; never far ahead of the answers.
+    """Sends submissions, repeats each until it is accepted, and stays close to the answers.
 
     Attributes:
         most_unanswered: how far it goes ahead of the answers.
@@ -185,7 +185,7 @@ class Load:
 
 
 def submission_of(event: Event) -> str:
-    """The id of what an answer answers; of its entry, where that was no abstract, since many may have one id."""
+    """The id of the submission that a result answers; its entry id where that was no abstract: ids may repeat."""
     if isinstance(event, AbstractRefused) and event.data.reason in _OF_THE_SENDER:
         return event.sequence or ""
     return event.causationid or event.sequence or ""

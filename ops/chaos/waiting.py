@@ -1,4 +1,4 @@
-"""Looking again and again until something is so."""
+"""Polling until a condition holds."""
 
 import asyncio
 import time
@@ -17,6 +17,6 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], has_time: Calla
 
 
 def within(seconds: float) -> Callable[[], bool]:
-    """Time, until so many seconds from now have passed."""
+    """A condition that holds until so many seconds from now have passed."""
     deadline = time.monotonic() + seconds
     return lambda: time.monotonic() < deadline

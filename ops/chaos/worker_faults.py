@@ -1,4 +1,4 @@
-"""What happens to workers: they are killed, frozen, stopped, and brought down by what they read."""
+"""Faults of workers: they are killed, frozen, stopped, and brought down by what they read."""
 
 import asyncio
 import time
@@ -59,7 +59,7 @@ async def rolling(scene: Scene) -> str:
 
 
 async def _leave(worker: WorkerProcess) -> float:
-    """Ask it to, and wait until it has; how many seconds that took."""
+    """Ask a worker to leave, and wait until it has; returns how many seconds that took."""
     begun = time.monotonic()
     worker.terminate()
     await worker.process.wait()

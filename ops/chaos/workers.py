@@ -55,7 +55,7 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGTERM)
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum of a counter over its labels, or those that are not given, from ``/metrics``."""
+        """The sum of a counter from ``/metrics``, over the labels that are not given."""
         said = self._said("metrics_served")
         assert said, "a worker that is ready has said where its metrics are"
 
@@ -68,17 +68,17 @@ class WorkerProcess:
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
     def memory_bytes(self) -> int:
-        """What it holds in memory now (Linux)."""
+        """Its memory now (Linux)."""
         pages = (_STATUS / str(self.process.pid) / "statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_seconds(self) -> float:
-        """What it has computed so far (Linux)."""
+        """Its CPU time so far (Linux)."""
         fields = (_STATUS / str(self.process.pid) / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _said(self, event: str) -> dict[str, Any] | None:
-        """The first line of its log that is this event, once it is written to its end."""
+        """The first complete line of its log with this event."""
         if event not in self._events:
             for line in self._log.read_text(errors="replace").splitlines(keepends=True):
                 if f'"{event}"' in line and line.endswith("\n"):
@@ -88,7 +88,7 @@ class WorkerProcess:
 
 
 class Workers:
-    """Keeps so many running.
+    """Keeps a number of workers running.
 
     Attributes:
         exits: the exit codes of those that ended, negative for a signal.
@@ -137,7 +137,7 @@ class Workers:
         return [worker for worker in self._living.values() if worker.is_ready]
 
     async def until_ready(self, count: int = 1) -> list[WorkerProcess]:
-        """Wait for so many to be ready; those that are.
+        """Wait until so many are ready, and return those.
 
         Raises:
             AbstreamError: they do not get there.
