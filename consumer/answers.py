@@ -17,19 +17,19 @@ from ..schemas.streams import REPLAY_FIELD, cause_in
 from .engine.scoring import NOT_FINITE, Scores, score_batch
 from .stages import Answered, Delivery, Inferred, Job, Predicted, Refused
 
-# What the envelopes of all results have in common.
+# The same in the envelopes of all results.
 _SPECVERSION, _TYPE, _CONTENT_TYPE = (
     AbstractClassified.model_fields[name].default for name in ("specversion", "type", "datacontenttype")
 )
 _REPLAY = REPLAY_FIELD.encode()  # as Redis gives it
 _NO_IDENTIFIERS: dict[str, Any] = dict.fromkeys(Identifiers.model_fields)
 
-# The entry itself may be sound: sent again, it may be answered.
+# The entry may be sound, and be answered if it is sent again.
 _RETRYABLE = frozenset({"max_deliveries", "inference_error"})
 
 
 def answer(inferred: Inferred, worker: str) -> list[Answered]:
-    """What is published for each abstract of a batch: its prediction, or that the model failed on it."""
+    """What is published for each abstract of a batch: its prediction, or a refusal if the model failed on it."""
     if inferred.classified is None:
         return [_failed(job, "the model failed on this abstract alone", worker) for job in inferred.batch]
     model, logits = inferred.classified.model, inferred.classified.logits
@@ -41,7 +41,7 @@ def answer(inferred: Inferred, worker: str) -> list[Answered]:
 
 
 class Letterhead:
-    """What the predictions of one batch have in common, made once; their ids begin alike."""
+    """Writes the predictions of one batch. What they have in common is made once; their ids share a beginning."""
 
     def __init__(self, receipt: ModelReceipt, inference_seconds: float, worker: str) -> None:
         self._receipt = Fragment(receipt.model_dump_json())
@@ -57,8 +57,8 @@ class Letterhead:
     def prediction(self, job: Job, scores: Scores) -> Predicted:
         """The answers to one abstract, with the receipt of the model that gave them.
 
-        An ``AbstractClassified``, written from plain values: they are our own, and to make a model of each and
-        validate it took a quarter of a worker's time (ops/bench/RESULTS.md, "Plumbing"). The tests hold that it is one.
+        It is an ``AbstractClassified``, written from plain values: building and validating models of our own values
+        took a quarter of a worker's time (ops/bench/RESULTS.md, "Plumbing"). Tests check that it is valid.
         """
         answers, review = scores
         delivery, event, tokens = job.delivery, job.event, job.tokens
@@ -96,12 +96,12 @@ class Letterhead:
         if event.carried_over:
             said.update(event.carried_over)
         if replay_of := _replay_of(delivery):
-            said["replayof"] = replay_of  # names of CloudEvents attributes are of letters and digits
+            said["replayof"] = replay_of  # names of CloudEvents attributes have only letters and digits
         return Predicted(delivery, orjson.dumps(said), identity(event), answers, review, queued_ms, total_ms)
 
 
 def _identifiers(event: Submission) -> dict[str, Any] | Fragment:
-    """With unknown ones they are written by pydantic: a number may be longer than orjson writes."""
+    """Unknown identifiers are serialized by pydantic, because a number may be longer than orjson supports."""
     sent = event.identifiers
     if sent.keys() <= _NO_IDENTIFIERS.keys():
         return {**_NO_IDENTIFIERS, **sent}
@@ -114,7 +114,7 @@ def _failed(job: Job, why: str, worker: str) -> Refused:
 
 
 def refusal(delivery: Delivery, problem: Malformed, worker: str, event: Submission | None = None) -> Refused:
-    """The refusal of a delivery: why, and the entry as it came, so that it can be mended and sent again."""
+    """The refusal of a delivery: the reason, and the original entry, so that it can be mended and sent again."""
     fields = delivery.fields or {}
     data = Refusal(
         reason=problem.reason,
@@ -126,7 +126,7 @@ def refusal(delivery: Delivery, problem: Malformed, worker: str, event: Submissi
         original=to_original(delivery.stream, delivery.entry_id, fields),
     )
     cause: dict[str, Any] = {} if event else cause_in(fields)
-    # They stand in the original now, and may be of 10 MB: nothing needs them twice.
+    # They are in the original now, and may have 10 MB: do not keep them twice.
     fields.clear()
     delivery = replace(delivery, fields=None)
     refused = AbstractRefused(data=data, **follows(delivery.entry_id, event, worker), **cause)
@@ -134,17 +134,17 @@ def refusal(delivery: Delivery, problem: Malformed, worker: str, event: Submissi
 
 
 def _to_json(refused: AbstractRefused) -> bytes:
-    """As its ``to_json``, without a second copy of an original that may be of 10 MB: pydantic copies what it wrote."""
+    """As its ``to_json``, which would copy an original that may have 10 MB once more."""
     return orjson.dumps(refused.model_dump(mode="json", exclude=refused.absent()))
 
 
 def identity(event: Submission) -> bytes:
-    """Of ``source`` and ``id`` twelve bytes: with 35 million events a day, a false duplicate once in 10^11 years."""
+    """Twelve bytes for ``source`` and ``id``: with 35 million events a day, one false duplicate in 10^11 years."""
     return blake2b(f"{event.source}\0{event.id}".encode(), digest_size=12).digest()
 
 
 def follows(entry_id: str, event: Event | Submission | None, worker: str) -> dict[str, Any]:
-    """The envelope's attributes that tie an answer to what it answers."""
+    """The attributes of an envelope that link an answer to what it answers."""
     own = {
         "id": token_hex(16),
         "source": source_of(worker),
@@ -157,16 +157,16 @@ def follows(entry_id: str, event: Event | Submission | None, worker: str) -> dic
 
 
 def source_of(worker: str) -> str:
-    """The ``source`` of a worker's events."""
+    """The ``source`` of events that a worker publishes."""
     return f"urn:abstream:worker:{worker}"
 
 
 def _replay_of(delivery: Delivery) -> str | None:
-    """The refusal, by its event's id, that an operator answered by sending the entry again."""
+    """The event id of the refusal whose entry was sent again, if this is such an entry."""
     refusal = delivery.fields.get(_REPLAY) if delivery.fields else None
     return refusal.decode(errors="replace") if refusal else None
 
 
 def _since(submitted_ms: int, now_ms: float) -> float:
-    """Milliseconds since Redis made the entry; never negative, though the two clocks may differ."""
+    """Milliseconds since the entry was added; never negative, although the two clocks may differ."""
     return max(0.0, now_ms - submitted_ms)

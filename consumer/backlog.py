@@ -1,4 +1,4 @@
-"""What is not answered yet, asked of Redis at the moment somebody wants to know."""
+"""What is not answered yet, read from Redis on demand."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +16,7 @@ from ..schemas import Lane, Streams
 from ..schemas.streams import GROUP, LANES, Output
 from .scripts import source
 
-# Whoever asks waits, and Redis answers within milliseconds or is as good as away.
+# The caller waits; a Redis that does not answer within milliseconds is as good as away.
 ANSWER_SECONDS = 0.5
 
 READ_BY_GROUPS: tuple[Output, ...] = ("predictions", "refusals")
@@ -24,12 +24,12 @@ READ_BY_GROUPS: tuple[Output, ...] = ("predictions", "refusals")
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What of one lane is not answered.
+    """The unanswered entries of one lane.
 
     Attributes:
         lag: entries that nobody has read; on Redis 6.2 see ``scripts/backlog.lua``.
-        pending: entries in a worker's hands.
-        oldest_age_seconds: since the oldest of both was added, by the clock of Redis; 0 where there is none.
+        pending: entries that a worker holds.
+        oldest_age_seconds: since the oldest of both was added, by the clock of Redis; 0 if there is none.
     """
 
     lag: int
@@ -39,26 +39,26 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of the Redis server: bytes in use, bytes allowed (0: as many as there are), keys it ever threw away for room."""
+    """Memory of the Redis server: bytes in use, bytes allowed (0: no limit), keys evicted since its start."""
 
     used_bytes: int
     most_bytes: int
     evicted_keys: int
 
     def fullness(self) -> tuple[float, int]:
-        """The more, the nearer to its limit, or the larger where there is none."""
+        """A sort key: how near it is to its limit, and its size."""
         return self.used_bytes / self.most_bytes if self.most_bytes else 0.0, self.used_bytes
 
 
 class Broker:
-    """Asks Redis over connections of its own, from any thread, while the worker's are busy or broken."""
+    """Asks Redis over connections of its own, from any thread, even while the worker's are busy or broken."""
 
     def __init__(self, shards: Sequence[tuple[Redis, Streams]]) -> None:
-        """``shards`` are all of the namespace, their clients such as give up after ``ANSWER_SECONDS``."""
+        """``shards`` are all shards of the namespace; their clients should time out after ``ANSWER_SECONDS``."""
         self._shards = [(redis, streams, redis.register_script(source("backlog"))) for redis, streams in shards]
 
     def backlogs(self) -> dict[Lane, Backlog | None]:
-        """Of every lane, of all shards together; None where its group does not exist in one of them.
+        """The backlog of every lane, over all shards; None if its group does not exist in one of them.
 
         Raises:
             redis.exceptions.RedisError: Redis is away, or refuses.
@@ -67,14 +67,14 @@ class Broker:
         return {lane: _together([shard[lane] for shard in shards]) for lane in LANES}
 
     def backlogs_of_shards(self) -> list[dict[Lane, Backlog | None]]:
-        """The same of each shard."""
+        """The same for each shard."""
         found = [script(list(map(streams.lane, LANES)), [GROUP]) for _, streams, script in self._shards]
         return [
             {lane: _backlog(*row) if row else None for lane, row in zip(LANES, rows, strict=True)} for rows in found
         ]
 
     def memory(self) -> Memory:
-        """Of the server; where shards are on several, of the one that has the least room left.
+        """Memory of the server; if there are several, of the one with the least room left.
 
         Raises:
             redis.exceptions.RedisError: as ``backlogs``.
@@ -82,9 +82,9 @@ class Broker:
         return max((_memory(redis) for redis, _, _ in self._shards), key=Memory.fullness)
 
     def behind(self) -> dict[tuple[Output, str], float]:
-        """(output stream, subscriber group) -> seconds between the newest entry and the last it was given.
+        """(output stream, subscriber group) -> seconds between the newest entry and the last that the group read.
 
-        What was trimmed does not count: a group that was given nothing is as far behind as the oldest entry.
+        Trimmed entries do not count: a group that has read nothing is as far behind as the oldest entry.
 
         Raises:
             redis.exceptions.RedisError: as ``backlogs``.
@@ -102,20 +102,20 @@ class Broker:
 
 
 class BacklogGauges(Collector):
-    """The backlog as metrics, read at every scrape; left out while Redis is away."""
+    """The backlog as metrics, read at every scrape and left out while Redis is away."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     def describe(self) -> Iterable[Metric]:
-        """The names alone: registering must not ask Redis."""
+        """The names only, because registering must not ask Redis."""
         return _gauges()
 
     def collect(self) -> Iterator[Metric]:
         try:
             backlogs = self._broker.backlogs()
         except RedisError:
-            return  # ``redis_reconnects_total`` and ``/readyz`` say it; the other metrics are worth having
+            return  # ``redis_reconnects_total`` and ``/readyz`` report it; the other metrics are still useful
         lag, pending, age = gauges = _gauges()
         for lane, backlog in backlogs.items():
             if backlog:
@@ -126,20 +126,20 @@ class BacklogGauges(Collector):
 
 
 class RedisGauges(Collector):
-    """The server's memory, and how far behind subscriber groups are; each left out where Redis does not say it.
+    """The server's memory, and how far behind subscriber groups are; each left out if Redis does not tell.
 
-    A worker may lack the rights to ask, which costs these metrics and nothing else.
+    If a worker lacks the rights to ask, only these metrics are missing.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     def describe(self) -> Iterable[Metric]:
-        """The names alone: registering must not ask Redis."""
+        """The names only, because registering must not ask Redis."""
         return _redis_gauges()
 
     def collect(self) -> Iterator[Metric]:
-        """What a scrape reads."""
+        """Collect the values for a scrape."""
         size, evicted, behind = _redis_gauges()
         with suppress(RedisError):
             memory = self._broker.memory()
@@ -155,14 +155,14 @@ class RedisGauges(Collector):
 
 
 def _memory(redis: Redis) -> Memory:
-    # redis-py types INFO as a string of a whole, which it was before it parsed it.
+    # redis-py types INFO as the string that it was before parsing.
     memory: Any = redis.info("memory")
     stats: Any = redis.info("stats")
     return Memory(memory["used_memory"], memory["maxmemory"], stats["evicted_keys"])
 
 
 def _behind(redis: Redis, key: str) -> Iterator[tuple[str, float]]:
-    """Each group of an output stream, and by how many seconds it is behind."""
+    """Each group of an output stream, and how many seconds it is behind."""
     if redis.type(key) != b"stream":
         return
     stream: Any = redis.xinfo_stream(key)

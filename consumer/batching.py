@@ -1,4 +1,4 @@
-"""Which jobs share a forward pass. Pure: from values to values."""
+"""Which jobs share a forward pass. Pure."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from .stages import Batch, Job
 
 
 def next_batch(first: Sequence[Job], others: Sequence[Job], max_batch_tokens: int) -> Batch:
-    """The batch to compute now, none over ``max_batch_tokens`` with its padding unless it is one abstract alone.
+    """The batch to compute now: at most ``max_batch_tokens``, padding included, unless it is a single abstract.
 
-    Jobs of like length share a batch, but the oldest is always in it, so that none waits for ever; all are of the
-    oldest's engine. What room is left goes to ``others`` that make the batch no wider.
+    Jobs of similar length share a batch. The oldest is always in it, so that none waits for ever, and all have the
+    engine of the oldest. Remaining room goes to ``others`` that are no longer than the longest in the batch.
     """
     oldest = first[0]
     candidates = [job for job in first if job.engine is oldest.engine]
@@ -24,7 +24,7 @@ def next_batch(first: Sequence[Job], others: Sequence[Job], max_batch_tokens: in
 
 
 def taking_turns(jobs: list[Job]) -> list[Job]:
-    """The oldest of every shard, then the second of every one, and so on: none waits for all of another's."""
+    """The oldest job of every shard, then the second of every shard, and so on, so that no shard waits for another."""
     shards: defaultdict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         shards[job.delivery.stream].append(job)

@@ -1,4 +1,4 @@
-"""Each batch is published before the next, but no shard waits for long for another whose Redis is away."""
+"""Batches are published one after the other, but a shard whose Redis is away does not hold up the others for long."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -7,31 +7,31 @@ from typing import Any
 from .stages import Answered
 from .tasks import end
 
-# For a commit that is under way: many times what one takes, and a small part of a fail-over.
+# The longest wait for a commit: many times what one takes, and a small part of a fail-over.
 _WAIT_SECONDS = 0.25
 
 
 class Commits:
-    """Owns the commits that are under way.
+    """Owns the commits in progress.
 
-    There are never many: from a shard that is away nothing new is read, so that what waits is what was in hand.
+    There are never many: nothing new is read from a shard that is away, so only what was in hand waits.
     """
 
     def __init__(self, commit: Callable[[list[Answered]], Coroutine[Any, Any, None]], shards: int) -> None:
         """
         Args:
-            commit: publishes what is of one shard.
-            shards: how many there are; a single one is waited for as long as it takes.
+            commit: publishes answers of one shard.
+            shards: how many there are; a single one is waited for without limit.
         """
         self._commit = commit
         self._alone = shards == 1
         self._late: set[asyncio.Task[None]] = set()
 
     async def make(self, parts: Sequence[list[Answered]]) -> None:
-        """Publish the parts of a batch. Returns when that is done, or where some take long, though it is not.
+        """Publish the parts of a batch. Returns when all are published, or after a short wait for slow ones.
 
         Raises:
-            redis.exceptions.RedisError: what no patience changes, of this batch or of one before.
+            redis.exceptions.RedisError: an error that waiting does not mend, of this batch or of an earlier one.
         """
         if self._alone:
             for part in parts:
@@ -43,9 +43,9 @@ class Commits:
             commit.result()
 
     async def rest(self) -> None:
-        """Return when all is published; raises as ``make``."""
+        """Wait until everything is published; raises as ``make``."""
         await asyncio.gather(*self._late)
 
     async def end(self) -> None:
-        """Break off what is under way."""
+        """Cancel the commits in progress."""
         await end(self._late)

@@ -1,7 +1,7 @@
-"""A histogram that takes a whole batch at once.
+"""A histogram that observes a whole batch at once.
 
-``prometheus_client.Histogram`` takes a lock, twice, for each value: with three values to an abstract, that was more
-than to validate it.
+``prometheus_client.Histogram`` takes a lock twice for each value. With three values for each abstract, that took longer
+than validating the abstract.
 """
 
 from bisect import bisect_right
@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class Distribution(Collector):
-    """How many values fell under each bound. One thread observes; any may collect."""
+    """Counts how many values are under each bound. One thread observes; any thread may collect."""
 
     def __init__(
         self, name: str, what: str, bounds: Sequence[float], registry: CollectorRegistry, *, label: str | None = None
@@ -24,22 +24,22 @@ class Distribution(Collector):
         self._what = what
         self._bounds = bounds
         self._label = label
-        self._under: dict[str, list[int]] = {}  # how many are at most each bound, and how many in all
+        self._under: dict[str, list[int]] = {}  # how many values are at most each bound, and how many there are
         self._sums: dict[str, float] = {}
         if label is None:
-            self.observe([])  # shown from the beginning, as all that has no labels
+            self.observe([])  # metrics without labels are shown from the beginning
         registry.register(self)
 
     def observe(self, values: Sequence[float], of: str = "") -> None:
-        """Add ``values``; ``of`` is the label's value where there is a label."""
+        """Add ``values``; ``of`` is the value of the label, if there is one."""
         ordered = sorted(values)
         added = [*(bisect_right(ordered, bound) for bound in self._bounds), len(ordered)]
-        # A scrape in between sees all of it or nothing.
+        # A concurrent scrape sees either all of the batch or nothing.
         self._under[of] = list(map(add, self._under[of], added)) if of in self._under else added
         self._sums[of] = self._sums.get(of, 0.0) + sum(values)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """What a scrape reads."""
+        """Collect the values for a scrape."""
         family = HistogramMetricFamily(self._name, self._what, labels=[self._label] if self._label else [])
         names = [*map(floatToGoString, self._bounds), "+Inf"]
         for of, total in list(self._sums.items()):

@@ -1,8 +1,8 @@
-"""Whether live abstracts and their answers are still like those that the adapter was validated on.
+"""Whether live abstracts and their answers still resemble those that the adapter was validated on.
 
-Held against each other are the shares of its last answers and of those to its validation abstracts, by the population
-stability index: the sum of (live - expected) * ln(live / expected). What is over 0.1 is commonly called a moderate
-shift, and what is over 0.25 a large one. Of few values chance alone makes as much, so its part is told too.
+The shares among the adapter's last answers are compared with those among its validation answers by the population
+stability index, the sum of (live - expected) * ln(live / expected). Over 0.1 is commonly called a moderate shift, over
+0.25 a large one. With few values chance alone reaches as much, so what chance explains is reported too.
 """
 
 import math
@@ -18,16 +18,16 @@ from prometheus_client.registry import Collector
 from .engine import ServedModel
 from .stages import Answered, Inferred, Predicted
 
-WINDOW = 2_000  # answers that are looked back on: of a busy stream a minute, of a quiet one some days
-FEWEST = 100  # of fewer, nothing is told
+WINDOW = 2_000  # last answers that count: a minute of a busy stream, some days of a quiet one
+FEWEST = 100  # with fewer answers nothing is reported
 _RARELY = NormalDist().inv_cdf(0.999)
-_UNSEEN = 0.5  # a bin is counted as if half an answer more were in it: none in a thousand is not never
+_UNSEEN = 0.5  # is added to every bin, so that none in a thousand does not count as never
 
 _LABELS = ("task", "question", "what")
 
 
 class Recent:
-    """Into which bins the last values fell, beside what was expected. One thread adds; any may ask."""
+    """The bins of the last values, beside the expected ones. One thread adds; any thread may read."""
 
     def __init__(self, expected: Sequence[int], bin_of: Callable[[Any], int], window: int = WINDOW) -> None:
         self._expected = expected
@@ -37,7 +37,7 @@ class Recent:
         self._bins: deque[int] = deque()
 
     def add(self, values: Iterable[str | float]) -> None:
-        """Count them, and no longer the oldest where they are too many."""
+        """Count the values, and drop the oldest beyond the window."""
         numbers = list(map(self._bin_of, values))
         for number in numbers:
             self._counts[number] += 1
@@ -46,15 +46,15 @@ class Recent:
             self._counts[self._bins.popleft()] -= 1
 
     def drift(self) -> tuple[float, float] | None:
-        """The index, and which one chance reaches once in a thousand times; None while little was seen."""
+        """The index, and the one that chance reaches once in a thousand times; None while there are few values."""
         counts = list(self._counts)
         return (stability(self._expected, counts), by_chance(self._expected, counts)) if sum(counts) >= FEWEST else None
 
 
 class Drift(Collector):
-    """Owns the last answers of the live adapter; they are compared at every scrape.
+    """Owns the last answers of the live adapter, which are compared at every scrape.
 
-    Told nothing by adapters of before their manifest had ``expected``.
+    Old adapters whose manifest has no ``expected`` are not compared.
     """
 
     def __init__(self, live: Callable[[], ServedModel]) -> None:
@@ -77,7 +77,7 @@ class Drift(Collector):
                 self._recent[question.name, "confidence"] = Recent(bins.counts, bins.bin_of())
 
     def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
-        """Count a batch; those that the adapter before had in hand at the switch are not the new one's."""
+        """Count a batch, unless it was answered by the previous adapter."""
         if self._live() is not self._model:
             self._begin(self._live())
         if self._recent and inferred.batch[0].engine.model is self._model:
@@ -91,11 +91,11 @@ class Drift(Collector):
                     recent.add(answer["confidence"] for answer in given)
 
     def describe(self) -> Iterable[Metric]:
-        """The names alone."""
+        """The names only."""
         return _families()
 
     def collect(self) -> Iterator[Metric]:
-        """What a scrape reads."""
+        """Collect the values for a scrape."""
         index, chance = _families()
         for (question, what), recent in self._recent.copy().items():
             if drift := recent.drift():
@@ -107,7 +107,7 @@ class Drift(Collector):
 
 
 def stability(expected: Sequence[int], live: Sequence[int]) -> float:
-    """The population stability index of two rows of counts; bins where both have nothing do not count."""
+    """The population stability index of two rows of counts; bins that are empty in both are left out."""
     bins = [(one + _UNSEEN, other + _UNSEEN) for one, other in zip(expected, live, strict=True) if one or other]
     all_expected, all_live = map(sum, zip(*bins, strict=True))
     shares = ((one / all_expected, other / all_live) for one, other in bins)
@@ -115,10 +115,10 @@ def stability(expected: Sequence[int], live: Sequence[int]) -> float:
 
 
 def by_chance(expected: Sequence[int], live: Sequence[int]) -> float:
-    """Which index two samples of one distribution reach once in a thousand times.
+    """The index that two samples of one distribution reach once in a thousand times.
 
-    It is (1 / expected + 1 / live) times a chi-squared number (Yurdakul 2018, "Statistical properties of population
-    stability index"), whose quantile is Wilson and Hilferty's.
+    It is (1 / expected + 1 / live) times a chi-squared variable (Yurdakul 2018, "Statistical properties of population
+    stability index"), whose quantile is approximated as by Wilson and Hilferty.
     """
     freedom = sum(1 for one, other in zip(expected, live, strict=True) if one or other) - 1
     if not freedom:

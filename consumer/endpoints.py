@@ -1,4 +1,4 @@
-"""What a worker says of itself over HTTP: ``/metrics``, ``/healthz``, ``/readyz``."""
+"""The worker's HTTP endpoints: ``/metrics``, ``/healthz`` and ``/readyz``."""
 
 import json
 import sys
@@ -21,10 +21,10 @@ log = structlog.get_logger()
 
 
 class Endpoints(ThreadingHTTPServer):
-    """Answers from threads of its own, so that it answers also where the loop does not."""
+    """Answers from threads of its own, so that it works even if the worker's loop is stuck."""
 
     def __init__(self, port: int, registry: CollectorRegistry, health: Health, broker: Broker) -> None:
-        """Listen on ``port`` of all interfaces; 0 picks a free one, which ``server_port`` tells."""
+        """Listen on ``port`` of all interfaces; 0 picks a free one, which is then in ``server_port``."""
         super().__init__(("", port), Handler)
         self.registry = registry
         self.health = health
@@ -33,7 +33,7 @@ class Endpoints(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """
         Raises:
-            AbstreamError: another program listens there, or this user may not.
+            AbstreamError: the port is taken, or this user may not listen on it.
         """
         try:
             super().server_bind()
@@ -41,11 +41,11 @@ class Endpoints(ThreadingHTTPServer):
             raise AbstreamError(f"--metrics-port {self.server_address[1]}: {error.strerror}: name another") from error
 
     def alive(self) -> str | None:
-        """Why ``/healthz`` fails; None while all is well."""
+        """Why ``/healthz`` fails; None if it does not."""
         return self.health.wedged()
 
     def ready(self) -> dict[str, Check]:
-        """What ``/readyz`` says."""
+        """The checks of ``/readyz``."""
         return readiness(self.health, self.broker)
 
     def start(self) -> None:
@@ -53,18 +53,18 @@ class Endpoints(ThreadingHTTPServer):
         Thread(target=self.serve_forever, name="endpoints", daemon=True).start()
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         self.shutdown()
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Most often a client that did not wait for its answer: a line in the log, no traceback on stderr."""
+        """Usually a client that did not wait for its answer: log a line, and print no traceback."""
         log.warning("endpoint_failed", client=str(client_address), error=repr(sys.exc_info()[1]))
 
 
 class Handler(MetricsHandler):
     server: Endpoints
-    timeout = 10  # seconds for a client to say what it wants
+    timeout = 10  # seconds for a client to send its request
 
     def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
         path = urlsplit(self.path).path
@@ -91,7 +91,7 @@ class Handler(MetricsHandler):
 
 
 def readiness(health: Health, broker: Broker) -> dict[str, Check]:
-    """What must be so before the worker is given work, as it knows and as Redis says now."""
+    """All conditions of readiness: those that the worker knows itself, and the state of Redis and the group now."""
     checks = health.checks()
     try:
         without = [lane for lane, backlog in broker.backlogs().items() if backlog is None]

@@ -1,4 +1,4 @@
-"""A Redis that throws keys away when its memory is short throws whole streams away: said at the start, loudly."""
+"""A warning at the start if Redis may evict keys when its memory is full: it would evict whole streams."""
 
 from contextlib import suppress
 
@@ -12,7 +12,7 @@ log = structlog.get_logger()
 
 
 async def warn_of_eviction(redis: Redis) -> None:
-    """Log an error where this server may evict; nothing where that is not known, as without the right to INFO."""
+    """Log an error if this server may evict keys; nothing if the user may not ask, with INFO, whether it does."""
     with suppress(ResponseError):
         policy = (await redis.info("memory")).get("maxmemory_policy", SOUND)
         if policy != SOUND:

@@ -1,8 +1,8 @@
-"""Whether a worker lives and may be given work: told by its loop, asked by whoever answers for it.
+"""Whether a worker is alive and ready, as reported by its loop.
 
-Liveness is progress, not a process: it is lost when a step of the loop has not come round for long, or a batch does not
-end. Waiting for Redis is progress, since a new process would have to wait as well: of a step that waits for a shard's
-Redis when that is away, and of no other.
+A worker is alive as long as it makes progress: every step of the loop reports within ``STALL_SECONDS``, and every batch
+ends. Waiting for a Redis that is away counts as progress, because a new process would have to wait as well, but only
+for the steps that use this Redis.
 """
 
 import time
@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from ..schemas.events import ModelReceipt
 
-# Thirty blocked reads, or six that run into the client's timeout.
+# Thirty blocking reads, or six that run into the client's timeout.
 STALL_SECONDS = 30
 
 BRING_BACK = "bring Redis back, or the way to it; the worker waits and goes on by itself"
@@ -26,7 +26,7 @@ BRING_BACK = "bring Redis back, or the way to it; the worker waits and goes on b
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must be so before a worker is given work; ``mend`` is for people, where it is not."""
+    """One condition of readiness; if it is not met, ``mend`` tells people what to do."""
 
     ok: bool
     state: str
@@ -35,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class _Beat:
-    """When a step last came round, and the shards whose Redis it may wait for since."""
+    """When a step last reported, and the shards whose Redis it may be waiting for since."""
 
     at: float
     shards: Collection[int]
@@ -43,7 +43,7 @@ class _Beat:
 
 @dataclass(frozen=True, slots=True)
 class _Away:
-    """A Redis that does not answer, or refuses."""
+    """A Redis that does not answer, or that refuses commands."""
 
     since: float
     error: Exception
@@ -56,12 +56,12 @@ class _Away:
 
     @property
     def is_refusal(self) -> bool:
-        """What a server says is of keys and settings; what a connection says is of addresses."""
+        """Messages of a server are about keys and settings, and may be shown; those of a connection name addresses."""
         return isinstance(self.error, ResponseError)
 
 
 class Health:
-    """Owns what is known of one worker's state. Every method may be called from any thread."""
+    """Owns the known state of one worker. Every method may be called from any thread."""
 
     def __init__(self, batch_deadline_seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
         self._batch_deadline_seconds = batch_deadline_seconds
@@ -75,13 +75,13 @@ class Health:
         self._draining = False
 
     def beat(self, step: str, shards: Collection[int] = (0,)) -> None:
-        """This step of the loop came round, be it with nothing, and may now wait for the Redis of these shards."""
+        """A step of the loop makes progress, and may now wait for the Redis of these shards."""
         with self._lock:
             self._beats[step] = _Beat(self._clock(), shards)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """A batch is computed while the block lasts, and the steps before it may wait for that."""
+        """A batch is being computed within the block, and the steps before it may wait for that."""
         with self._lock:
             self._computing_since = self._clock()
         try:
@@ -92,39 +92,39 @@ class Health:
                 self._came_round(self._beats)
 
     def redis_away(self, error: Exception, shard: int | None = 0) -> None:
-        """A call to the Redis of a shard failed and will be repeated; None for that of the control streams."""
+        """A call to the Redis of a shard, or of the control streams if None, failed and will be repeated."""
         with self._lock:
             now = self._clock()
             self._away[shard] = _Away(self._away[shard].since if shard in self._away else now, error)
             self._came_round([step for step, beat in self._beats.items() if shard in beat.shards])
 
     def redis_back(self, shard: int | None = 0) -> None:
-        """A call that had failed was answered."""
+        """A call that had failed was answered at last."""
         with self._lock:
             self._away.pop(shard, None)
 
     def away(self) -> frozenset[int | None]:
-        """The shards whose Redis does not answer, or refuses; None for that of the control streams."""
+        """The shards whose Redis does not answer or refuses; None stands for the control streams."""
         with self._lock:
             return frozenset(self._away)
 
     def serving(self, model: ModelReceipt) -> None:
-        """An engine answered its probe, and serves."""
+        """An engine has answered its probe and is live."""
         with self._lock:
             self._model = model
 
     def ready(self) -> None:
-        """The adapter to begin with is verified and live: the first abstract is read next."""
+        """The initial adapter is verified and live, and reading begins."""
         with self._lock:
             self._adapter_settled = True
 
     def draining(self) -> None:
-        """Nothing more is read. How long the rest may take is for the drain to watch."""
+        """Reading has ended. The drain has a deadline of its own."""
         with self._lock:
             self._draining = True
 
     def wedged(self) -> str | None:
-        """Why the loop counts as wedged; None while it makes progress, and before it begins."""
+        """Why the loop counts as stuck; None while it makes progress, and before it begins."""
         with self._lock:
             now = self._clock()
             if self._draining or not self._beats:
@@ -136,7 +136,7 @@ class Health:
             return f"{step} has not come round for {silent:.0f} s" if silent > STALL_SECONDS else None
 
     def checks(self) -> dict[str, Check]:
-        """What the worker itself knows of its being ready."""
+        """The conditions of readiness that the worker knows itself."""
         with self._lock:
             return {
                 "redis": self._redis(),
@@ -159,7 +159,7 @@ class Health:
         return Check(False, "; ".join(f"{place}{state}" for place, state in sorted(states.items())), mend)
 
     def _place(self, shard: int | None) -> str:
-        """For people; nothing where there is one shard."""
+        """The name of a shard for people; empty if there is only one."""
         if len({shard for beat in self._beats.values() for shard in beat.shards}) < 2:
             return ""
         return "control streams " if shard is None else f"shard {shard} "
@@ -184,17 +184,17 @@ class Health:
 
 
 class HealthGauges(Collector):
-    """What the worker knows of itself as metrics: a loop that is wedged cannot say so, the thread of a scrape can."""
+    """Liveness and readiness as metrics. A scrape has a thread of its own, so it works even if the loop is stuck."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
 
     def describe(self) -> Iterable[Metric]:
-        """The names alone."""
+        """The names only."""
         return _gauges()
 
     def collect(self) -> Iterator[Metric]:
-        """What a scrape reads."""
+        """Collect the values for a scrape."""
         alive, ready = gauges = _gauges()
         alive.add_metric([], self._health.wedged() is None)
         for name, check in self._health.checks().items():

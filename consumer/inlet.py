@@ -1,4 +1,4 @@
-"""One lane of one shard, as a member of the group: everything that is asked of that stream."""
+"""One lane of one shard, as a member of its consumer group: every command on that stream."""
 
 import time
 from asyncio import Lock
@@ -16,16 +16,16 @@ from .clocks import ServerClock
 from .scripts import script
 from .stages import Delivery
 
-LONG_IDLE_MILLISECONDS = 3_600_000  # past every sensible lease: what is handed back may be taken at once
+LONG_IDLE_MILLISECONDS = 3_600_000  # longer than any sensible lease: entries handed back may be taken at once
 
 Entry = tuple[bytes, dict[bytes, bytes] | None, int, tuple[str, ...]]
-"""Its id, its fields, which delivery this is, and the workers it was with."""
+"""An entry's id, its fields, the number of this delivery, and the workers that had it."""
 
 log = structlog.get_logger()
 
 
-class LetGo(NamedTuple):
-    """The oldest entry whose lease ran out, and after how many deliveries."""
+class Expired(NamedTuple):
+    """An entry whose lease expired, and how often it was delivered."""
 
     inlet: "Inlet"
     entry_id: bytes
@@ -36,12 +36,12 @@ class LetGo(NamedTuple):
         return self.deliveries > 1
 
     def age(self) -> tuple[int, ...]:
-        """The older, the smaller."""
+        """The older the entry, the smaller."""
         return tuple(map(int, self.entry_id.split(b"-")))
 
 
 class Inlet:
-    """Owns what this worker holds of the stream: nobody else knows which entries have a lease to renew."""
+    """Owns the set of entries that this worker holds of the stream, whose leases it renews."""
 
     def __init__(
         self, redis: Redis, streams: Streams, lane: Lane, worker: str, shard: int = 0, shards: int = 1
@@ -60,29 +60,29 @@ class Inlet:
         self.stream = streams.lane(lane)
         self.name = f"{lane} of shard {shard}" if shards > 1 else lane  # for people
         self.held: set[str] = set()
-        self.reading = Lock()  # is held while new entries are read
+        self.reading = Lock()  # held while new entries are read
         self._redis = redis
         self._worker = worker
         self._alone = (worker,)
         self._clock = ServerClock()
-        self._look_script = script(redis, "look")
-        self._redate_script = script(redis, "redate")
+        self._oldest_expired_script = script(redis, "oldest_expired")
+        self._restart_leases_script = script(redis, "restart_leases")
         self._reclaim_script = script(redis, "reclaim")
         self._extend_script = script(redis, "extend")
         self._release_script = script(redis, "release")
 
     async def create_group(self) -> None:
-        """Create the stream, and the group from its beginning; nothing happens where they exist."""
+        """Create the stream and its group, which starts at the beginning; existing ones stay as they are."""
         try:
             await self._redis.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
         except ResponseError as error:
-            # A full server makes no group, not even one that is there.
+            # A full server refuses this command, even if the group exists.
             if not str(error).startswith("BUSYGROUP") and not await self._has_group():
                 raise
 
     async def read(self, count: int, block_milliseconds: int | None) -> list[Delivery]:
-        """New entries, at most ``count``; waits where there are none."""
-        # redis-py's own types are the unions of all protocols' keys and replies.
+        """Wait for new entries, and return ``count`` at most."""
+        # redis-py's types are the unions over all protocols.
         keys: dict[Any, Any] = {self.stream: ">"}
         async with self.reading:
             replies: Any = await self._redis.xreadgroup(
@@ -90,23 +90,23 @@ class Inlet:
             )
             return self._hold([(*entry, 1, self._alone) for _, entries in (replies or []) for entry in entries])
 
-    async def oldest_let_go(self, lease_milliseconds: int) -> list[LetGo]:
-        """The oldest entry whose lease ran out, if there is one.
+    async def oldest_expired(self, lease_milliseconds: int) -> list[Expired]:
+        """The oldest entry whose lease expired, if there is one.
 
-        Where the server's clock was set back, every lease begins anew: what a dead worker held would else be kept until
+        If the server's clock was set back, all leases restart. Otherwise entries of a dead worker would be kept until
         the clock is again where it was.
         """
-        now, *found = await self._look_script([self.stream], [GROUP, lease_milliseconds])
+        now, *found = await self._oldest_expired_script([self.stream], [GROUP, lease_milliseconds])
         if (back := self._clock.set_back_by(now)) > lease_milliseconds:
-            leases = await self._redate_script([self.stream], [GROUP])
+            leases = await self._restart_leases_script([self.stream], [GROUP])
             log.warning("server_clock_set_back", stream=self.stream, seconds=round(back / 1000, 1), leases=leases)
-        return [LetGo(self, *found)] if found else []
+        return [Expired(self, *found)] if found else []
 
     async def reclaim(self, lease_milliseconds: int, *limits: int) -> list[Delivery]:
-        """Take over entries whose lease ran out, the oldest first.
+        """Take over entries whose lease expired, the oldest first.
 
         Args:
-            limits: how many at most, of how many bytes about, delivered how often at least and at most.
+            limits: most entries, about how many bytes at most, fewest and most deliveries.
         """
         found = await self._call(self._reclaim_script, lease_milliseconds, *limits)
         return self._hold(
@@ -117,7 +117,7 @@ class Inlet:
         )
 
     async def extend(self) -> list[bytes]:
-        """Renew the lease on what is held, and let go of what is another's by now; returns that."""
+        """Renew the leases of entries held, and drop those that another worker has by now; returns the latter."""
         if not self.held:
             return []
         gone: list[bytes] = await self._call(self._extend_script, *self.held)
@@ -125,10 +125,10 @@ class Inlet:
         return gone
 
     async def release(self, suspects: set[str]) -> int:
-        """Hand back all that is held, so that others need not wait for the lease; how many that was.
+        """Hand back everything held, so that others need not wait for the lease; return how many entries.
 
         Args:
-            suspects: entry ids, of which the delivery counts.
+            suspects: ids of entries whose delivery counts.
         """
         released = 0
         at_fault = self.held & suspects
@@ -161,5 +161,5 @@ class Inlet:
 
 
 def _pairs(flat: list[bytes] | None) -> dict[bytes, bytes] | None:
-    """Field, value, field, value … as a script returns them."""
+    """The fields from a flat list of names and values, as a script returns them."""
     return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else None

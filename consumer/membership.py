@@ -1,7 +1,7 @@
-"""Which shards each worker serves: the workers of a namespace tell that they live, and share the shards out.
+"""Which shards each worker serves: the workers of a namespace send heartbeats and divide the shards among themselves.
 
-It is about economy alone. Any worker may read any shard at any time, since the group gives each entry to one of them
-and the commit publishes it once: while two workers think differently of who is there, nothing is lost or doubled.
+This only saves connections and reads. Any worker may read any shard at any time, because the group gives each entry to
+one worker and the commit publishes it once. While workers disagree about who is alive, nothing is lost or doubled.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from redis.exceptions import RedisError
 
 from ..schemas import Streams
 from .metrics import Metrics
-from .patience import until_available
+from .retrying import until_available
 from .scripts import script
 from .source import Source
 
 BEAT_SECONDS = 1.0
-SILENCE_SECONDS = 5.0  # after which a worker counts as gone: its shards wait for as long, if nobody else has them
+SILENCE_SECONDS = 5.0  # after which a worker counts as gone; shards that it served alone wait for so long
 _LEAVING_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -27,12 +27,12 @@ log = structlog.get_logger()
 def share(place: int, workers: int, shards: int) -> range:
     """The shards that one of ``workers`` serves.
 
-    The shards lie in a row, which is cut into as many equal pieces as there are workers, and everyone serves what its
-    piece touches. So each shard has a worker and each worker a shard, and where the cuts do not fall between shards,
-    neighbours share one and who is free reads it: no shard has less than its part of the whole fleet.
+    The row of shards is cut into as many equal pieces as there are workers, and each worker serves every shard that its
+    piece touches. So each shard has a worker and each worker a shard. If a cut falls within a shard, two neighbours
+    share it, and whoever is free reads it: no shard has less than its part of the fleet.
 
     Args:
-        place: of the worker in the order of their names, from 0.
+        place: of the worker in the order of names, from 0.
         workers: how many there are.
         shards: how many there are.
     """
@@ -41,13 +41,13 @@ def share(place: int, workers: int, shards: int) -> range:
 
 
 class Membership:
-    """One worker's place among the others, told to its source."""
+    """Keeps track of one worker's place among the others, and tells its source which shards to serve."""
 
     def __init__(self, redis: Redis, streams: Streams, name: str, source: Source, metrics: Metrics) -> None:
         """
         Args:
-            redis: of the namespace's control streams.
-            streams: these.
+            redis: client for the namespace's control streams.
+            streams: the control streams.
             name: of the worker.
             source: is told which shards to serve.
             metrics: of the worker.
@@ -62,11 +62,11 @@ class Membership:
         self._beat_script = script(redis, "beat")
 
     async def join(self) -> None:
-        """Be one of them from now on."""
+        """Join the workers of the namespace."""
         self._serve(await self._beat())
 
     async def run(self) -> None:
-        """Go on telling and looking, until cancelled, then sign off. While Redis is away all stays as it was."""
+        """Send heartbeats until cancelled, then sign off. While Redis is away, the shards stay as they were."""
         try:
             while True:
                 await asyncio.sleep(BEAT_SECONDS)
@@ -75,14 +75,14 @@ class Membership:
             await self.sign_off()
 
     async def sign_off(self) -> None:
-        """So that the others take over at once; where Redis is away they do so when they miss this worker."""
+        """Leave, so that the others take over at once. If Redis is away, they do so after ``SILENCE_SECONDS``."""
         try:
             await asyncio.wait_for(self._redis.zrem(self._streams.workers, self._name), _LEAVING_SECONDS)
         except (RedisError, asyncio.TimeoutError) as error:
             log.warning("not_signed_off", error=type(error).__name__)
 
     async def _beat(self) -> list[str]:
-        """The workers that live, this one among them."""
+        """Send a heartbeat; the names of all living workers, including this one."""
         found: Any = await self._beat_script([self._streams.workers], [self._name, int(SILENCE_SECONDS * 1000)])
         return sorted(name.decode() for name in found)
 

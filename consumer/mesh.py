@@ -1,8 +1,9 @@
-"""A silver standard: whether MeSH headings that came with an abstract say what was answered.
+"""A silver standard: whether the MeSH headings that came with an abstract agree with its answer.
 
-People at the National Library of Medicine chose them, who asked another question: a heading of the Neoplasms tree (C04)
-stands for benign tumours too, and where cancer is no more than touched. So agreement is not accuracy; that it falls is
-what tells. No copy of MeSH is kept here: which headings are of that tree is told by their names.
+Indexers of the National Library of Medicine chose the headings with another question in mind: a heading of the
+Neoplasms tree (C04) also stands for benign tumours, and for abstracts that only touch on cancer. So agreement is not
+accuracy, but a falling agreement is a warning. There is no copy of MeSH here: headings of that tree are recognized by
+their names.
 """
 
 import re
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from .stages import Answered, Inferred, Predicted
 
-ANSWERS = ("Cancer", "Non-Cancer")  # of the first question; tasks that ask something else have no such metric
+ANSWERS = ("Cancer", "Non-Cancer")  # to the first question; other tasks have no such metric
 
 _TUMOUR = re.compile(
     r"(?:\w*neoplasms?|carcinoid|\w*carcinoma|leukemia|lymphoma|\w*glioma|\w*cytoma|\w*blastoma|\w*sarcoma|melanoma"
@@ -33,7 +34,7 @@ _ELSEWHERE = re.compile(r"\w*(?:hemat|granul|glauc|trach|xanth|scot|staphyl|athe
 
 
 class MeshAgreement:
-    """Counts answers by what the headings say; an abstract without headings is not counted."""
+    """Counts answers by whether a heading is of the Neoplasms tree; abstracts without headings are not counted."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         what = "Answers to abstracts that came with MeSH headings, by whether one is of the Neoplasms tree"
@@ -52,10 +53,10 @@ class MeshAgreement:
 
 
 def is_neoplasm(heading: str) -> bool:
-    """Whether a heading's name is one of the Neoplasms tree, such as ``Carcinoma, Hepatocellular``.
+    """Whether a heading belongs to the Neoplasms tree by its name, such as ``Carcinoma, Hepatocellular``.
 
-    Its main part, before a comma or qualifier, must be or end in the name of a tumour: not so of ``Antigens, Neoplasm``
-    or ``Neoplasm Staging``.
+    Its main part, before a comma or qualifier, must be or end in the name of a tumour. That excludes
+    ``Antigens, Neoplasm`` and ``Neoplasm Staging``.
     """
     name = heading.strip("* ").partition("/")[0].strip("* ")
     if _PROCESS.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Every metric of the worker, by name. People alert on these names: they change like an API."""
+"""All metrics of the worker. Alerts and dashboards depend on the names, so they are an interface."""
 
 from collections import Counter as Tally
 from collections import defaultdict
@@ -25,14 +25,14 @@ ABSTRACTS = tuple(2**power for power in range(10))
 TOKENS = tuple(2**power for power in range(6, 18))
 SwitchResult = Literal["activated", "unchanged", "rejected"]
 SwitchPhase = Literal["fetch", "load", "probe", "switch"]
-_PUBLISHED = Outcome.PUBLISHED  # to look up a member of an enumeration takes longer than to compare it
+_PUBLISHED = Outcome.PUBLISHED  # looking up a member of an enumeration takes longer than comparing it
 SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 class Metrics:
-    """The worker's instruments, in a registry of their own, so that two workers in one process do not collide.
+    """The worker's metrics, in a registry of their own, so that two workers in one process do not collide.
 
-    Told what happened, they count it and pass on to ``health`` what bears on that.
+    What concerns liveness and readiness is passed on to ``health``.
     """
 
     def __init__(self, version: str, health: Health | None = None) -> None:
@@ -79,7 +79,7 @@ class Metrics:
         Info("abstream_build", "This program", registry=self.registry).info({"version": version})
 
     def _begin_at_zero(self) -> None:
-        """A series that begins with its first event hides it: Prometheus counts what is added to the first value."""
+        """Create all series with the value 0. Otherwise Prometheus would miss the first event of each."""
         for reason in get_args(RefusalReason):
             self._refusals.labels(reason)
         for lane in LANES:
@@ -109,12 +109,12 @@ class Metrics:
         self._predicted([entry for entry in published if isinstance(entry, Predicted)])
 
     def lost(self, lane: Lane, entries: int) -> None:
-        """Somebody removed entries that no worker had read; one refusal says so."""
+        """Entries were removed before any worker read them; one refusal reports it."""
         self._trimmed_undelivered.labels(lane).inc(entries)
         self._refusals.labels("trimmed").inc()
 
     def _predicted(self, predictions: Sequence[Predicted]) -> None:
-        """All of a batch in one go: a call for each value would cost as much as to validate the abstracts."""
+        """Count a whole batch at once: a call for each value would cost as much as validating the abstracts."""
         given: dict[str, list[Scored]] = defaultdict(list)
         for prediction in predictions:
             for question, answer in prediction.answers.items():
@@ -128,7 +128,7 @@ class Metrics:
         self._end_to_end_seconds.observe([prediction.total_ms / 1000 for prediction in predictions])
 
     def redis_away(self, error: Exception, shard: int | None = None) -> None:
-        """``shard`` is None for the control streams."""
+        """A call to Redis failed; ``shard`` is None for the control streams."""
         self._reconnects.inc()
         self.health.redis_away(error, shard)
 
@@ -136,18 +136,18 @@ class Metrics:
         self.health.redis_back(shard)
 
     def of_shard(self, number: int) -> "ShardMetrics":
-        """Who is told how the Redis of a shard is."""
+        """An observer for calls to the Redis of a shard."""
         return ShardMetrics(self, number)
 
     def switched(self, result: SwitchResult) -> None:
         self._switches.labels(result).inc()
 
     def switching(self, phase: SwitchPhase) -> AbstractContextManager[object]:
-        """Times a step to another adapter, also one that fails."""
+        """Time a phase of an adapter switch, even if it fails."""
         return self._switch_seconds.labels(phase).time()
 
     def serving(self, model: ServedModel) -> None:
-        """From now on; the answers that it may give begin at zero, those of a new task too."""
+        """A model is live; the counters of all its possible answers begin at zero."""
         receipt = model.receipt
         self.health.serving(receipt)
         for question in model.task.questions:
@@ -163,7 +163,7 @@ class Metrics:
 
 
 class ShardMetrics(NamedTuple):
-    """Passes on how the Redis of one shard is."""
+    """Passes on whether the Redis of one shard answers."""
 
     metrics: Metrics
     shard: int
@@ -176,17 +176,17 @@ class ShardMetrics(NamedTuple):
 
 
 class GpuMemory(Collector):
-    """The memory of the GPU, read at every scrape; left out where there is none."""
+    """The memory of the GPU, read at every scrape; left out if there is none."""
 
     def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
         self._read = read
 
     def describe(self) -> Iterable[Metric]:
-        """The name alone."""
+        """The name only."""
         return [_gpu_memory()]
 
     def collect(self) -> Iterator[Metric]:
-        """What a scrape reads."""
+        """Collect the values for a scrape."""
         if memory := self._read():
             gauge = _gpu_memory()
             for kind, size in memory.items():

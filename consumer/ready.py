@@ -1,6 +1,6 @@
-"""Jobs that stand ready for the engine, by lane. A batch is made when the engine is free, and not before.
+"""Jobs that are ready for the engine, by lane. A batch is formed only when the engine is free.
 
-So an interactive abstract waits for the batch at work and for no other: bulk work stands back, whatever is queued.
+So an interactive abstract waits for the batch at work and for no other, however much bulk work is queued.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from .stages import Batch, Job
 
 
 class Ready:
-    """Owns what was tokenized and is not yet computed. Holds about one batch a lane: the rest waits in Redis."""
+    """Owns the jobs that were tokenized and not yet computed: about one batch of each lane; the rest waits in Redis."""
 
     def __init__(self, max_batch_tokens: int) -> None:
         self._max_batch_tokens = max_batch_tokens
@@ -25,13 +25,13 @@ class Ready:
         self._left = False
 
     async def put(self, lane: Lane, jobs: Sequence[Job]) -> None:
-        """Add jobs, and return when there is room for more of this lane."""
+        """Add jobs, and return as soon as there is room for more of this lane."""
         self._jobs[lane] = taking_turns([*self._jobs[lane], *jobs])
         self._changed.set()
         await self._until(lambda: self._left or self._has_room(lane))
 
     async def next(self) -> Batch | None:
-        """The next batch, interactive first; None when closed and empty, or left."""
+        """The next batch, interactive first; None if closed and empty, or after ``leave``."""
         self._at_work = False
         if not any(self._jobs.values()):
             self._engine_waits = True
@@ -50,29 +50,29 @@ class Ready:
         return batch
 
     async def idle(self) -> None:
-        """Return when the engine waits for jobs, and none stands here."""
+        """Return when the engine is waiting for jobs and none is ready."""
         await self._until(lambda: self._engine_waits and not any(self._jobs.values()))
 
     def busy(self) -> bool:
-        """Whether a batch is at work, or will be at once. Any thread may ask."""
+        """Whether a batch is being computed or will be at once. May be called from any thread."""
         return self._at_work or any(self._jobs.values())
 
     def stands(self, lane: Lane) -> int:
-        """How many jobs of a lane stand here."""
+        """How many jobs of a lane are ready."""
         return len(self._jobs[lane])
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """No more jobs will be added."""
         self._closed = True
         self._changed.set()
 
     def leave(self) -> None:
-        """Give out no more: what stands here is to be handed back."""
+        """Give out no further batch: the jobs here are to be handed back."""
         self._left = True
         self.close()
 
     def _has_room(self, lane: Lane) -> bool:
-        """Bulk work may use what interactive work leaves free, not the other way round."""
+        """Bulk work may use the room that interactive work leaves free, but not the other way round."""
         lanes: Sequence[Lane] = LANES if lane == "bulk" else (lane,)
         waiting = sum(len(job.tokens.ids) for one in lanes for job in self._jobs[one])
         return waiting < self._max_batch_tokens

@@ -30,9 +30,9 @@ from .upkeep import Upkeep
 from .worker import PROBE, Observer, Stuck, Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_HAND_BACK_SECONDS = 1.0  # of the drain, for what is not finished; of a short one half
-_AWAY_SECONDS = 3.0  # for a Redis that is away, to take what is in hand: as long as a restart or a fail-over takes
-_LOOK_SECONDS = 0.1  # between two looks whether it is
+_HAND_BACK_SECONDS = 1.0  # of the drain is kept for handing back what is not finished; half of a short drain
+_AWAY_SECONDS = 3.0  # that a Redis that is away has to come back: about as long as a restart or a fail-over
+_LOOK_SECONDS = 0.1  # between two checks of that
 
 log = structlog.get_logger()
 
@@ -49,31 +49,31 @@ async def serve(
 ) -> None:
     """Run one worker until SIGTERM or SIGINT, or with ``burst`` until nothing is left to read.
 
-    The first signal stops reading and finishes the batch at work; all else in hand is given back, to be taken by
-    others at once, and so is that batch if ``drain_seconds`` do not suffice. Where Redis is away for long, and at a
-    second signal, which ends the process at once, it is left, to be taken over when its lease ends. The caller must
-    end the process by ``os._exit``, or Python waits for the batch that was given back.
+    The first signal stops reading and finishes the batch at work. Everything else in hand is handed back, so that
+    other workers can take it at once, and so is that batch if it takes longer than ``drain_seconds``. If Redis stays
+    away, or after a second signal, which ends the process at once, other workers take it over when its lease expires.
+    The caller must end the process by ``os._exit``, or Python waits for the batch that was handed back.
 
     Args:
-        control: has the streams of adapters and the fleet; where there is one shard, it is that.
-        shards: of the namespace, all of them.
+        control: the shard with the adapter and fleet streams; with one shard, that shard.
+        shards: all shards of the namespace.
         config: of this worker.
-        load_engine: makes the engine that serves an adapter; for None the one to begin with.
+        load_engine: makes the engine that serves an adapter, or for None the initial engine.
         metrics: of this worker.
-        follow: switch to the adapters that are announced, before anything is read to the newest.
-        observers: are told of each batch that was answered.
+        follow: switch to announced adapters; to the newest one before anything is read.
+        observers: called with every answered batch.
 
     Raises:
         redis.exceptions.ConnectionError: Redis is out of reach at the start. Later, the worker waits for it.
-        ModelUnusable, AdapterRefused, Unavailable: there is nothing to serve with.
-        Stuck: to tokenize or to compute a few does not come to its end.
+        ModelUnusable, AdapterRefused, Unavailable: no engine could be loaded.
+        Stuck: tokenizing or computing hangs.
     """
     source = Source(inlets(shards, config.name), config, metrics)
     await source.create_groups()
     for shard in shards:
         await warn_of_eviction(shard.redis)
     sink = Sink([Outlet(*shard, metrics.of_shard(number)) for number, shard in enumerate(shards)])
-    # No name for the engine here: it is the worker's, and goes at the first switch.
+    # The engine gets no name here: the worker owns it, and drops it at the first switch.
     worker = Worker(config, source, await _answering(load_engine, metrics), sink, metrics)
     registry = Registry(worker, Watch(*control, metrics), Fleet(*control, metrics), load_engine)
     if follow:
@@ -91,7 +91,7 @@ async def serve(
 
 
 async def _answering(load_engine: Callable[[VerifiedAdapter | None], Engine], metrics: Metrics) -> Engine:
-    """The engine to begin with; nothing is read before it has answered."""
+    """The initial engine, after it has answered a probe."""
     engine = await asyncio.to_thread(load_engine, None)
     await asyncio.to_thread(engine.classify, [engine.encode(PROBE)])
     metrics.serving(engine.model)
@@ -99,21 +99,21 @@ async def _answering(load_engine: Callable[[VerifiedAdapter | None], Engine], me
 
 
 def _spare_the_collector() -> None:
-    """What was loaded lives as long as the process: no collection looks at it again."""
+    """What was loaded lives as long as the process, so the garbage collector need not look at it again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000)  # by default it looks every thirty abstracts, which is 4 µs each, and finds nothing
+    gc.set_threshold(20_000)  # by default it runs every thirty abstracts, which costs 4 µs each, and finds nothing
 
 
 def _comparisons(worker: Worker) -> list[Observer]:
-    """Of its answers with what was expected of them, and with the headings that came along."""
+    """Compare answers with those of the adapter's validation, and with the MeSH headings that came along."""
     drift, headings = Drift(lambda: worker.engine.model), MeshAgreement(worker.metrics.registry)
     worker.metrics.registry.register(drift)
     return [drift.observe, headings.observe]
 
 
 async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain_seconds: float) -> None:
-    """Return when the work has ended, or was ended; where what runs beside it fails, the rest is finished first."""
+    """Return when the work has ended or was stopped; if a task beside it fails, what is in hand is finished first."""
     stopping = asyncio.Event()
     hand_back_seconds = min(_HAND_BACK_SECONDS, drain_seconds / 2)
 
@@ -147,9 +147,10 @@ async def _until_drained(worker: Worker, beside: list[asyncio.Task[None]], drain
 
 
 async def _finish(worker: Worker, work: asyncio.Task[None], seconds: float) -> None:
-    """Wait for what is in hand, so long at most, and not for long where all that it waits for is Redis.
+    """Wait until what is in hand is finished, for ``seconds`` at most, or ``_AWAY_SECONDS`` if only Redis is awaited.
 
-    A Redis that has gone without a word is known to be away only after the client's timeout of some seconds.
+    A Redis that has stopped answering counts as away only after the client's timeout of five seconds. So the worker's
+    own work counts here as well.
     """
     now = time.monotonic()
     until, progress = now + seconds, now
@@ -162,14 +163,14 @@ async def _finish(worker: Worker, work: asyncio.Task[None], seconds: float) -> N
 
 @contextmanager
 def _at_signal(leave: Callable[[], None]) -> Iterator[None]:
-    """While the block lasts, the first signal calls ``leave`` and the second one ends the process."""
+    """Within the block, the first signal calls ``leave`` and the second one ends the process."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def asked() -> None:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)  # Python's own for SIGINT would wait for what still computes
+            signal.signal(number, signal.SIG_DFL)  # Python's handler of SIGINT would wait for the compute thread
         leave()
 
     for number in _SIGNALS:
@@ -187,4 +188,4 @@ async def _hand_back(source: Source, suspects: Sequence[Delivery], seconds: floa
         if released := await asyncio.wait_for(source.release(suspects), seconds):
             log.warning("entries_released", entries=released)
     except (RedisError, asyncio.TimeoutError) as error:
-        log.warning("entries_not_released", error=type(error).__name__)  # their lease will run out
+        log.warning("entries_not_released", error=type(error).__name__)  # their lease will expire

@@ -1,4 +1,4 @@
-"""A shard as a worker sees it: its streams, and a client of the server that has them."""
+"""A shard as a worker sees it: its streams, and a client of the server that holds them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from .inlet import Inlet
 
 
 class Shard(NamedTuple):
-    """``redis`` repeats no command by itself."""
+    """``redis`` is a client that never repeats a command by itself."""
 
     redis: Redis
     streams: Streams

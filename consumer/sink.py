@@ -1,4 +1,4 @@
-"""The one way out: acknowledge and publish, in one script, once."""
+"""The only way out of a worker: acknowledge and publish in one script."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from ..schemas import Streams
 from ..schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP, LANES
 from ..schemas.wire import ARGUMENT, Packed
-from .patience import Observer, until_available
+from .retrying import Observer, until_available
 from .scripts import script
 from .stages import Answered, Outcome, Predicted
 
@@ -22,10 +22,10 @@ _OUTCOMES = tuple(Outcome)  # by the number that commit.lua returns
 
 
 class Sink:
-    """Publishes results and refusals. Stateless: everything it must know is in Redis."""
+    """Publishes results and refusals. Stateless: everything it has to know is in Redis."""
 
     def __init__(self, outlets: Sequence["Outlet"]) -> None:
-        """``outlets`` are those of all shards."""
+        """``outlets`` has one for each shard."""
         self._outlets = outlets
         self._by_stream = {outlet.streams.lane(lane): outlet for outlet in outlets for lane in LANES}
 
@@ -35,7 +35,7 @@ class Sink:
         return len(self._outlets)
 
     def parts(self, answered: list[Answered]) -> list[list[Answered]]:
-        """What goes out of one shard together."""
+        """The answers grouped by shard."""
         if len(self._outlets) == 1:
             return [answered]
         parts: defaultdict[Outlet, list[Answered]] = defaultdict(list)
@@ -44,12 +44,12 @@ class Sink:
         return list(parts.values())
 
     async def commit(self, part: Sequence[Answered]) -> list[Outcome]:
-        """Acknowledge and publish what is of one shard."""
+        """Acknowledge and publish answers of one shard."""
         return await self._by_stream[part[0].delivery.stream].commit(part) if part else []
 
 
 class Outlet:
-    """The way out of one shard."""
+    """Publishes to one shard."""
 
     def __init__(self, redis: Redis, streams: Streams, observer: Observer) -> None:
         self.streams = streams
@@ -57,7 +57,7 @@ class Outlet:
         self._commit_script = script(redis, "commit")
 
     async def commit(self, answered: Sequence[Answered]) -> list[Outcome]:
-        """What became of each. Repeating it after a lost reply changes nothing: the first time won."""
+        """Publish answers and return the outcome of each. Repeating it after a lost reply is safe: the first wins."""
         lanes = [self.streams.lane(lane) for lane in LANES]
         keys = [*lanes, self.streams.predictions, self.streams.refusals, *self.streams.seen(time.time())]
         # redis-py's own types do not know of ``Packed``.
@@ -67,7 +67,7 @@ class Outlet:
 
 
 def _packed(answered: Sequence[Answered]) -> Packed:
-    """Of each entry what commit.lua wants: lane, entry id, output, identity, event."""
+    """The arguments of commit.lua for each entry: lane, entry id, output, identity, event."""
     parts: list[bytes] = []
     for entry in answered:
         lane, entry_id = _LANE_KEYS[entry.delivery.lane], entry.delivery.entry_id.encode()

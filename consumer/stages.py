@@ -1,7 +1,7 @@
 """What an abstract becomes on its way through a worker: Delivery, Job, Batch, Inferred, Answered, Outcome.
 
-Nobody changes one of these. What there is of every abstract is not frozen all the same, since a frozen dataclass takes
-four times as long to make; a named tuple takes longer to make, and to read.
+All of these are treated as immutable. Those that exist once for each abstract are not frozen, because a frozen
+dataclass takes four times as long to create; a named tuple is slower to create and to read, too.
 """
 
 import re
@@ -15,7 +15,7 @@ from ..schemas.events import Review
 from .engine import Classified, Engine, Tokens
 from .engine.scoring import Scored
 
-_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-")  # by W3C; a sender may write anything there
+_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-")  # as the W3C defines it; senders may write anything
 
 
 @dataclass(slots=True, eq=False)
@@ -23,12 +23,12 @@ class Delivery:
     """One stream entry in this worker's hands.
 
     Attributes:
-        fields: None where the entry was trimmed away before it was answered.
-        attempt: 1 for the first delivery, as the broker counts.
-        consumers: the workers it was with, this one last.
-        read_ms: Unix time in milliseconds when it was read.
+        fields: None if the entry was trimmed before it was answered.
+        attempt: the number of this delivery, from 1.
+        consumers: the workers that had it, this one last.
+        read_ms: when it was read, as Unix time in milliseconds.
         size_bytes: of ``fields``.
-        stream: where the entry is, which tells its shard as well as its lane.
+        stream: the key of its stream, which implies its shard and its lane.
     """
 
     lane: Lane
@@ -42,7 +42,7 @@ class Delivery:
 
 
 def take(deliveries: list[Delivery], most_bytes: int) -> list[Delivery]:
-    """Take out the first few, up to the one with which they are ``most_bytes``: nobody else holds on to them then."""
+    """Remove and return the first few, until they have ``most_bytes`` together."""
     size = count = 0
     while count < len(deliveries) and size < most_bytes:
         size += deliveries[count].size_bytes
@@ -54,7 +54,7 @@ def take(deliveries: list[Delivery], most_bytes: int) -> list[Delivery]:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A delivery that was validated, and tokenized by the engine that will answer it."""
+    """A validated delivery, tokenized by the engine that will answer it."""
 
     delivery: Delivery
     event: Submission
@@ -67,7 +67,7 @@ Batch = list[Job]
 
 
 def traces(batch: Batch) -> dict[str, list[str]]:
-    """As a field of a log line, the ids of the traces that the abstracts came in; none where there are none."""
+    """A field for a log line with the ids of the traces that the abstracts belong to; empty if there are none."""
     parents = [job.event.carried_over.get("traceparent") for job in batch if job.event.carried_over]
     carried = [_TRACEPARENT.match(parent) for parent in parents if parent]
     found = {match[1] for match in carried if match}
@@ -76,9 +76,12 @@ def traces(batch: Batch) -> dict[str, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """A batch after its forward pass, which ended at a Unix time in milliseconds.
+    """A batch after its forward pass.
 
-    ``classified`` is None where the engine, otherwise sound, fails on it.
+    Attributes:
+        classified: None if the engine fails on this batch and on no other.
+        seconds: how long the pass took.
+        ended_ms: when it ended, as Unix time in milliseconds.
     """
 
     batch: Batch
@@ -92,9 +95,10 @@ class Predicted:
     """A delivery and its result.
 
     Attributes:
-        event: what is to be published, as JSON; once for its ``identity``.
-        answers: what it says, by question.
-        queued_ms: as in the event, and so is ``total_ms``.
+        event: the event to publish, as JSON.
+        identity: of the submission, which gets one result.
+        answers: the answers in the event, by question.
+        queued_ms: as in the event, like ``total_ms``.
     """
 
     delivery: Delivery
@@ -108,7 +112,7 @@ class Predicted:
 
 @dataclass(slots=True, eq=False)
 class Refused:
-    """A delivery and why it is set aside; not published where its ``identity``, if it has one, was answered."""
+    """A delivery and why it is set aside; not published if its ``identity``, if it has one, was answered before."""
 
     delivery: Delivery
     event: bytes
@@ -120,7 +124,7 @@ Answered = Predicted | Refused
 
 
 class Outcome(IntEnum):
-    """What became of an answer in Redis; the numbers are those of ``commit.lua``."""
+    """What happened to an answer in Redis; the numbers are those of ``commit.lua``."""
 
     LOST = 0  # another worker was first: nothing was changed
     PUBLISHED = 1

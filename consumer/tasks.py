@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""Cancelling tasks reliably."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _AGAIN_SECONDS = 0.05
 
 
 async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel every task until it has ended; their results and errors are left to who wants them.
+    """Cancel every task until it has ended; the caller may still ask for results and errors.
 
     One cancellation may not be enough: before Python 3.12 ``asyncio.wait_for``, which redis-py sends every command
     with, swallows one that arrives just when it is done (https://github.com/python/cpython/issues/86296).

@@ -1,7 +1,7 @@
-"""What became of abstracts that came as part of a trace, as OpenTelemetry spans.
+"""OpenTelemetry spans for abstracts that arrived as part of a trace.
 
-They are made when the answers are published, with the times at which it happened: to trace costs nothing before that,
-and a span that would have no end is never begun. Importing this module imports OpenTelemetry.
+They are created when the answers are published, with the times at which things happened. So tracing costs nothing
+before that, and no span is left without an end. Importing this module imports OpenTelemetry.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Spans:
-    """A span for each abstract, from its read to its answer, and one for the forward pass that it shared."""
+    """Creates a span for each abstract, from its read to its answer, and one for its batch's forward pass."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        """``provider`` is the program's own where None."""
+        """``provider`` is the program's global one if None."""
         self._tracer = get_tracer("abstream", tracer_provider=provider)
 
     def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
-        """Tell of a batch that was published; of what is in no trace, or in one that is not sampled, nothing."""
+        """Record a batch that was published; abstracts without a trace, or whose trace is not sampled, are left out."""
         parents = [_parent(job.event) for job in inferred.batch]
         if any(parents):
             forward_pass = self._forward_pass(inferred)
@@ -79,7 +79,7 @@ class Spans:
 
 
 def _parent(event: Submission) -> Context | None:
-    """Where the abstract's trace stood when it was published; None where there is none, or nobody looks at it."""
+    """The span in which the abstract was published; None if there is none, or if it is not sampled."""
     if "traceparent" not in event.carried_over:
         return None
     parent = _PROPAGATOR.extract({"tracestate": "", **event.carried_over}, Context())

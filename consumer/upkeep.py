@@ -1,7 +1,7 @@
-"""What keeps a namespace small and honest while workers come and go: trimming, reaping, and reporting what was lost.
+"""Maintenance of a namespace: trimming streams, removing dead consumers, and reporting entries that were lost.
 
-Every worker runs it, and in each period one of them, whose turn it is, does it. Nothing here touches an entry that a
-group still needs.
+Every worker runs this, and in each period one of them has its turn. Nothing here touches an entry that a group still
+needs.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from .metrics import Metrics
 from .scripts import script
 
 PERIOD_SECONDS = 10.0
-# Long past every lease: what such a consumer held was taken over. One that still lives is made anew by its next read.
+# Much longer than any lease: what such a consumer held was taken over. A living one is created again by its next read.
 SILENCE_SECONDS = 3600.0
 DAY_MILLISECONDS = 24 * 3600 * 1000
 
@@ -34,13 +34,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Entries that somebody removed from a lane before any worker was given them.
+    """Entries that were removed from a lane before they were delivered to any worker.
 
     Attributes:
         entries: how many, as far as the server can tell; at least one.
         after: the id of an entry before all of them.
-        until: the id of the last of them where it is known, else of an entry behind them.
-        last_known: whether ``until`` is one of them.
+        until: the id of the last of them if it is known, else of an entry after them.
+        last_known: whether ``until`` is the last of them.
     """
 
     entries: int
@@ -50,11 +50,11 @@ class Loss:
 
 
 def loss(stream: Mapping[str, Any], group: Mapping[str, Any], delivered_before: str) -> Loss | None:
-    """What the counters of a lane and of its group say was lost; nothing on Redis 6.2, which does not count.
+    """What was lost according to the counters of a lane and its group; None on Redis 6.2, which has no counters.
 
     Args:
-        stream: as XINFO STREAM says.
-        group: as XINFO GROUPS says, asked after ``stream``.
+        stream: the reply of XINFO STREAM.
+        group: of the reply of XINFO GROUPS, which was asked after ``stream``.
         delivered_before: the group's last delivered id at an earlier look, when nothing was lost yet.
     """
     if "entries-added" not in stream:
@@ -77,7 +77,7 @@ def _pair(entry_id: str) -> tuple[int, int]:
 
 
 class Upkeep:
-    """Trims, reaps and reports for one namespace. Owns only what it met at its last look."""
+    """Trims, reaps and reports for one namespace. Remembers only what it saw at its last look."""
 
     def __init__(self, redis: Redis, streams: Streams, config: WorkerConfig, metrics: Metrics) -> None:
         self._redis = redis
@@ -88,14 +88,14 @@ class Upkeep:
             "refusals": config.keep_refusals_days,
         }
         self._metrics = metrics
-        self._problems: dict[str, str] = {}  # of each step that failed at the last try
+        self._problems: dict[str, str] = {}  # the last error of each step that failed
         self._delivered: dict[Lane, str] = dict.fromkeys(LANES, "0-0")
         self._trim_script = script(redis, "trim")
         self._reap_script = script(redis, "reap")
         self._report_script = script(redis, "report_loss")
 
     async def run(self) -> None:
-        """Do all of it again and again, until cancelled."""
+        """Do all steps in every period, until cancelled."""
         while True:
             # Workers that were started together wake at different times.
             await asyncio.sleep(PERIOD_SECONDS * random.uniform(0.5, 1.5))
@@ -104,9 +104,9 @@ class Upkeep:
                     await self._attempt(step)
 
     async def take_turn(self) -> bool:
-        """Whether no worker has had its turn in this period; then it is this one's.
+        """Whether it is this worker's turn, because no other worker has had it in this period.
 
-        A full Redis takes no note of a turn. It is trimming that makes room, so then every worker trims.
+        A full Redis cannot store whose turn it is. Trimming makes room, so then every worker trims.
         """
         milliseconds = int(PERIOD_SECONDS * 1000)
         try:
@@ -115,7 +115,7 @@ class Upkeep:
             return True
 
     async def trim(self) -> dict[str, int]:
-        """Remove from the lanes what every group has acknowledged, and old results; how many of each stream."""
+        """Remove from the lanes what every group has acknowledged, and old results; the counts by stream."""
         removed = {key: await self._trim(key, "") for key in map(self._streams.lane, LANES)}
         for output, days in self._keep_days.items():
             key = self._streams.output(output)
@@ -123,7 +123,7 @@ class Upkeep:
         return removed
 
     async def reap(self) -> int:
-        """Remove the consumers of workers long gone; how many."""
+        """Remove the consumers of workers that are long gone; return how many."""
         reaped = 0
         for lane in LANES:
             try:
@@ -136,11 +136,11 @@ class Upkeep:
         return reaped
 
     async def report_losses(self) -> list[Loss]:
-        """Refuse, once, what was removed before any worker had it; those losses that nobody had reported."""
+        """Publish one refusal for entries that were removed undelivered; the losses that were not yet reported."""
         return [lost for lane in LANES if (lost := await self._report_loss(lane))]
 
     async def _attempt(self, step: Callable[[], Awaitable[object]]) -> object:
-        """One step; where Redis is away or refuses it, that is said once, and it is tried again in the next period."""
+        """Run one step. If Redis is away or refuses, log that once, and try again in the next period."""
         name = getattr(step, "__name__", "")
         try:
             result = await step()
@@ -159,7 +159,7 @@ class Upkeep:
         return removed
 
     async def _report_loss(self, lane: Lane) -> Loss | None:
-        """The order of the looks matters: the group may read on in between, which only hides a loss."""
+        """Ask for the stream first: the group may read on in between, which can hide a loss and not invent one."""
         key = self._streams.lane(lane)
         try:
             stream: Any = await self._redis.xinfo_stream(key)

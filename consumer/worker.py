@@ -1,7 +1,7 @@
 """The worker on one screen: read, validate, tokenize, batch, infer, commit.
 
-Each lane of each shard has a reader, and so has what other workers let go. While the engine computes a batch, about one
-stands ready behind it and one is being committed; what does not fit stays in Redis, where another worker can take it.
+Each lane of each shard has a reader, and one more reader takes over entries whose lease has expired. While the engine
+computes a batch, about one more is ready and one is being committed. The rest stays in Redis for other workers.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from .tasks import end
 
 PROBE = Abstract(title="A sound abstract", abstract="If the engine fails on this one, the engine is at fault.")
 
-PART_BYTES = 1 << 20  # of a read, admitted and refused together: each copy of a large refusal costs its size
+PART_BYTES = 1 << 20  # of a read are admitted or refused at once, because each copy of a large refusal costs memory
 
 T = TypeVar("T")
 Observer = Callable[[Inferred, list[Answered]], None]
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class Stuck(AbstreamError):
-    """A step does not come to its end, one of ``suspects`` is why: only the end of the process can stop it."""
+    """A step hangs, and one of ``suspects`` is the cause. A thread cannot be stopped, so the process must end."""
 
     def __init__(self, said: str, suspects: Sequence[Delivery]) -> None:
         super().__init__(said)
@@ -46,25 +46,25 @@ class Stuck(AbstreamError):
 
 
 class Worker:
-    """Moves abstracts from ``source`` through ``engine`` to ``sink``; only it knows the order."""
+    """Moves abstracts from ``source`` through ``engine`` to ``sink``; the only class that knows the order of steps."""
 
     def __init__(self, config: WorkerConfig, source: Source, engine: Engine, sink: Sink, metrics: Metrics) -> None:
         self.config = config
         self.source = source
-        self.engine = engine  # the live one; an engine never changes, another takes its place (``switch``)
+        self.engine = engine  # the live one; engines are immutable, and ``switch`` replaces it
         self.sink = sink
         self.metrics = metrics
         self.ready = Ready(config.max_batch_tokens)
-        self.observers: list[Observer] = []  # told of what was answered
-        self.at_work = 0  # steps that tokenize or compute now: all else that it does is to wait
-        # One thread runs every forward pass of the live engine and of those before it.
+        self.observers: list[Observer] = []  # called with every answered batch
+        self.at_work = 0  # steps that are tokenizing or computing now; all other work is waiting
+        # One thread runs every forward pass, of the live engine and of the engines before it.
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     async def run(self) -> None:
-        """Work until the source ends, then finish all that is in hand.
+        """Work until the source ends, then finish what is in hand.
 
         Raises:
-            Stuck: to tokenize or to compute a few took longer than ``batch_deadline_seconds``.
+            Stuck: tokenizing or computing took longer than ``batch_deadline_seconds``.
         """
         tasks = [asyncio.create_task(self.work()), asyncio.create_task(self.source.renew_leases())]
         try:
@@ -83,12 +83,12 @@ class Worker:
             await end(steps)
 
     def leave(self) -> None:
-        """Read no more and begin no batch: what stands ready is for others."""
+        """Stop reading, and begin no further batch: jobs that are ready go back to Redis for other workers."""
         self.source.stop()
         self.ready.leave()
 
     async def prepare(self) -> None:
-        sources = [*map(self.source.new, self.source.inlets), self.source.let_go()]
+        sources = [*map(self.source.new, self.source.inlets), self.source.expired()]
         readers = [asyncio.create_task(self.read(deliveries)) for deliveries in sources]
         try:
             await asyncio.gather(*readers)
@@ -97,17 +97,17 @@ class Worker:
         self.ready.close()
 
     async def read(self, source: AsyncIterator[list[Delivery]]) -> None:
-        """Deliveries of one lane at a time, no more than there is room for."""
+        """Admit the deliveries of one source, as long as there is room for them."""
         async for deliveries in source:
             while deliveries:
-                # No name for a part here: it would be held on to until the next is there, and may be large.
+                # A part gets no name here: the name would keep it in memory until the next part, and it may be large.
                 lane = deliveries[0].lane
                 await self.ready.put(lane, await self.accepted(take(deliveries, PART_BYTES)))
 
     async def accepted(self, part: list[Delivery]) -> list[Job]:
-        """Of these what can be answered; the rest is refused."""
+        """The jobs among these deliveries; what cannot be answered is refused."""
         jobs, refused = await self.in_time(asyncio.get_running_loop().run_in_executor(None, self.admit, part), part)
-        part.clear()  # its texts stand in the jobs and refusals
+        part.clear()  # its texts are in the jobs and refusals now
         if refused:
             await self.commit(refused)
         return jobs
@@ -117,18 +117,22 @@ class Worker:
             for inferred in await self.computed(batch):
                 await done.put(inferred)
                 del inferred
-            del batch  # what is handed on is not held here until the next is there: no cache would have it any more
+            del batch  # a name would keep it in memory until the next batch
         await done.put(None)
 
     async def computed(self, batch: Batch) -> list[Inferred]:
-        # A lease may have run out while the process was paused: then another worker has the abstract.
+        # A lease may have expired while the process was paused. Another worker has the abstract then.
         ours = [job for job in batch if self.source.holds(job.delivery)]
         computing = asyncio.get_running_loop().run_in_executor(self.compute, self.classify, ours)
         with self.metrics.health.computing():
             return await self.in_time(computing, [job.delivery for job in ours])
 
     async def in_time(self, step: Future[T], deliveries: Sequence[Delivery]) -> T:
-        """The result of a step that has these in hand; a thread that does not come to its end cannot be stopped."""
+        """The result of a step that works on these deliveries.
+
+        Raises:
+            Stuck: it takes longer than ``batch_deadline_seconds``.
+        """
         self.at_work += 1
         try:
             await asyncio.wait([step], timeout=self.config.batch_deadline_seconds)
@@ -154,12 +158,12 @@ class Worker:
             await commits.end()
 
     def switch(self, engine: Engine) -> None:
-        """Let ``engine`` answer what is read from now on; what is in hand is finished by the one that tokenized it."""
+        """Let ``engine`` answer what is read from now on; the engine that tokenized a job also answers it."""
         self.engine = engine
         self.metrics.serving(engine.model)
 
     def admit(self, deliveries: list[Delivery]) -> tuple[list[Job], list[Answered]]:
-        """Validate and tokenize, all for one engine; what cannot be answered is refused."""
+        """Validate and tokenize, all with one engine; what cannot be answered is refused."""
         engine = self.engine
         jobs: list[Job] = []
         refused: list[Answered] = []
@@ -182,7 +186,7 @@ class Worker:
         return submitted_from_fields(delivery.lane, delivery.entry_id, delivery.fields)
 
     def classify(self, batch: Batch) -> list[Inferred]:
-        """One forward pass, on the compute thread; where it fails, one for each abstract, to find the one at fault."""
+        """Run one forward pass on the compute thread; if it fails, one for each abstract, to find the one at fault."""
         if not batch:
             return []
         begun, engine = time.perf_counter(), batch[0].engine
@@ -192,7 +196,7 @@ class Worker:
             log.exception("inference_failed", abstracts=len(batch), **traces(batch))
             if len(batch) > 1:
                 return [inferred for job in batch for inferred in self.classify([job])]
-            engine.classify([engine.encode(PROBE)])  # if this fails too, the worker must go, not the abstract
+            engine.classify([engine.encode(PROBE)])  # if this fails too, the engine is at fault and the worker must end
             classified = None
         seconds = time.perf_counter() - begun
         self.metrics.inferred([len(job.tokens.ids) for job in batch], seconds)

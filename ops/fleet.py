@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from ..consumer.adapters.fleet_status import Answer, FleetStatus, fleet_status
 from ..consumer.adapters.history import in_service
-from ..consumer.adapters.standing import Answer, Standing, standing
 from ..producer.connection import Connections, Shard
 from ..schemas import AdapterActivated, AdapterUpdated, Event, Malformed, Shards
 from ..schemas.announced import Announced, Order
@@ -46,9 +46,9 @@ class Known:
         return served[-1] if served else None
 
     @property
-    def standing(self) -> Standing:
+    def status(self) -> FleetStatus:
         """How the workers stand."""
-        return standing(self.live, self.history, self.answers, self.alive)
+        return fleet_status(self.live, self.history, self.answers, self.alive)
 
     @property
     def served(self) -> set[str]:

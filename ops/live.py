@@ -9,7 +9,7 @@ import click
 from .settings import option
 
 if TYPE_CHECKING:
-    from ..consumer.adapters.standing import Standing, WorkerStanding
+    from ..consumer.adapters.fleet_status import FleetStatus, WorkerStatus
     from ..schemas import Shards
     from ..schemas.announced import Announced
     from .cli import Common
@@ -45,7 +45,7 @@ def show(common: "Common", adapter: str | None, json: bool) -> None:
     shown = find(found.history, adapter) if adapter else found.live
     if shown is None:
         raise AdapterRefused("no adapter has been announced yet: `abstream adapters release` announces one")
-    workers = [one.worker for one in found.standing.workers if one.serves == shown.update.digest]
+    workers = [one.worker for one in found.status.workers if one.serves == shown.update.digest]
     said = shown.update.model_dump(mode="json", exclude={"task", "files"})
     everything = _row(shown) | said | {"questions": [one.name for one in shown.update.task.questions]}
     everything |= {"live": shown is found.live, "workers": workers}
@@ -59,7 +59,7 @@ def status(common: "Common", json: bool) -> None:
     """How many of the workers that are at work serve the live adapter; who is late, since when, why."""
     from .fleet import known, table
 
-    found = known(common.url, common.shards).standing
+    found = known(common.url, common.shards).status
     rows = [_worker_row(one) for one in found.workers]
     if json:
         live = _row(found.live) if found.live else None
@@ -113,7 +113,7 @@ async def _roll_back(url: str, shards: "Shards", to: str | None, reason: str | N
 
 
 def _row(announced: "Announced") -> "Row":
-    from ..consumer.adapters.standing import announced_at
+    from ..consumer.adapters.fleet_status import announced_at
 
     names = {"name", "version", "digest", "action", "uri", "reason"}
     said = announced.update.model_dump(mode="json", include=names)
@@ -121,12 +121,12 @@ def _row(announced: "Announced") -> "Row":
     return {**said, "time": time, "entry_id": announced.entry_id}
 
 
-def _worker_row(one: "WorkerStanding") -> "Row":
+def _worker_row(one: "WorkerStatus") -> "Row":
     since = one.late_since.isoformat(timespec="seconds") if one.late_since else None
     return {"worker": one.worker, "version": one.version, "serves": one.serves, "late_since": since, "why": one.why}
 
 
-def _summary(found: "Standing") -> str:
+def _summary(found: "FleetStatus") -> str:
     if found.live is None:
         return f"no adapter was announced; {len(found.workers)} workers are at work"
     live = found.live.update

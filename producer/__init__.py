@@ -1,6 +1,6 @@
 """The light client: publish abstracts, subscribe to results. Needs pydantic and redis; no torch.
 
-Both are imported when they are first asked for: a program that only reads files needs no redis.
+Both are imported on first use, so that a program that only reads files needs no redis.
 """
 
 from importlib import import_module

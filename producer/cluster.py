@@ -1,8 +1,8 @@
 """Redis Cluster, as seen by a client of one shard: the server that has the shard's hash slot, wherever that is now.
 
-All keys of a shard are in one slot, so that a client of the shard never needs two servers. It is therefore a plain
-client, whose connections ask the cluster where to go when they are made. Who is told that the slot is elsewhere, or
-nowhere for now, drops the connection and says that Redis is away: the next try asks again.
+All keys of a shard are in one slot, so a client of the shard never needs two servers. It is therefore a plain client
+whose connections ask the cluster for the right server when they are opened. When a server replies that the slot is
+elsewhere, or unavailable for now, the connection is closed and Redis counts as away: the next try asks again.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 MARK = "+cluster"  # of a URL's scheme: redis+cluster://HOST:PORT, rediss+cluster://HOST:PORT
-_ANSWER_SECONDS = 1.0  # of a node that is asked who has a slot; then another is asked
+_ANSWER_SECONDS = 1.0  # for a node to say who has a slot; then another is asked
 
-# The slot is elsewhere, on its way, or nobody's for now. MOVED is a kind of ASK, MASTERDOWN one of CLUSTERDOWN.
+# The slot is elsewhere, being moved, or unavailable. In redis-py MOVED is a kind of ASK, MASTERDOWN of CLUSTERDOWN.
 _ELSEWHERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
-_NO_PRIMARY_ANY_MORE = "UNBLOCKED"  # is what a read that waits is told; redis-py has no class for it
+_NO_PRIMARY_ANY_MORE = "UNBLOCKED"  # the error of a blocked read in this case; redis-py has no class for it
 
 Node = tuple[str, int]
 
 
 class Directory:
-    """Knows nodes of a cluster, and asks them who has one slot. May be used by several threads."""
+    """Knows the nodes of a cluster, and asks them who has one slot. May be used by several threads."""
 
     def __init__(self, url: str, key: str) -> None:
         """
         Args:
-            url: of one node, or of a name that leads to one, without the mark.
-            key: whose slot it is.
+            url: of any node, without the mark.
+            key: of the slot.
         """
         pool = ConnectionPool.from_url(
             url,
@@ -49,11 +49,11 @@ class Directory:
         self._known: tuple[Node, ...] = (self._seed,)
 
     def owner(self) -> Node:
-        """The primary that has the slot, by the first node that answers and knows it.
+        """The primary that has the slot, according to the first node that answers and knows it.
 
         Raises:
             redis.exceptions.ConnectionError: no node answers, or none knows it.
-            redis.exceptions.ResponseError: it is no cluster, or this user may not ask.
+            redis.exceptions.ResponseError: this is no cluster, or this user may not ask.
         """
         said = "the slot is nobody's"
         for node in self._known:
@@ -63,14 +63,14 @@ class Directory:
                 said = str(error)
                 continue
             owner, named = read_slots(reply, self._slot, node)
-            # Those that answer are asked first, and the seed at last, whose name may lead to another node by now.
+            # Nodes that answer are asked first next time, and the seed last: its name may lead to another node by then.
             self._known = tuple(dict.fromkeys([node, *named, self._seed]))
             if owner:
                 return owner
         raise RedisConnectionError(f"no node of the Redis Cluster knows where the keys are: {said}")
 
     def doubt(self) -> None:
-        """What was told last was not so, perhaps no more or not yet: ask another node first."""
+        """The last reply was wrong, perhaps outdated: ask another node first next time."""
         first, *others = self._known
         self._known = (*others, first)
 
@@ -91,12 +91,12 @@ class Directory:
 
 
 def read_slots(reply: list[list[Any]], slot: int, asked: Node) -> tuple[Node | None, list[Node]]:
-    """What a node said to CLUSTER SLOTS: the primary that has a slot, if one has it, and all nodes.
+    """Parse a reply to CLUSTER SLOTS: the primary that has a slot, if there is one, and all nodes.
 
     Args:
-        reply: rows of the first and the last slot, the primary, and its replicas.
+        reply: rows with the first and the last slot, the primary, and its replicas.
         slot: from 0 to 16383.
-        asked: the node; one that is not told its own name leaves it out.
+        asked: the node that replied; it leaves out its own name if it does not know it.
     """
     rows = [(first, last, [_address(node, asked) for node in nodes]) for first, last, *nodes in reply]
     owner = next((nodes[0] for first, last, nodes in rows if first <= slot <= last), None)
@@ -109,9 +109,9 @@ def _address(node: list[Any], asked: Node) -> Node:
 
 
 class AtOwner:
-    """Makes a connection of redis.asyncio one to the primary that has the slot, as long as it has it."""
+    """A mixin for connections of redis.asyncio: connects to the primary that has the slot, as long as it has it."""
 
-    directory: Directory  # of the class, which is made for one client
+    directory: Directory  # an attribute of the class, which is made for one client
 
     async def connect(self) -> None:
         if not self.is_connected:  # type: ignore[attr-defined]
@@ -130,7 +130,7 @@ class AtOwner:
 
 
 class AtOwnerBlocking:
-    """The same for a blocking connection."""
+    """The same for blocking connections."""
 
     directory: Directory
 
@@ -151,10 +151,10 @@ class AtOwnerBlocking:
 
 
 def is_elsewhere(error: ResponseError) -> bool:
-    """Whether the keys are to be looked for anew."""
+    """Whether the error means that the keys are on another server now."""
     return isinstance(error, _ELSEWHERE) or str(error).startswith(_NO_PRIMARY_ANY_MORE)
 
 
 def _away(error: Exception) -> RedisConnectionError:
-    """The command was refused, so that nothing was done."""
+    """The error to raise: the command was refused, so nothing was changed."""
     return RedisConnectionError(f"the node of the Redis Cluster does not have these keys now: {error}")

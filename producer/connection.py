@@ -22,19 +22,19 @@ from .defaults import DEFAULT_URL
 
 AWAY = (RedisConnectionError, RedisTimeoutError)
 
-LARGE_BYTES = 1 << 20  # of a part of a command: more than an accepted abstract has
+LARGE_BYTES = 1 << 20  # of an argument: more than an accepted abstract has
 
 
 def connect(url: str = DEFAULT_URL, streams: Streams | None = None) -> Redis:
-    """A client that gives bytes and never repeats a command by itself.
+    """A client that returns bytes and never repeats a command by itself.
 
-    redis-py repeats every command ten times by default, and a repeated XADD is a second abstract.
+    By default redis-py repeats every command ten times, and a repeated XADD is a second abstract.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``; ``redis+cluster://`` or ``rediss+cluster://`` for a cluster.
-        streams: whose server it is, in a cluster; the client is for no other keys.
+        streams: in a cluster, the only keys that the client is for.
     """
-    # 5 s is above the longest blocking read of 1 s, and soon enough to notice a half-open connection.
+    # 5 s is longer than the longest blocking read, 1 s, and short enough to detect a half-open connection.
     plain, in_cluster = _plain(url)
     client = Redis.from_url(plain, retry=Retry(NoBackoff(), 0), socket_timeout=5, socket_connect_timeout=5, protocol=2)
     pool = client.connection_pool
@@ -47,7 +47,7 @@ def connect(url: str = DEFAULT_URL, streams: Streams | None = None) -> Redis:
 
 
 def connect_blocking(url: str, streams: Streams | None = None, *, answer_seconds: float = 5) -> "redis.Redis":
-    """The same for who has no event loop.
+    """The same without an event loop.
 
     Args:
         url: as for ``connect``.
@@ -70,7 +70,7 @@ def connect_blocking(url: str, streams: Streams | None = None, *, answer_seconds
 
 
 def _plain(url: str) -> tuple[str, bool]:
-    """The URL as redis-py takes it, and whether it is of a cluster."""
+    """The URL as redis-py accepts it, and whether it is of a cluster."""
     scheme, separator, rest = url.partition("://")
     return scheme.removesuffix(MARK) + separator + rest, scheme.endswith(MARK)
 
@@ -81,12 +81,12 @@ def _directory(url: str, streams: Streams | None) -> Directory:
 
 
 class _PackingInC:
-    """Commands are packed by hiredis, as in redis-py's blocking client: a quarter of the time of its asyncio one.
+    """Packs commands with hiredis, as redis-py's blocking client does: a quarter of the time of its asyncio client.
 
-    That copies all of a command twice. So one with a large part is packed as redis-py does, which copies none of it.
+    hiredis copies a command twice. So a command with a large argument is packed by redis-py, which does not copy it.
     """
 
-    _writer: asyncio.StreamWriter  # redis-py's; what is overridden here is redis-py's too
+    _writer: asyncio.StreamWriter  # of redis-py's connection, like the methods that are overridden here
 
     def pack_command(self, *args: Any) -> list[bytes]:
         if isinstance(args[-1], Packed):
@@ -95,7 +95,7 @@ class _PackingInC:
             packed: list[bytes] = super().pack_command(*args)  # type: ignore[misc]
             return packed
         name, *others = args
-        return [hiredis.pack_command((*name.split(), *others))]  # a name may be of two words
+        return [hiredis.pack_command((*name.split(), *others))]  # a name may have two words
 
     def _pack_before(self, args: tuple[Any, ...], packed: Packed) -> list[bytes]:
         begun = b"".join(self.pack_command(*args)).partition(b"\r\n")[2]
@@ -103,7 +103,7 @@ class _PackingInC:
         return parts if max(map(len, parts)) > LARGE_BYTES else [b"".join(parts)]
 
     async def _send_packed_command(self, command: list[bytes]) -> None:
-        """Piece by piece where it is large: of what is not sent at once, asyncio makes two copies."""
+        """Send a large command piece by piece, because asyncio copies twice what it cannot send at once."""
         if max(map(len, command)) <= LARGE_BYTES:
             await super()._send_packed_command(command)  # type: ignore[misc]
             return
@@ -115,7 +115,7 @@ class _PackingInC:
 
 
 class Shard(NamedTuple):
-    """The streams of a shard, and a client of the server that has them."""
+    """The streams of a shard, and a client of the server that holds them."""
 
     redis: Redis
     streams: Streams
@@ -125,7 +125,7 @@ Self = TypeVar("Self", bound="_Closing")
 
 
 class _Closing(ABC):
-    """Closed at the end of its ``async with``."""
+    """Is closed at the end of its ``async with``."""
 
     async def __aenter__(self: Self) -> Self:
         return self
@@ -141,11 +141,11 @@ class _Closing(ABC):
 
 
 class Connections(_Closing):
-    """Clients of all shards of a namespace, which connect when they are used.
+    """Clients of all shards of a namespace, which connect on first use.
 
     Attributes:
         shards: in the order of their numbers.
-        control: the streams that the namespace has once; where there is one shard, it is that.
+        control: the shard of the streams that the namespace has once; with one shard, that shard.
     """
 
     def __init__(self, url: str, names: Shards) -> None:
@@ -160,7 +160,7 @@ class Connections(_Closing):
 
 
 class Client(_Closing):
-    """What the clients of one namespace have in common."""
+    """The common base of ``Publisher`` and ``Subscriber``."""
 
     def __init__(self, url: str, namespace: str, shards: int) -> None:
         self._names = Shards(namespace, shards)

@@ -1,7 +1,7 @@
-"""Where a reader of results stands: after which entry of each shard. As a text, their ids in the order of the shards.
+"""A reader's position in the results: the last entry that it saw of each shard. As text, the ids in shard order.
 
-With one shard that is an entry id as Redis has it; with three, ``1700000000000-0,1700000000003-1,0-0``. One id alone
-stands for every shard: ids begin with the time, so that ``1700000000000`` is a moment of all of them.
+With one shard that is an entry id of Redis; with three, ``1700000000000-0,1700000000003-1,0-0``. A single id applies to
+every shard: ids begin with the time, so that ``1700000000000`` is a moment in all of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,13 @@ from ..schemas import AbstreamError
 
 RawEntry = tuple[bytes, dict[bytes, bytes]]
 Id = tuple[int, int]
-"""An entry's id as it sorts."""
+"""An entry's id, in a form that can be sorted."""
 Place = tuple[Id, ...]
 """The same for every shard."""
 
 
 def parse_id(entry_id: str) -> Id:
-    """The id that ``1700000000000-0`` writes, or ``1700000000000`` alone."""
+    """The id in a text such as ``1700000000000-0``, or ``1700000000000`` alone."""
     milliseconds, _, number = entry_id.partition("-")
     return int(milliseconds), int(number or 0)
 
@@ -28,10 +28,10 @@ def write_id(id: Id) -> str:
 
 
 def split(cursor: str, shards: int) -> list[str]:
-    """After which entry of each shard.
+    """The last seen entry id of each shard.
 
     Raises:
-        AbstreamError: it was given for another number of shards.
+        AbstreamError: the cursor is of another number of shards.
     """
     ids = cursor.split(",")
     if len(ids) == 1:
@@ -42,12 +42,12 @@ def split(cursor: str, shards: int) -> list[str]:
 
 
 def join(ids: Sequence[str]) -> str:
-    """The text of such a place."""
+    """The text of a place, from the ids of its shards."""
     return ",".join(ids)
 
 
 def parse(cursor: str, shards: int) -> Place:
-    """As ``split``, to be compared."""
+    """As ``split``, in a form that can be compared."""
     return tuple(map(parse_id, split(cursor, shards)))
 
 
@@ -57,11 +57,11 @@ def write(place: Place) -> str:
 
 
 def moved(place: Place, shard: int, id: Id) -> Place:
-    """The place after one more entry of a shard."""
+    """The place after a further entry of a shard."""
     return (*place[:shard], id, *place[shard + 1 :])
 
 
 def oldest(pages: Iterable[list[RawEntry]], count: int) -> list[tuple[int, RawEntry]]:
-    """Of entries of every shard the ``count`` oldest, each with the number of its shard."""
+    """The ``count`` oldest among the entries of all shards, each with the number of its shard."""
     rows = ((parse_id(entry[0].decode()), shard, entry) for shard, page in enumerate(pages) for entry in page)
     return [(shard, entry) for _, shard, entry in sorted(rows, key=itemgetter(0, 1))[:count]]

@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""Cancelling tasks reliably."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _AGAIN_SECONDS = 0.05
 
 
 async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel every task until it has ended; nobody is told of their results and errors.
+    """Cancel every task until it has ended; results and errors are dropped.
 
     One cancellation may not be enough: before Python 3.12 redis-py may swallow it
     (https://github.com/python/cpython/issues/86296).

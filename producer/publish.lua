@@ -1,15 +1,15 @@
--- Add the events of one call, unless too many wait already. The same call again adds nothing and is answered the same.
+-- Add the events of one call, unless too many wait already. A repeated call adds nothing and gets the same answer.
 --
 -- KEYS  1 lane, 2 the answer to this call
--- ARGV  1 group, 2 how many may wait (0: any number), 3 seconds to remember the answer, then events
--- Returns the id of the first entry, whose successors differ only in their last part; or how many wait, a number.
+-- ARGV  1 group, 2 how many may wait (0: no limit), 3 seconds to remember the answer, then events
+-- Returns the id of the first entry, whose successors differ only in their last part; or, as a number, how many wait.
 local answer = redis.call('GET', KEYS[2])
 if answer then
-  redis.call('EXPIRE', KEYS[2], ARGV[3]) -- a write, so that WAIT after it waits for those of the first time too
+  redis.call('EXPIRE', KEYS[2], ARGV[3]) -- a write, so that a WAIT after it covers the entries of the first call too
   return answer
 end
 
--- The length bounds what waits; only where it reaches the limit is the group asked, which since Redis 7.0 knows.
+-- The length is an upper bound. Only if it reaches the limit the group is asked, which has the number since Redis 7.0.
 local function waiting(limit)
   local length = redis.call('XLEN', KEYS[1])
   if length >= limit then

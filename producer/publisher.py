@@ -20,8 +20,8 @@ class Publisher(Client):
         async with Publisher("redis://localhost") as publisher:
             await publisher.publish(Abstract(title="…", abstract="…"), id="38048813")
 
-    ``source`` and the id are the identity of an abstract: the same pair again, within a day, is answered once.
-    Without a source of your own, each publisher is a new one.
+    ``source`` and the id are the identity of an abstract: the same pair, sent again within a day, is answered once.
+    Without a ``source`` argument, each publisher has a new one.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Publisher(Client):
         wait_for_room_seconds: float = 0,
         wait_replicas: int = 0,
     ) -> None:
-        """Connect when something is published.
+        """Create a publisher, which connects on first use.
 
         Args:
-            shards: of the namespace, as its workers have them; ``Shards.of`` says which an abstract goes to.
-            max_backlog: publish nothing while so many of a lane wait for an answer, or its part of them of a shard's;
-                any number where None.
-            wait_for_room_seconds: how long a call waits, while that is so, before it fails.
-            wait_replicas: nothing counts as published before so many replicas of Redis have it, within a second.
+            shards: number of shards of the namespace, the same as its workers have.
+            max_backlog: publish nothing while this many abstracts of a lane wait for an answer, or a shard's part of
+                them in a shard; no limit if None.
+            wait_for_room_seconds: how long a call waits for room before it fails.
+            wait_replicas: abstracts count as published once so many replicas of Redis have them, within a second.
         """
         super().__init__(url, namespace, shards)
         self.source = source or f"urn:uuid:{uuid4()}"
@@ -58,8 +58,8 @@ class Publisher(Client):
             lane: ``bulk`` for back-fills, which wait while there is interactive work.
 
         Raises:
-            Malformed: the event is larger than workers accept, or an id is empty or no text.
-            BacklogFull: too many wait already. Publish again after ``retry_after_seconds``.
+            Malformed: the event is larger than workers accept, or an id is empty or not text.
+            BacklogFull: too many abstracts wait already. Publish again after ``retry_after_seconds``.
             Unavailable: Redis is out of reach. Publish again with the same id: it is answered once.
         """
         return (await self.publish_many([(str(uuid4()) if id is None else id, abstract)], lane=lane))[0]
@@ -67,13 +67,13 @@ class Publisher(Client):
     async def publish_many(
         self, abstracts: Iterable[tuple[str, Abstract]], *, lane: Lane = "interactive", run: str | None = None
     ) -> list[Published]:
-        """Submit abstracts with their ids, many to a round trip; raises as ``publish``.
+        """Submit abstracts with their ids, many in a round trip; raises as ``publish``.
 
-        A malformed one keeps all from being sent; any other error may come when some were. Then publish all again.
+        If one is malformed, nothing is sent. After any other error some may have been sent; publish all of them again.
 
         Args:
-            run: the name of a publishing that may be interrupted. The same ids again in a run of this name, within
-                seven days, are not sent again, and are answered with the entries that they became.
+            run: a name for a publishing that may be interrupted. If the same ids are published again in a run of this
+                name within seven days, they are not sent again, and their existing entries are returned.
         """
         with sending(self._names.control.lane(lane)) as trace:
             now = datetime.now(timezone.utc)
@@ -82,7 +82,7 @@ class Publisher(Client):
             return await self._send_all(events, lane, run)
 
     async def _send_all(self, events: list[Body], lane: Lane, run: str | None) -> list[Published]:
-        """To every shard what it is to have, at once; where one fails, the others have had theirs."""
+        """Send to all shards at once. If one of them fails, the others have still got theirs."""
         parts: defaultdict[int, list[int]] = defaultdict(list)
         for place, (id_, _) in enumerate(events):
             parts[self._names.of(id_)].append(place)

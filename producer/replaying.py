@@ -1,7 +1,7 @@
-"""What was refused, read from the stream and sent again.
+"""Reading refusals from their stream, and sending refused entries again.
 
-A replay is the original entry with one more field that names the refusal, so that what comes of it can name it too.
-Its identity is the original's: should the abstract have been answered meanwhile, it is not answered again.
+A replay is the original entry with one more field that names the refusal, so that its answer can name it too. Its
+identity is the original's: if the abstract was answered meanwhile, it is not answered again.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -20,18 +20,18 @@ from .connection import Shard
 from .cursor import RawEntry, join, oldest, split
 
 _PAGE = 500
-REMEMBERED_SECONDS = 30 * 24 * 3600  # that a refusal was replayed: as long as refusals are kept by default
+REMEMBERED_SECONDS = 30 * 24 * 3600  # how long a replay is remembered: as long as refusals are kept by default
 
 Result = Literal["replayed", "replayed before", "would be replayed", "cannot be replayed"]
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A refusal as it stands in its stream.
+    """A refusal in its stream.
 
     Attributes:
-        entry_id: of its stream; where there are several shards with ``@`` and the number of its shard.
-        replayed_as: the entry that it became when it was replayed.
+        entry_id: in its stream; with several shards followed by ``@`` and the number of the shard.
+        replayed_as: the entry as which it was sent again, if it was.
         shard: its number.
     """
 
@@ -43,7 +43,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Replay:
-    """What became of a refusal; ``entry_id`` is the entry it was sent as, now or before."""
+    """The result of a replay; ``entry_id`` is the entry as which it was sent, now or before."""
 
     id: str
     result: Result
@@ -52,16 +52,16 @@ class Replay:
 
 
 class Refusals:
-    """The refusals of one namespace, from all of its shards.
+    """The refusals of one namespace, in all shards.
 
-    Every method raises a ``redis.exceptions.ConnectionError`` where Redis is out of reach.
+    Every method raises ``redis.exceptions.ConnectionError`` if Redis is out of reach.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shelves = [_Shelf(shard, number if len(shards) > 1 else None) for number, shard in enumerate(shards)]
 
     async def all(self, since: str | datetime = "0", reasons: Collection[str] = ()) -> AsyncIterator[Refused]:
-        """Yield refusals after ``since``, oldest first; of any reason where none is given."""
+        """Yield refusals after ``since``, oldest first; with any reason if none is given."""
         after: str | None = f"{int(since.timestamp() * 1000) - 1}" if isinstance(since, datetime) else since
         while after:
             page, after = await self.page(after, _PAGE)
@@ -70,7 +70,7 @@ class Refusals:
                     yield refused
 
     async def page(self, after: str, count: int) -> tuple[list[Refused], str | None]:
-        """The refusals in the ``count`` oldest entries after a place, and the place behind them; None at the end."""
+        """The refusals among the ``count`` oldest entries after a place, and the place after them; None at the end."""
         places = split(after, len(self._shelves))
         pages = [
             await shelf.entries(min=f"({after}", count=count)
@@ -95,10 +95,10 @@ class Refusals:
         return next(iter(await shelf.read(await shelf.entries(min=entry, max=entry, count=1))), None)
 
     async def named(self, ids: Collection[str]) -> list[Refused]:
-        """Those with these ids, of the events or of the entries in the stream, in the order given.
+        """The refusals with these ids, of events or of stream entries, in the order given.
 
         Raises:
-            AbstreamError: there is no such refusal; all that are missing are named.
+            AbstreamError: some do not exist; all of these are named.
         """
         found: dict[str, Refused] = {}
         async for refused in self.all():
@@ -108,7 +108,7 @@ class Refusals:
         return list({found[id_].entry_id: found[id_] for id_ in ids}.values())
 
     async def replay(self, refused: Refused, *, dry_run: bool = False) -> Replay:
-        """Send the original to its lane again, unless that was done before."""
+        """Send the original to its lane again, unless it was replayed before."""
         event = refused.event
         if refused.replayed_as:
             return Replay(event.id, "replayed before", refused.replayed_as)
@@ -121,7 +121,7 @@ class Refusals:
 
 
 class _Shelf:
-    """The refusals of one shard; ``number`` is None where there is no other."""
+    """The refusals of one shard; ``number`` is None if it is the only one."""
 
     def __init__(self, shard: Shard, number: int | None) -> None:
         self._redis, self._streams = shard
@@ -129,7 +129,7 @@ class _Shelf:
         self._replay_script = self._redis.register_script((files(__package__) / "replay.lua").read_text())
 
     def name(self, entry_id: bytes) -> str:
-        """An entry as it is called among those of all shards."""
+        """The id of an entry, unique among all shards."""
         return entry_id.decode() + ("" if self._number is None else f"@{self._number}")
 
     async def replay(self, event: AbstractRefused) -> Replay:
@@ -155,7 +155,7 @@ class _Shelf:
         return list(entries)
 
     async def read(self, entries: list[RawEntry]) -> list[Refused]:
-        """The refusals among entries; what this version cannot read is of a later one, or somebody else's."""
+        """The refusals among entries; entries that this version cannot read are skipped."""
         found: list[tuple[str, AbstractRefused]] = []
         for entry_id, fields in entries:
             try:
@@ -174,8 +174,8 @@ class _Shelf:
 
 
 def again(original: OriginalEntry, refusal_id: str) -> dict[bytes, bytes]:
-    """The fields of the entry to send: the original's, byte for byte, and the refusal that is answered."""
+    """The fields of the entry to send: the original ones, byte for byte, and the id of the refusal."""
     fields = from_original(original)
     if EVENT_FIELD.encode() not in fields and not fields.get(b"id"):
-        fields[b"id"] = original.entry_id.encode()  # which was its identity
+        fields[b"id"] = original.entry_id.encode()  # the id that it had
     return fields | {REPLAY_FIELD.encode(): refusal_id.encode()}

@@ -1,4 +1,4 @@
-"""The way of submitted abstracts into one shard."""
+"""Adding submitted abstracts to one shard."""
 
 import hashlib
 import json
@@ -22,14 +22,14 @@ from .connection import AWAY
 
 RETRY_AFTER_SECONDS = 5.0
 
-_ENTRIES, _BYTES = 256, 4 << 20  # of one call: while Redis runs it, nobody else is served
-# A call whose reply was lost is repeated, and Redis remembers for longer than that how it was answered.
+_ENTRIES, _BYTES = 256, 4 << 20  # of one call: Redis serves nobody else while it runs
+# A call whose reply was lost is repeated, and Redis remembers its answer for longer than that.
 _PAUSES_SECONDS = (0.05, 0.2, 0.8)
 _REMEMBERED_SECONDS = 300
-RESUMABLE_SECONDS = 7 * 24 * 3600  # a call of a run, which may be interrupted and go on days later
-_LOOK_SECONDS = 1.0  # between two looks for room
-_REPLICA_SECONDS = 1.0  # until as many replicas as are asked for have what was published
-_SAY_SECONDS = 60.0  # a back-fill may wait before every call
+RESUMABLE_SECONDS = 7 * 24 * 3600  # for calls of a run, which may be interrupted and resumed days later
+_LOOK_SECONDS = 1.0  # between two checks for room
+_REPLICA_SECONDS = 1.0  # for the replicas to receive what was published
+_SAY_SECONDS = 60.0  # between two warnings, because a back-fill may wait before every call
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ Body = tuple[str, bytes]
 
 
 class Published(NamedTuple):
-    """The event's id, and the stream entry that carries it."""
+    """The id of an event, and of the stream entry that carries it."""
 
     id: str
     entry_id: str
@@ -46,12 +46,12 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class Terms:
-    """When events are added, and when they count as added.
+    """When events are added, and when they count as published.
 
     Attributes:
-        max_backlog: none while so many of the lane wait; any number where 0.
-        wait_for_room_seconds: how long a call waits, while that is so, before it fails.
-        wait_replicas: how many replicas of Redis must have them, within a second.
+        max_backlog: add nothing while this many of the lane wait; no limit if 0.
+        wait_for_room_seconds: how long a call waits for room before it fails.
+        wait_replicas: how many replicas of Redis must have the events, within a second.
     """
 
     max_backlog: int
@@ -66,11 +66,11 @@ class Shipper:
         self._redis = redis
         self._streams = streams
         self._terms = terms
-        self._said = -_SAY_SECONDS  # when it was last said that it waits
+        self._said = -_SAY_SECONDS  # time of the last warning
         self._script = redis.register_script((files(__package__) / "publish.lua").read_text())
 
     async def send(self, events: list[Body], lane: Lane, run: str | None) -> list[Published]:
-        """Add events, many to a round trip; raises as ``Publisher.publish``."""
+        """Add events, many in a round trip; raises as ``Publisher.publish``."""
         published: list[Published] = []
         for call in _calls(events):
             entry_ids = await self._send([body for _, body in call], lane, _Call.of(run, [id_ for id_, _ in call]))
@@ -78,7 +78,7 @@ class Shipper:
         return published
 
     async def _send(self, bodies: list[bytes], lane: Lane, call: "_Call") -> list[str]:
-        """The entry ids of events, which are added all together, when there is room or never."""
+        """Add all events together, as soon as there is room, or fail; returns their entry ids."""
         deadline = time.monotonic() + self._terms.wait_for_room_seconds
         if call.may_be_known and (first := await self._first_entry_of(call)):
             return _successive(first, len(bodies))
@@ -94,7 +94,7 @@ class Shipper:
                 await sleep(min(_LOOK_SECONDS * random.uniform(0.5, 1), max(0, deadline - time.monotonic())))
 
     async def _first_entry_of(self, call: "_Call") -> bytes | None:
-        """Where a call of a run was answered before, so that its events need not be sent again."""
+        """The answer to an earlier, identical call of the same run, whose events need not be sent again."""
         async with _understood():
             first = await self._redis.get(self._streams.published(call.token))
         return first if isinstance(first, bytes) else None
@@ -114,7 +114,7 @@ class Shipper:
         return _successive(first, len(bodies))
 
     async def _persist(self, keys: list[str], arguments: list[str | int | bytes]) -> bytes | int:
-        """The script's answer; asked again, it changes nothing more."""
+        """The script's answer. Repeating the call changes nothing."""
         for pause in _PAUSES_SECONDS:
             try:
                 return await self._ask(keys, arguments)
@@ -126,10 +126,10 @@ class Shipper:
         if not self._terms.wait_replicas:
             answer: bytes | int = await self._script(keys, arguments)
             return answer
-        async with self._redis.pipeline(transaction=False) as pipe:  # WAIT is for what its own connection wrote
+        async with self._redis.pipeline(transaction=False) as pipe:  # WAIT applies to writes of its own connection
             pipe.evalsha(self._script.sha, len(keys), *keys, *arguments)
             pipe.wait(self._terms.wait_replicas, round(1000 * _REPLICA_SECONDS))
-            # An error that redis-py raises itself has the command in its text, and so the abstracts.
+            # Errors raised by redis-py contain the command, and with it the abstracts.
             answer, reached = await pipe.execute(raise_on_error=False)
         if isinstance(answer, NoScriptError):
             await self._redis.script_load(self._script.script)
@@ -146,7 +146,7 @@ class Shipper:
 
 @dataclass(frozen=True)
 class _Call:
-    """How Redis knows a call that it has answered."""
+    """Identifies a call, so that Redis can repeat its answer."""
 
     token: str
     remembered_seconds: int
@@ -161,13 +161,13 @@ class _Call:
 
 
 def _successive(first: bytes, count: int) -> list[str]:
-    """The ids of entries that were added together."""
+    """The consecutive ids of entries that were added together."""
     milliseconds, _, number = first.decode().partition("-")
     return [f"{milliseconds}-{int(number) + offset}" for offset in range(count)]
 
 
 def _calls(events: list[Body]) -> Iterator[list[Body]]:
-    """Events in their order, no more together than one call may have."""
+    """Split events, in their order, into calls of limited size."""
     call: list[Body] = []
     size = 0
     for event in events:
@@ -182,7 +182,7 @@ def _calls(events: list[Body]) -> Iterator[list[Body]]:
 
 @asynccontextmanager
 async def _understood() -> AsyncIterator[None]:
-    """What Redis or the network says, as what the publisher can do about it."""
+    """Translate errors of Redis and the network into what the publisher can do about them."""
     try:
         yield
     except AWAY as error:
@@ -190,7 +190,7 @@ async def _understood() -> AsyncIterator[None]:
             f"Redis is out of reach ({error}): publish again with the same ids, each is answered once"
         ) from error
     except RedisError as error:
-        # Up to Redis 6.2 a script's error says so only in its text.
+        # Before Redis 7 the error of a script has the code only in its text.
         if isinstance(error, OutOfMemoryError) or "-OOM" in str(error):
             raise BacklogFull(
                 f"Redis has no memory for more abstracts: publish again in {RETRY_AFTER_SECONDS:g} s",

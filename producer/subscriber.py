@@ -1,4 +1,4 @@
-"""Receive what the workers publish."""
+"""Receive results from the workers."""
 
 import asyncio
 import logging
@@ -36,17 +36,17 @@ class Subscriber(Client):
             async for entry_id, result in subscriber.predictions(since="0"):
                 print(result.causationid, result.data.answers["cancer"].label)
 
-    Nothing is remembered here: keep the last ``entry_id`` and pass it as ``since`` to go on after it. Where there are
-    several shards it is the place in each of them, as ``producer.cursor`` writes it.
+    The subscriber stores no position: keep the last ``entry_id`` and pass it as ``since`` to resume after it. With
+    several shards it is a position in each of them (``producer.cursor``).
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, namespace: str = "abstream", shards: int = 1) -> None:
-        """``shards`` are those of the namespace, as its workers have them. Connects when something is read."""
+        """Create a subscriber, which connects on first use; ``shards`` is the same number as the workers have."""
         super().__init__(url, namespace, shards)
         self._reads: set[Read] = set()
 
     async def aclose(self) -> None:
-        """End all that reads, and close the connections."""
+        """End all reads, and close the connections."""
         await end(self._reads)
         await super().aclose()
 
@@ -73,9 +73,9 @@ class Subscriber(Client):
 
         Args:
             since: an entry id (``"0"`` is the beginning, ``"$"`` is now), or a time.
-            until_idle: end after so many seconds without an event.
+            until_idle: end after this many seconds without an event.
 
-        An entry that this version cannot read is skipped with a warning: it would stop every subscriber for ever.
+        An entry that this version cannot read is skipped with a warning, because an error would stop every subscriber.
 
         Raises:
             Unavailable: Redis was out of reach for about a minute.
@@ -91,10 +91,10 @@ class Subscriber(Client):
     async def entries(
         self, output: Output, since: str | datetime = NOW, *, until_idle: float | None = None
     ) -> AsyncIterator[tuple[str, dict[bytes, bytes]]]:
-        """Yield every entry as Redis holds it; otherwise as ``events``."""
+        """Yield every entry as it is in Redis; otherwise as ``events``."""
         try:
             for shard in self._of(output):
-                await shard.redis.ping()  # a wrong address is said at once; only later is Redis waited for
+                await shard.redis.ping()  # a wrong address fails at once; later, Redis is waited for
             places = split(await self.resolve(output, since), len(self._of(output)))
             async with aclosing(self._pages(output, list(places), until_idle)) as pages:
                 async for at, entries in pages:
@@ -105,7 +105,7 @@ class Subscriber(Client):
             raise Unavailable(f"Redis is out of reach ({error}): subscribe again after the last entry id") from error
 
     async def resolve(self, output: Output, since: str | datetime = NOW) -> str:
-        """The entry id that ``since`` means, of each shard: for ``"$"``, the last entry there is now."""
+        """The position that ``since`` stands for; ``"$"`` stands for the last entry that there is now."""
         if isinstance(since, datetime):
             return f"{max(0, int(since.timestamp() * 1000) - 1)}"
         if since != NOW:
@@ -117,17 +117,17 @@ class Subscriber(Client):
         return cast(bytes, newest[0][0]).decode() if newest else BEGINNING
 
     def _of(self, output: Output) -> list[Shard]:
-        """Where an output is: what is told to all workers, and what they answer to it, is in one place."""
+        """The shards that hold an output; the control streams are in one place."""
         return [self._at.control] if output in CONTROL else self._at.shards
 
     async def _pages(
         self, output: Output, after: list[str], until_idle: float | None
     ) -> AsyncGenerator[tuple[int, list[Entry]], None]:
-        """Entries with the number of their shard, as they come; ends where none come for long."""
+        """Entries with the number of their shard, as they arrive; ends after ``until_idle``."""
         shards = self._of(output)
         idle_since = time.monotonic()
         reads: dict[int, Read] = {}
-        quiet: set[int] = set()  # shards of which nothing came since anything came
+        quiet: set[int] = set()  # shards whose last read was empty, since the last entry of any shard
         try:
             while until_idle is None or len(quiet) < len(shards) or time.monotonic() - idle_since < until_idle:
                 for at in range(len(shards)):
@@ -145,7 +145,7 @@ class Subscriber(Client):
             await end(reads.values())
 
     def _begin(self, shard: Shard, output: Output, after: str, until_idle: float | None) -> Read:
-        """A read that ends with the subscriber at the latest: who breaks off a loop does not end it."""
+        """Start a read, which ends with the subscriber at the latest, even if the caller's loop is left early."""
         reading = asyncio.create_task(_read(shard, output, after, until_idle))
         self._reads.add(reading)
         reading.add_done_callback(self._reads.discard)
@@ -153,16 +153,16 @@ class Subscriber(Client):
 
 
 async def _read(shard: Shard, output: Output, after: str, until_idle: float | None) -> list[Entry]:
-    """Entries after one, or none if none came; reading may be repeated, so Redis is waited for."""
+    """Entries after an id, or none if none arrive in time. A read may be repeated, so Redis is waited for."""
     wait = _BLOCK_MILLISECONDS if until_idle is None else min(_BLOCK_MILLISECONDS, int(until_idle * 1000))
     stream = shard.streams.output(output)
 
     async def read() -> list[Entry]:
-        # redis-py's own types are the union of all protocols' replies; of RESP2's, this is the one.
+        # redis-py's type is the union over all protocols; this is the one of RESP2.
         reply: Any = await shard.redis.xread({stream: after}, count=_COUNT, block=max(1, wait))
         return cast(list[Entry], reply[0][1]) if reply else []
 
     async def wait_more(error: Exception) -> None:
-        """The client has dropped the connection by itself."""
+        """Nothing to do: the client has closed the connection itself."""
 
     return await Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), _READS).call_with_retry(read, wait_more)

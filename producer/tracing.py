@@ -1,6 +1,6 @@
-"""The trace that a publishing is part of, for its events to carry it on, where the program uses OpenTelemetry.
+"""Passing on the trace that a publishing is part of, if the program uses OpenTelemetry.
 
-Where it does not, nothing of it is imported, and where it did not set it up, nothing is done.
+If the program does not import OpenTelemetry, neither does this module. If it has no tracer provider, nothing is done.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Trace(NamedTuple):
-    """As W3C writes where a trace stands; None in no trace."""
+    """A position in a trace as the W3C writes it; None outside of a trace."""
 
     traceparent: str | None = None
     tracestate: str | None = None
@@ -18,7 +18,7 @@ class Trace(NamedTuple):
 
 @contextmanager
 def sending(stream: str) -> Iterator[Trace]:
-    """A span around a publishing to ``stream``, and what its events carry on."""
+    """Open a span around a publishing to ``stream``; yields what its events carry on."""
     if "opentelemetry.trace" not in sys.modules:
         yield Trace()
         return

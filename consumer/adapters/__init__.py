@@ -1,1 +1,1 @@
-"""Which adapter is live, and how it came to be: watch -> store -> probes -> registry -> fleet."""
+"""Which adapter is live, and how it gets there: watch -> store -> probes -> registry -> fleet."""

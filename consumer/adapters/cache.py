@@ -1,8 +1,8 @@
-"""From an announcement to a private copy on this disk, every byte of it as announced.
+"""Private copies of announced adapters on this disk, verified byte for byte.
 
-A copy is made beside its place and renamed into it when it is whole, so that what a crash or a broken connection
-leaves is never taken for an adapter. It is verified after it was copied, and again whenever it is used: from then on
-nobody looks at the store. The last few stay, so that a rollback needs no store.
+A copy is written beside its final place and renamed when it is complete, so that what a crash or a broken connection
+leaves behind is never taken for an adapter. It is verified after copying and again whenever it is used, and the store
+is not needed any more. The last few copies are kept, so that a rollback needs no store.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from ..config import WorkerConfig
 from .signatures import TrustedKeys, check_signature, read_public_keys
 from .store import Store, open_store, reaching
 
-KEPT = 8  # adapters, by when they were last asked for
-PAUSES_SECONDS = (0.5, 2.0)  # before each further try
-ABANDONED_SECONDS = 86_400  # a copy that was begun so long ago is nobody's any more
+KEPT = 8  # adapters, those that were used last
+PAUSES_SECONDS = (0.5, 2.0)  # before each retry
+ABANDONED_SECONDS = 86_400  # an incomplete copy of this age belongs to no running process
 _READ_BYTES = 1 << 20
-_COPY = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}-[0-9a-f]+")  # whole, or begun
+_COPY = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}-[0-9a-f]+")  # complete, or incomplete
 
-# What update and manifest both say. The digest vouches for the manifest; an update that says otherwise is a mistake.
+# Stated in both update and manifest. The digest covers the manifest; an update that differs from it is a mistake.
 _SAID_TWICE = ("name", "version", "base_model", "task", "prompt_digest", "calibration", "thresholds", "metrics")
 
 log = structlog.get_logger()
@@ -52,10 +52,10 @@ class Cache:
     ) -> None:
         """
         Args:
-            folder: of the copies; None for one that ends with this process.
+            folder: for the copies; None for a temporary one that is deleted with this process.
             max_bytes: of one adapter.
-            trusted: whose signatures are asked for; None for nobody's.
-            pauses_seconds: before each further try to reach a store.
+            trusted: keys of which one must have signed; signatures are not required if None or empty.
+            pauses_seconds: before each retry to reach a store.
         """
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="abstream-adapters-"))
@@ -67,7 +67,7 @@ class Cache:
 
     @classmethod
     def of(cls, config: WorkerConfig) -> "Cache":
-        """The one that a worker uses.
+        """The cache of a worker.
 
         Raises:
             AdapterRefused: a public key cannot be read.
@@ -81,10 +81,10 @@ class Cache:
         )
 
     def fetch(self, update: AdapterUpdate) -> VerifiedAdapter:
-        """The adapter that was announced, verified; from the local copy where there is one.
+        """The announced adapter, verified; from the local copy if there is one.
 
         Raises:
-            AdapterRefused: it is not what was announced, or nothing that may be served.
+            AdapterRefused: it is not what was announced, or may not be served.
             Unavailable: the store is out of reach, or this disk cannot be written.
         """
         self._check(update)
@@ -99,7 +99,7 @@ class Cache:
         return adapter
 
     def _check(self, update: AdapterUpdate) -> None:
-        """All that can be known before a byte is read."""
+        """Check everything that is known before any file is read."""
         check_signature(update, self.trusted)
         check_paths(update.files)
         if digest_of(update.files) != update.digest:
@@ -122,7 +122,7 @@ class Cache:
 
     def _copy(self, update: AdapterUpdate) -> VerifiedAdapter:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._let_go()
+        self._delete_old()
         place = self._place(update)
         beside = self.folder / f".{place.name}-{uuid4().hex}"
         try:
@@ -138,7 +138,7 @@ class Cache:
             shutil.rmtree(beside, ignore_errors=True)
 
     def _download(self, update: AdapterUpdate, folder: Path) -> None:
-        """Try, and try again; what is not as announced is no matter of patience."""
+        """Download all files, and retry if the store is out of reach; files that are not as announced are an error."""
         for pause_seconds in (*self.pauses_seconds, None):
             try:
                 store = open_store(update.uri)
@@ -151,10 +151,10 @@ class Cache:
             else:
                 return
 
-    def _let_go(self) -> None:
-        """Delete what was begun and never finished, and of the whole copies all but those that were used last.
+    def _delete_old(self) -> None:
+        """Delete abandoned incomplete copies, and all complete ones except those that were used last.
 
-        Whatever else lies in the folder is somebody's: it may be a home, or the store itself.
+        Other files in the folder are never touched: it may be a home directory, or the store itself.
         """
         own = [path for path in self.folder.iterdir() if _COPY.fullmatch(path.name)]
         found = sorted(own, key=lambda path: path.stat().st_mtime, reverse=True)
@@ -179,7 +179,7 @@ def _download(store: Store, file: ArtifactFile, folder: Path, uri: str) -> None:
     """Copy one file.
 
     Raises:
-        AdapterRefused: it is longer or shorter than announced, or other bytes.
+        AdapterRefused: its size or its bytes are not as announced.
         Unavailable: the store is out of reach.
     """
     target = folder / file.path
@@ -187,7 +187,7 @@ def _download(store: Store, file: ArtifactFile, folder: Path, uri: str) -> None:
     with reaching(uri):
         source = store.open(file.path)
     with source, target.open("wb") as copy:
-        size, digest = _pour(source, copy, file, uri)
+        size, digest = _copy_bytes(source, copy, file, uri)
         copy.flush()
         os.fsync(copy.fileno())
     if size < file.size:
@@ -196,8 +196,8 @@ def _download(store: Store, file: ArtifactFile, folder: Path, uri: str) -> None:
         raise AdapterRefused(f"{file.path} is not what was announced: its bytes are others, sha256 {digest}")
 
 
-def _pour(source: BinaryIO, copy: BinaryIO, file: ArtifactFile, uri: str) -> tuple[int, str]:
-    """Size and sha256 of what was copied; no more is read than was announced, and one byte to see that it is more."""
+def _copy_bytes(source: BinaryIO, copy: BinaryIO, file: ArtifactFile, uri: str) -> tuple[int, str]:
+    """Size and sha256 of what was copied. At most one byte more than announced is read, to detect a longer file."""
     size, digest = 0, hashlib.sha256()
     while True:
         with reaching(uri):

@@ -1,4 +1,4 @@
-"""How two models answered the same abstracts: who agrees, what flips, how sure they are. Pure, but for counting."""
+"""How two models answered the same abstracts: agreement, flipped labels, shifts of confidence."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -8,19 +8,19 @@ from ...schemas.events import ShadowAnswers
 from ..engine.scoring import Scored
 
 Answers = Mapping[str, Scored]
-"""Of one abstract, by question; a question that was not asked is left out."""
+"""The answers to one abstract, by question; questions that were not asked are left out."""
 
 
 @dataclass
 class Question:
-    """One question, over the abstracts where both models were asked it."""
+    """One question, over the abstracts for which both models answered it."""
 
     n: int = 0
-    shift: float = 0.0  # the sum of the second's confidences, minus that of the first's
+    shift: float = 0.0  # sum of the second's confidences minus the first's
     flips: Counter[tuple[str, str]] = field(default_factory=Counter)  # (first's label, second's)
 
     def summary(self) -> ShadowAnswers:
-        """As an event says it."""
+        """As in an event."""
         flips: dict[str, dict[str, int]] = defaultdict(dict)
         for (first, second), count in sorted(self.flips.items()):
             flips[first][second] = count
@@ -30,14 +30,14 @@ class Question:
 
 @dataclass
 class Comparison:
-    """Counts, abstract by abstract. ``changed`` are those with any label other than the first's."""
+    """Counts abstract by abstract; ``changed`` are those with any label different from the first model's."""
 
     abstracts: int = 0
     changed: int = 0
     questions: dict[str, Question] = field(default_factory=dict)
 
     def add(self, first: Answers, second: Answers) -> bool:
-        """Count one abstract; whether its answers changed."""
+        """Count one abstract; returns whether its answers changed."""
         for name in [name for name in first if name in second]:
             self._ask(name, first[name], second[name])
         changed = labels(first) != labels(second)
@@ -53,10 +53,10 @@ class Comparison:
             question.flips[first["label"], second["label"]] += 1
 
     def summary(self) -> dict[str, ShadowAnswers]:
-        """Of each question, as an event says it."""
+        """The summaries by question, as in an event."""
         return {name: question.summary() for name, question in self.questions.items()}
 
 
 def labels(answers: Answers) -> dict[str, str]:
-    """Question -> label, of those that were asked."""
+    """Question -> label, for the questions that were asked."""
     return {name: one["label"] for name, one in answers.items()}

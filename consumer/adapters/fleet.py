@@ -1,4 +1,4 @@
-"""What this worker says to the fleet: that it is there, and what it did with an adapter update."""
+"""What this worker tells the fleet: that it is running, and what it did with an adapter update."""
 
 import asyncio
 from contextlib import suppress
@@ -14,16 +14,16 @@ from ...schemas.events import AdapterAnswer, ShadowSummary
 from ...schemas.streams import GROUP, to_fields
 from ..answers import follows
 from ..metrics import Metrics
-from ..patience import until_available
+from ..retrying import until_available
 from .rollback import announce
 
-KEEP_ANSWERS = 10_000  # about so many; whoever is at work has answered the newest announcement, so lately
+KEEP_ANSWERS = 10_000  # approximately; running workers have answered the newest announcement, so theirs are among them
 PRESENCE_SECONDS = 5.0  # a third of the silence after which a worker counts as gone (ops/fleet.py)
 _AFTER_ALL = "18446744073709551615-0"  # later than every entry; the highest id of all would mean ">"
 
 
 class Fleet:
-    """Publishes answers. Stateless."""
+    """Publishes this worker's answers to announcements. Stateless."""
 
     def __init__(self, redis: Redis, streams: Streams, metrics: Metrics) -> None:
         self._redis = redis
@@ -41,23 +41,23 @@ class Fleet:
         await self._send(AdapterRejected(data=answer, **follows(announced.entry_id, announced.event, answer.worker)))
 
     async def shadowed(self, announced: Announced, summary: ShadowSummary) -> None:
-        """What was seen so far of the announced candidate."""
+        """A summary of the announced candidate so far."""
         await self._send(AdapterShadowed(data=summary, **follows(announced.entry_id, announced.event, summary.worker)))
 
     async def announce(self, event: AdapterUpdated, seen: str) -> bool:
-        """Announce a rollback to all, this worker too, if ``seen`` is the last announcement; whether it was."""
+        """Announce a rollback to all workers if ``seen`` is the last announcement; whether it was announced."""
         call = partial(announce, self._redis, self._streams, event, seen)
         return await until_available(call, self._metrics) is not None
 
     async def be_present(self, worker: str) -> None:
-        """Let the consumer group know that ``worker`` is there, until cancelled.
+        """Keep ``worker`` known to the consumer group, until cancelled.
 
-        Before Redis 7.2 a read that finds nothing leaves no trace; one of the worker's own entries does.
+        Before Redis 7.2 a read of new entries that finds none leaves no trace; a read of the worker's own entries does.
         """
         keys: dict[Any, Any] = {self._lane: _AFTER_ALL}
 
         async def touch() -> None:
-            with suppress(ResponseError):  # the group is gone: who reads makes it anew
+            with suppress(ResponseError):  # the group is gone, and the next read creates it
                 await self._redis.xreadgroup(GROUP, worker, keys, count=1)
 
         while True:
@@ -65,6 +65,6 @@ class Fleet:
             await asyncio.sleep(PRESENCE_SECONDS)
 
     async def _send(self, event: AdapterActivated | AdapterRejected | AdapterShadowed) -> None:
-        # Repeated after a lost reply, it stands twice under one id and says the same.
+        # If it is repeated after a lost reply, the stream has the same event twice, with one id.
         fields: dict[Any, Any] = {**to_fields(event)}
         await until_available(lambda: self._redis.xadd(self._stream, fields, maxlen=KEEP_ANSWERS), self._metrics)

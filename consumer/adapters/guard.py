@@ -1,7 +1,7 @@
-"""Whether a new adapter behaves as the one before did: the shares among its first answers, held against chance.
+"""Whether a new adapter behaves like the previous one, judged by the shares among its first answers.
 
-The labels of live abstracts are not those of a validation set, so a new adapter is held against what the one before it
-answered on this same stream; its errors, where there was none before, against none.
+The labels of live abstracts differ from those of a validation set. So a new adapter is compared with what the previous
+one answered on the same stream, and only differences beyond chance count.
 """
 
 import math
@@ -14,18 +14,18 @@ from ..config import WorkerConfig
 from ..engine import ServedModel
 from ..stages import Answered, Inferred, Predicted, Refused
 
-# A look each time the number of answers has doubled, so that chance has few tries; fewer answers say nothing.
+# The first look; then one each time the number of answers has doubled, so that chance has few tries.
 FIRST_LOOK = 32
-# Of a normal distribution: once in 16 000 looks an adapter that just keeps its bounds is found to leave them.
+# Of a normal distribution: an adapter that just keeps its bounds is rejected once in 16 000 looks.
 DEVIATIONS = 4.0
-MOST_REMEMBERED = 2_000  # answers of an adapter; beyond, the older ones count half
+MOST_REMEMBERED = 2_000  # answers of an adapter; beyond that, older ones count half
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Share:
-    """So many out of so many."""
+    """A count out of a total."""
 
     count: int
     total: int
@@ -40,7 +40,7 @@ class Share:
 
 @dataclass
 class Signals:
-    """What one adapter answered on this worker. ``first_label`` is of the task's first question, such as Cancer."""
+    """Counts of one adapter's answers on this worker; ``label`` is the first one of the first question, as Cancer."""
 
     question: str
     label: str
@@ -51,7 +51,7 @@ class Signals:
 
     @classmethod
     def of(cls, model: ServedModel) -> "Signals":
-        """None yet."""
+        """Signals without any answers."""
         question = model.task.questions[0]
         return cls(question.name, question.labels[0])
 
@@ -70,24 +70,24 @@ class Signals:
 
 
 class Guard:
-    """Owns what the live adapter answered here, and the trial that it is on."""
+    """Owns the counts of the live adapter's answers, and the trial that it is on."""
 
     def __init__(self, config: WorkerConfig, model: ServedModel) -> None:
         self._config = config
         self._digest, self._live = model.receipt.adapter_digest, Signals.of(model)
         self._trial: tuple[Announced, Trial] | None = None
         self.objections: Queue[tuple[Announced, str]] = Queue()
-        """Adapters that left their bounds, and which."""
+        """Adapters that left their bounds, with the reason."""
 
     def switched(self, announced: Announced, model: ServedModel) -> None:
-        """Another adapter is live; one that was rolled back to is not watched, or two would take turns for ever."""
+        """Another adapter is live. After a rollback it is not watched, or two adapters could take turns for ever."""
         before, self._live = self._live, Signals.of(model)
         self._digest = model.receipt.adapter_digest
         watched = announced.update.action == "activate" and self._config.guard_abstracts
         self._trial = (announced, Trial(self._config, self._live, before)) if watched else None
 
     def observe(self, inferred: Inferred, answered: Sequence[Answered]) -> None:
-        """Count a batch; those that the adapter before had in hand at the switch are not the new one's."""
+        """Count a batch, unless it was answered by the previous adapter."""
         if inferred.batch[0].engine.model.receipt.adapter_digest != self._digest:
             return
         self._live.count(answered)
@@ -101,7 +101,7 @@ class Guard:
 
 
 class Trial:
-    """The first answers of an adapter, beside those of the one before it."""
+    """Compares the first answers of an adapter with those of the previous one."""
 
     def __init__(self, config: WorkerConfig, own: Signals, before: Signals) -> None:
         self._config = config
@@ -111,11 +111,11 @@ class Trial:
 
     @property
     def is_over(self) -> bool:
-        """Whether all the abstracts were seen that were to be watched."""
+        """Whether ``guard_abstracts`` have been seen."""
         return self._own.abstracts >= self._config.guard_abstracts
 
     def objection(self) -> str | None:
-        """What is wrong with the adapter, at the looks; None between them, and where nothing is."""
+        """What is wrong with the adapter; None if nothing is, and between two looks."""
         if self._own.abstracts < self._next_look:
             return None
         self._next_look = min(2 * self._own.abstracts, self._config.guard_abstracts)
@@ -123,12 +123,12 @@ class Trial:
 
 
 def objection(own: Signals, before: Signals, config: WorkerConfig) -> str | None:
-    """Which share of ``own`` answers is beyond its bound by more than chance explains; None where none is.
+    """Which share of ``own`` answers exceeds its bound by more than chance explains; None if none does.
 
     Args:
         own: of the new adapter.
-        before: of the one before it, on this worker.
-        config: the bounds.
+        before: of the previous one, on this worker.
+        config: has the bounds.
     """
     total = own.abstracts
     errors, errors_before = Share(own.errors, total), Share(before.errors, before.abstracts)
@@ -152,10 +152,10 @@ def _say(what: str, own: Share, before: Share) -> str:
 
 
 def difference(one: Share, other: Share) -> Interval:
-    """Between which the difference of two shares lies, ``one`` minus ``other``.
+    """The confidence interval of the difference of two shares, ``one`` minus ``other``.
 
-    From their Wilson intervals, as Newcombe has it (Statistics in Medicine 17, 1998, 873, method 10). Of nothing, a
-    share counts as none.
+    From their Wilson intervals by Newcombe's method 10 (Statistics in Medicine 17, 1998, 873). A share without
+    observations counts as 0.
     """
     (low, high), (other_low, other_high) = wilson(one), wilson(other) if other.total else (0.0, 0.0)
     middle = one.value - other.value
@@ -165,7 +165,7 @@ def difference(one: Share, other: Share) -> Interval:
 
 
 def wilson(share: Share) -> Interval:
-    """Between which a share of all lies, of which ``share`` is a sample (Wilson 1927)."""
+    """The confidence interval of a share, given a sample (Wilson 1927)."""
     squared = DEVIATIONS**2
     middle = (share.count + squared / 2) / (share.total + squared)
     spread = math.sqrt(share.value * (1 - share.value) * share.total + squared / 4) * DEVIATIONS

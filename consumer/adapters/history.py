@@ -1,4 +1,4 @@
-"""What a sequence of announcements comes to. Pure."""
+"""Which adapters a sequence of announcements puts into service. Pure."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -7,13 +7,13 @@ from ...schemas.announced import Announced
 
 
 def in_service(history: Iterable[Announced], served: Sequence[Announced] = ()) -> list[Announced]:
-    """The one to serve, last, and before it those that it may be rolled back to, each served before the next.
+    """The announcement to serve, last, after those that it may be rolled back to, in their order.
 
-    What was rolled back is not among them.
+    Announcements that were rolled back are left out.
 
     Args:
         history: oldest first.
-        served: what came of all that was announced before it.
+        served: the result for all announcements before ``history``.
     """
     served = list(served)
     for announced in history:
@@ -29,16 +29,16 @@ def in_service(history: Iterable[Announced], served: Sequence[Announced] = ()) -
 
 
 def _before(digest: str, served: list[Announced]) -> list[Announced]:
-    """What was served before ``digest``; where that was before all that is known, all but what is rolled back."""
+    """What was served before ``digest``; if that is unknown, everything except the last, which is rolled back."""
     digests = [one.update.digest for one in served]
     return served[: digests.index(digest)] if digest in digests else served[:-1]
 
 
 def find(history: Sequence[Announced], wanted: str) -> Announced:
-    """The newest announcement of a digest, or the beginning of one, or of a version.
+    """The newest announcement with a version, or with a digest that begins as ``wanted``.
 
     Raises:
-        AdapterRefused: there is none, or several adapters go by it.
+        AdapterRefused: there is none, or several adapters match.
     """
     digest = wanted if wanted.startswith("sha256:") else f"sha256:{wanted}"
     found = {
@@ -54,7 +54,7 @@ def find(history: Sequence[Announced], wanted: str) -> Announced:
 
 
 def one_before(history: Sequence[Announced], served: Collection[str]) -> Announced:
-    """What to roll back to: the last in service, before the live one, that some worker has served.
+    """What to roll back to: the last one in service before the live one, which some worker has served.
 
     Args:
         history: oldest first.

@@ -1,4 +1,4 @@
-"""Golden probes: an adapter answers as it did when it was released, or it answers nobody."""
+"""Golden probes: an adapter is served only if it answers them as it did when it was released."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,19 +10,19 @@ from ..engine.breaks import take_a_break
 from ..engine.scoring import softmax
 
 TOLERANCE = 1e-3  # of a probability: machines differ in the order of additions
-# Eight bits of precision, through all layers; four, which also flip answers that are no surer.
+# Eight bits of mantissa through all layers; with four or fewer, unsure answers may flip as well.
 ROUNDED = {"bfloat16": 6e-2, "fp8": 0.2, "int8": 0.2}
-RECORDED_TOLERANCE = 1e-3  # between two records of one machine; an adapter that moves nothing by more serves nothing
+RECORDED_TOLERANCE = 1e-3  # between two records of one machine; an adapter that changes less has no effect
 
 Answers = dict[tuple[str, str], float]
 """Question and label to probability, at temperature 1."""
 
 
 def check(engine: Engine, probes: Sequence[Probe]) -> Probes:
-    """Ask ``engine`` what the adapter was asked when it was released.
+    """Compare the answers of ``engine`` to the probes with those recorded at the release.
 
     Raises:
-        AdapterRefused: it answers otherwise, or a probe does not fit the task.
+        AdapterRefused: it answers differently, or a probe does not fit the task.
     """
     given = [_answers(engine, probe) for probe in probes]
     expected = [_by_label(probe.probabilities) for probe in probes]
@@ -39,9 +39,9 @@ def check(engine: Engine, probes: Sequence[Probe]) -> Probes:
 
 
 def _differ_from_bare(given: Sequence[Answers], expected: Sequence[Answers], probes: Sequence[Probe]) -> None:
-    """Serving the bare base is noticed also where the tolerance is wider than what the adapter changes.
+    """Detect that the bare base is served, even if the tolerance is wider than what the adapter changes.
 
-    Both records are of one machine in float32, so that between them rounding is no excuse.
+    Both records were made on one machine in float32, so that rounding does not explain a difference between them.
     """
     if not probes or any(probe.bare is None for probe in probes):
         return
@@ -55,7 +55,7 @@ def _differ_from_bare(given: Sequence[Answers], expected: Sequence[Answers], pro
 
 
 def _answers(engine: Engine, probe: Probe) -> Answers:
-    """What ``engine`` gives now: raw probabilities of all labels of all questions, asked or not."""
+    """The raw probabilities of all labels of all questions, asked or not, from ``engine``."""
     take_a_break()
     abstract = Abstract.parse({"title": probe.title, "abstract": probe.abstract})
     return _probabilities(engine.model.task, engine.classify([engine.encode(abstract)]).logits[0])

@@ -1,4 +1,4 @@
-"""Announced, fetched, loaded, probed, live; or rejected, and the one before serves on."""
+"""From an announcement to a live adapter: fetch, load, probe, switch. If it is rejected, the previous one stays."""
 
 import asyncio
 import time
@@ -14,18 +14,18 @@ from ..engine import Engine
 from ..engine.breaks import with_breaks
 from ..tasks import end
 from ..worker import PROBE, Worker
-from .aside import Courtesy, aside, in_turn
+from .background import Courtesy, background_thread, in_turn
 from .cache import Cache
 from .fleet import Fleet
 from .guard import Guard
 from .history import in_service
-from .later import Later
+from .postponed import Postponed
 from .probes import check
 from .rollback import rollback
 from .shadow import Shadow
 from .watch import Watch
 
-SOURCE = "urn:abstream:fleet"  # of rollbacks, whichever worker is the first to announce one
+SOURCE = "urn:abstream:fleet"  # of rollbacks, whichever worker announces one first
 _AGAIN_SECONDS = 0.1
 
 log = structlog.get_logger()
@@ -33,14 +33,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Admitted:
-    """An engine with the announced adapter, found fit to serve."""
+    """An engine with the announced adapter, which has passed its probes."""
 
     engine: Engine
     probes: Probes
 
 
 class Registry:
-    """Decides which adapter the worker serves, and which scores in its shadow."""
+    """Decides which adapter the worker serves, and which one scores in the shadow."""
 
     def __init__(
         self, worker: Worker, watch: Watch, fleet: Fleet, load_engine: Callable[[VerifiedAdapter], Engine]
@@ -53,19 +53,19 @@ class Registry:
         self.guard = Guard(worker.config, worker.engine.model)
         self.shadow = Shadow(worker, fleet)
         worker.observers += [self.guard.observe, self.shadow.observe]
-        self._aside = aside("admit")
+        self._background = background_thread("admit")
         self._order = Order()
-        self._later = Later()
-        self._served: list[Announced] = []  # what is live, last, and what it may be rolled back to
+        self._postponed = Postponed()
+        self._served: list[Announced] = []  # the live one is last, after those that it may be rolled back to
 
     async def catch_up(self) -> None:
-        """Serve the newest adapter that can be served; what was announced before it is passed over."""
+        """Serve the newest adapter that can be served; announcements before it are skipped."""
         news = list(reversed(await self.watch.unseen()))
         objections = [self._order.objection(announced) for announced in news]
         sound = [announced for announced, objection in zip(news, objections, strict=True) if objection is None]
         if sound:
-            await self.shadow.end()  # the newest supersedes whatever is in the shadow
-            waiting = self._later.take()
+            await self.shadow.end()  # any news supersedes the candidate in the shadow
+            waiting = self._postponed.take()
             only_shadows = all(announced.update.action == "shadow" for announced in sound)
             await self._follow([*waiting, *sound] if only_shadows else sound)
         for announced, objection in zip(news, objections, strict=True):
@@ -73,7 +73,7 @@ class Registry:
                 await self._reject(announced, objection, 0)
 
     async def follow(self) -> None:
-        """Catch up with every update, and watch over what is live and in the shadow, until cancelled."""
+        """Follow announcements, and supervise the live adapter and the shadow, until cancelled."""
         name = self.worker.config.name
         duties = (self._keep_up(), self._roll_back_what_fails(), self.shadow.run(), self.fleet.be_present(name))
         tasks = [asyncio.create_task(duty) for duty in duties]
@@ -84,20 +84,20 @@ class Registry:
 
     async def _keep_up(self) -> None:
         while True:
-            if await self.watch.wait(self._later.pause_seconds):
+            if await self.watch.wait(self._postponed.pause_seconds):
                 await self.catch_up()
             else:
-                await self._follow(self._later.take())
+                await self._follow(self._postponed.take())
 
     async def _follow(self, news: Sequence[Announced]) -> None:
-        """``news`` are in order, oldest first."""
+        """Act on announcements, the oldest first."""
         self._served = in_service(news, self._served)
         for announced in [one for one in reversed(self._served) if one in news]:
             if await self.consider(announced):
                 break
             self._served.remove(announced)
         if news[-1].update.action == "shadow":
-            await self._cast(news[-1])
+            await self._begin_shadow(news[-1])
 
     async def _roll_back_what_fails(self) -> None:
         while True:
@@ -107,10 +107,10 @@ class Registry:
                 event = rollback(self._served[-2], announced, f"{self.worker.config.name}: {reason}", SOURCE)
                 if await self.fleet.announce(event, self.watch.seen):
                     break
-                await asyncio.sleep(_AGAIN_SECONDS)  # something else was announced, and is being looked at
+                await asyncio.sleep(_AGAIN_SECONDS)  # something else was announced and is being considered
 
     async def consider(self, announced: Announced) -> bool:
-        """Make the announced adapter live and say so, or say why not; whether it is live."""
+        """Make the announced adapter live, or reject it, and report that to the fleet; whether it is live."""
         begun = time.perf_counter()
         if self._is_live(announced.update):
             await self._unchanged(announced)
@@ -119,23 +119,23 @@ class Registry:
             await self._activate(announced, admitted, _milliseconds_since(begun))
         return admitted is not None
 
-    async def _cast(self, announced: Announced) -> None:
-        """Let the announced adapter score in the shadow, or say why not."""
+    async def _begin_shadow(self, announced: Announced) -> None:
+        """Let the announced adapter score in the shadow, or reject it."""
         if admitted := await self._admit(announced):
             self.shadow.begin(announced, admitted.engine)
             update = announced.update
             log.info("shadow_begun", version=update.version, digest=_short(update.digest))
 
     async def _admit(self, announced: Announced) -> Admitted | None:
-        """The announced adapter, fit to serve; None where it is not, which was said."""
+        """The announced adapter, ready to serve; None if it was rejected."""
         begun = time.perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._aside, self.admit, announced.update)
+            return await asyncio.get_running_loop().run_in_executor(self._background, self.admit, announced.update)
         except Unavailable as error:
             reason = str(error)
-            if not self._later.postpone(announced):
+            if not self._postponed.postpone(announced):
                 log.info("adapter_still_out_of_reach", digest=_short(announced.update.digest))
-                return None  # as was said before
+                return None  # the rejection was published before
         except AbstreamError as error:
             reason = str(error)
         except Exception as error:
@@ -145,10 +145,10 @@ class Registry:
         return None
 
     def admit(self, update: AdapterUpdate) -> Admitted:
-        """Fetch, load and probe, on a thread of its own, while the old engine serves.
+        """Fetch, load and probe an adapter, on the background thread, while the old engine serves.
 
         Raises:
-            AbstreamError: with what is wrong.
+            AbstreamError: the adapter cannot be served, for this reason.
         """
         with self.worker.metrics.switching("fetch"):
             adapter = self.cache.fetch(update)
@@ -159,7 +159,7 @@ class Registry:
         with self.worker.metrics.switching("load"):
             engine = self.load_engine(adapter)
         with self.worker.metrics.switching("probe"):
-            engine.classify([engine.encode(PROBE)])  # it has answered once, also where the manifest has no probes
+            engine.classify([engine.encode(PROBE)])  # answers once, even if the manifest has no probes
             return Admitted(engine, check(engine, adapter.manifest.probes))
 
     def _is_live(self, update: AdapterUpdate) -> bool:

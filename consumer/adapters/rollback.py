@@ -1,4 +1,4 @@
-"""The announcement that takes an adapter out of service: an older one named again, once for the whole fleet."""
+"""The announcement that takes an adapter out of service by naming an older one again, once for the whole fleet."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -13,14 +13,14 @@ from ..scripts import script
 def rollback(target: Announced, live: Announced, reason: str, source: str) -> AdapterUpdated:
     """The event that puts ``target`` back into service.
 
-    Its id is that of what it rolls back, so that the same rollback, asked for by many, is one event.
+    Its id is made of what it rolls back, so that the same rollback by several workers is one event.
     """
     now = datetime.now(timezone.utc)
     return AdapterUpdated(
         id=f"rollback-of-{live.entry_id}",
         source=source,
         subject=target.event.subject,
-        # Not before what it rolls back, whatever the clocks say: workers follow no event that is older than the last.
+        # Never before what it rolls back, whatever the clocks say: workers ignore events older than the last one.
         time=max(now, live.event.time or now),
         causationid=live.event.id,
         causationsource=live.event.source,

@@ -1,4 +1,4 @@
-"""Whether somebody who may vouch for adapters vouches for this one: Ed25519 over ``artifacts.signed_bytes``."""
+"""Verifying that an adapter is signed with a trusted key: Ed25519 over ``artifacts.signed_bytes``."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 TrustedKeys = Mapping[str, "Ed25519PublicKey"]
-"""The sha256 of each key that is trusted, to the key. Without any, signatures are not asked for."""
+"""Each trusted key by its sha256. If there is none, signatures are not required."""
 
 
 def read_public_keys(paths: Iterable[Path]) -> TrustedKeys:
     """The keys in PEM files, as ``abstream adapters keygen`` writes them.
 
     Raises:
-        AdapterRefused: a file is no Ed25519 public key: with no key to hold adapters against, none is served.
+        AdapterRefused: a file is no Ed25519 public key, so that no adapter could be verified.
     """
     return {key_id(key.public_bytes_raw()): key for key in map(_read, paths)}
 
 
 def check_signature(update: AdapterUpdate, trusted: TrustedKeys) -> None:
-    """Hold the update's signature against the keys; does nothing where there are none.
+    """Verify the update's signature, if there are trusted keys.
 
     Raises:
-        AdapterRefused: it is not signed, or by nobody who is trusted, or for another adapter.
+        AdapterRefused: it is not signed, not with a trusted key, or for another adapter.
     """
     if not trusted:
         return

@@ -1,4 +1,4 @@
-"""Where released adapters lie.
+"""Where released adapters are stored.
 
 file:///folder               a folder that every worker reaches under the same path
 s3://bucket/prefix           the extra ``s3``; credentials and endpoint as any AWS client finds them
@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from ...schemas import AdapterRefused, Unavailable
 
-# What each client is told, so that none waits long or repeats by itself: the cache does that for all of them.
+# Options of the clients: short timeouts and no retries of their own, because the cache retries for all of them.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 1}}},
     "hf": {},
@@ -26,17 +26,17 @@ class Store(Protocol):
     """The files of one released adapter."""
 
     def open(self, path: str) -> BinaryIO:
-        """Open a file for reading; ``path`` was held against ``artifacts.check_paths``.
+        """Open a file for reading; ``path`` has passed ``artifacts.check_paths``.
 
         Raises:
-            AdapterRefused: there is no such file, or it is not one of the store's own.
-            Unavailable: the store is out of reach; so does reading on.
+            AdapterRefused: there is no such file, or it is a link out of the store.
+            Unavailable: the store is out of reach. Reading may raise this too.
         """
 
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Whatever a store's client raises means that the store is out of reach."""
+    """Any error of a store's client means that the store is out of reach."""
     try:
         yield
     except (AdapterRefused, Unavailable):
@@ -49,7 +49,7 @@ def open_store(uri: str) -> Store:
     """The store that an update names.
 
     Raises:
-        AdapterRefused: no worker of this installation could read it.
+        AdapterRefused: this installation cannot read such a store.
         Unavailable: it is out of reach.
     """
     parts = urlsplit(uri)
@@ -75,7 +75,7 @@ class _Folder:
         if any(part.is_symlink() for part in (file, *file.parents) if part.is_relative_to(self._folder)):
             raise AdapterRefused(f"{path} is a link out of the adapter's folder")
         try:
-            # Not to hang on a pipe that lies there in the file's place.
+            # Without O_NONBLOCK, opening a pipe in the file's place would hang.
             handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise AdapterRefused(f"the store lacks {path}") from None

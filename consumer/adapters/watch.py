@@ -1,4 +1,4 @@
-"""The stream of adapter updates, read by every worker for itself, without a group: all must see all."""
+"""The stream of adapter updates. Every worker reads it without a group, because all workers must see all updates."""
 
 import math
 import time
@@ -12,17 +12,17 @@ from ...schemas import AdapterUpdated, Malformed, Streams
 from ...schemas.announced import Announced
 from ...schemas.streams import from_fields
 from ..metrics import Metrics
-from ..patience import until_available
+from ..retrying import until_available
 from ..source import BLOCK_SECONDS
 
-# So far back an adapter is looked for that can be served, where the newest ones cannot.
+# If the newest adapters cannot be served, this many are considered.
 MOST_UPDATES = 16
 
 log = structlog.get_logger()
 
 
 class Watch:
-    """Owns this worker's place in the stream."""
+    """Owns this worker's position in the stream."""
 
     def __init__(self, redis: Redis, streams: Streams, metrics: Metrics) -> None:
         self._redis = redis
@@ -32,17 +32,17 @@ class Watch:
 
     @property
     def seen(self) -> str:
-        """The last entry that was read; "0-0" before the first."""
+        """The id of the last entry that was read; "0-0" before the first."""
         return self._seen
 
     async def unseen(self) -> list[Announced]:
-        """The newest of what was announced since the last look, or ever at the first look; newest first."""
+        """The newest announcements since the last call, or of all time at the first call; newest first."""
         return await until_available(self._read, self._metrics)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Return once something is there that was not seen, or after so many seconds; whether there is.
+        """Wait for unseen announcements, for ``seconds`` at most; whether there are any.
 
-        No read is broken off for that: before Python 3.12 redis-py may swallow a cancellation.
+        No read is cancelled for that, because before Python 3.12 redis-py may swallow a cancellation.
         """
         until = math.inf if seconds is None else time.monotonic() + seconds
         while not await until_available(partial(self._block, until), self._metrics):
@@ -64,7 +64,7 @@ class Watch:
 
 
 def _announced(entry_id: str, fields: dict[bytes, bytes]) -> Announced | None:
-    """None for an entry that this version cannot read: it would stop every worker for ever."""
+    """The announcement in an entry; None if this version cannot read it, since an error would stop every worker."""
     try:
         event = from_fields(fields)
     except Malformed as problem:

@@ -21,10 +21,10 @@ from . import fp8, int8
 from .breaks import take_a_break
 from .config import Device, Dtype, EngineConfig
 from .fit import check_fit
-from .opaque import sharing_works
 from .parts import shared_tensor
 from .shape import Shape, read_shape
 from .slots import Slots
+from .tensor_bytes import sharing_works
 from .tokens import PromptEncoder, load_tokenizers
 from .weights import locate
 

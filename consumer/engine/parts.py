@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .int8 import Eight
-from .opaque import Described, bytes_of, describe, made_of
 from .products import Packed, Plain, Product, product
 from .slots import Kept, Slots, Writer
+from .tensor_bytes import Described, bytes_of, describe, made_of
 
 Shareable = Packed | Plain | Eight
 _KINDS: dict[str, type[Shareable]] = {kind.__name__: kind for kind in (Packed, Plain, Eight)}

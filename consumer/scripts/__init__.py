@@ -1,4 +1,4 @@
-"""One change in Redis is one script, each in a file of its own."""
+"""Lua scripts: every change that must be atomic is one script, in a file of its own."""
 
 from importlib.resources import files
 
@@ -7,7 +7,7 @@ from redis.commands.core import AsyncScript
 
 
 def script(redis: Redis, name: str) -> AsyncScript:
-    """The script ``name``.lua, sent once and then called by its digest."""
+    """The script ``name``.lua, which is loaded once and then called by its digest."""
     return redis.register_script(source(name))
 
 

@@ -1,13 +1,13 @@
--- What of each lane is not answered. Reads only.
+-- The unanswered entries of each lane. Reads only.
 --
 -- KEYS  lanes
 -- ARGV  1 group
--- Returns for each lane: lag (entries nobody has read), pending (entries in a worker's hands), and for how many
--- milliseconds the oldest of both has been there; false where there is no such group.
+-- Returns for each lane: lag (entries nobody has read), pending (entries that a worker holds), and the age in
+-- milliseconds of the oldest of both; false if there is no such group.
 --
--- Redis 6.2 knows no lag, and later ones forget it when an entry was deleted. Then it is counted, on the shorter side of
--- the last delivered entry: exact where fewer than 200 are not read, or fewer than 200 that were read are not trimmed.
--- Otherwise it is too high: what was read and is not trimmed counts as lag but for 200.
+-- Redis 6.2 has no lag, and later versions lose it when an entry is deleted. Then it is counted, on the shorter side of
+-- the last delivered entry. The count is exact if fewer than 200 entries are unread, or fewer than 200 read entries are
+-- not yet trimmed. Otherwise it is too high: read entries that are not trimmed count as lag, except for 200 of them.
 local MOST_COUNTED, MOST_BYTES = 200, 1048576
 
 local function find_group(lane)
@@ -25,7 +25,7 @@ local function find_group(lane)
   end
 end
 
--- How many entries there are, and whether that is all: what takes long, since their texts pass through here, is left.
+-- How many entries there are, and whether all were counted: counting stops early, because it reads their texts.
 local function count(lane, from, to)
   local counted, bytes = 0, 0
   while counted < MOST_COUNTED and bytes < MOST_BYTES do

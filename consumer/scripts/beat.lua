@@ -1,15 +1,15 @@
--- A worker lives: note it, and forget who has been silent for long.
+-- Record a worker's heartbeat, and remove workers that have been silent for long.
 --
--- KEYS  1 the workers, by when they last told that they live
+-- KEYS  1 the workers, by their last heartbeat
 -- ARGV  1 this worker, 2 milliseconds of silence after which a worker counts as gone
--- Returns the workers that live.
+-- Returns the living workers.
 --
--- All times are of the server's clock, so that those of the workers do not matter.
+-- All times are of the server's clock, so the clocks of the workers do not matter.
 local now = redis.call('TIME')
 local milliseconds = now[1] * 1000 + math.floor(now[2] / 1000)
 redis.call('ZADD', KEYS[1], string.format('%.0f', milliseconds), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', milliseconds - ARGV[2]))
--- Where the clock was set back, who told it before would seem to live until it is again where it was.
+-- If the clock was set back, earlier heartbeats would seem to be of the future.
 for _, other in ipairs(redis.call('ZRANGE', KEYS[1], string.format('(%.0f', milliseconds), '+inf', 'BYSCORE')) do
   redis.call('ZADD', KEYS[1], string.format('%.0f', milliseconds), other)
 end

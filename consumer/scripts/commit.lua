@@ -3,11 +3,11 @@
 -- KEYS  1 interactive lane, 2 bulk lane, 3 predictions, 4 refusals, 5 identities seen now, 6 seen before,
 --       7 seen by workers whose clocks are ahead
 -- ARGV  1 group, 2 seconds to keep identities, then for each entry five values:
---       lane (1 or 2), entry id, output (3 or 4), identity ('' to publish whatever was seen), event
+--       lane (1 or 2), entry id, output (3 or 4), identity ('' to publish in any case), event
 -- Returns one number per entry: 1 published, 0 lost to another worker, 2 a duplicate submission, or refused before.
 --
--- A result is remembered by its identity, a refusal by its entry: mended or replayed, the submission may come again.
--- Should the group be lost and an entry read anew, what was refused gets no result, and what was answered no refusal.
+-- A result is remembered by its identity, a refusal by its entry: the submission may come again, mended or replayed.
+-- If the group is lost and entries are read again, a refused entry gets no result, and an answered one no refusal.
 --
 -- An error does not undo what a script has written, so everything that can fail is checked before the first write.
 local stream_or_none = { stream = true, none = true }
@@ -16,7 +16,7 @@ for key = 1, 4 do
     return redis.error_reply('WRONGTYPE ' .. KEYS[key] .. ' is not a stream: rename or delete it')
   end
 end
-local ahead = false -- hardly ever, and then for as long as the clocks differ by
+local ahead = false -- rarely true, and then for as long as the clocks differ
 for key = 5, 7 do
   local kind = redis.call('TYPE', KEYS[key]).ok
   if kind ~= 'set' and kind ~= 'none' then
@@ -34,7 +34,7 @@ local function is_known(member)
 end
 
 local REFUSED = 'refused'
-local any_refused = is_known(REFUSED) -- hardly ever; only then each entry is looked up
+local any_refused = is_known(REFUSED) -- rarely true; only then each entry is looked up
 
 local function refused(lane, id)
   return REFUSED .. lane .. ' ' .. id

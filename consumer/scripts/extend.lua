@@ -1,6 +1,6 @@
--- Renew the lease of entries that are still ours. Returns those that are not.
+-- Renew the leases of entries that are still ours. Returns those that are not.
 --
--- A trimmed entry is ours, but not renewed: XCLAIM would drop it in silence. It is reported when its lease is over.
+-- The lease of a trimmed entry is not renewed, because XCLAIM would drop it silently. It is refused when it expires.
 --
 -- KEYS  1 lane
 -- ARGV  1 group, 2 this worker, then entry ids

@@ -1,4 +1,4 @@
--- Remove the consumers that hold nothing and have not been heard of for long; what is pending would go with them.
+-- Remove consumers that have been silent for long and hold nothing: their pending entries would be removed with them.
 --
 -- KEYS  1 lane
 -- ARGV  1 group, 2 silence in milliseconds

@@ -1,12 +1,12 @@
--- Take over entries whose worker let their lease run out.
+-- Take over entries whose lease expired.
 --
 -- KEYS  1 lane
--- ARGV  1 group, 2 this worker, 3 lease in milliseconds, 4 how many at most, 5 bytes after which no more is taken,
---       6 and 7 only those that were delivered at least and at most so often
--- Returns for each entry: id, deliveries before this one, the worker it was with, fields (false where trimmed away).
+-- ARGV  1 group, 2 this worker, 3 lease in milliseconds, 4 most entries, 5 bytes after which no more are taken,
+--       6 and 7 the fewest and the most deliveries of the entries to take
+-- Returns for each entry: id, deliveries before this one, the worker that had it, fields (false if trimmed).
 --
--- XPENDING and XCLAIM, not XAUTOCLAIM: that raises the delivery count of everything it passes.
--- A trimmed entry stays in its owner's name until its refusal is committed: claiming it would drop it in silence.
+-- XPENDING and XCLAIM, not XAUTOCLAIM, which raises the delivery count of everything that it scans.
+-- A trimmed entry keeps its owner until its refusal is committed, because claiming it would drop it silently.
 local taken, bytes, from = {}, 0, '-'
 local most, most_bytes, least_deliveries, most_deliveries = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 while #taken < most and bytes < most_bytes do

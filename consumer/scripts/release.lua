@@ -1,10 +1,10 @@
--- Hand back entries that were not answered: the next worker may take them at once. Returns how many were ours.
+-- Hand back entries that were not answered, so that the next worker may take them at once. Returns how many were ours.
 --
--- A trimmed entry is left as it is: XCLAIM would drop it in silence. It is reported when its lease is over.
+-- A trimmed entry stays as it is, because XCLAIM would drop it silently. It is refused when its lease expires.
 --
 -- KEYS  1 lane
--- ARGV  1 group, 2 this worker, 3 idle milliseconds to set (past every lease), 4 deliveries to forget: 1, or 0 where
---       the entry may be at fault, then entry ids
+-- ARGV  1 group, 2 this worker, 3 idle milliseconds to set (longer than any lease), 4 deliveries to subtract: 1, or 0
+--       if the entry may be at fault, then entry ids
 local ours = 0
 for at = 5, #ARGV do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[at], ARGV[at], 1)[1]

@@ -1,9 +1,9 @@
--- Publish the refusal of entries that were removed before the group had them, once, and set right what the group counts.
+-- Publish one refusal for entries that were removed before the group read them, and correct the group's counter.
 --
 -- KEYS  1 lane, 2 refusals, 3 identities seen now, 4 seen before, 5 seen by workers whose clocks are ahead
--- ARGV  1 group, 2 last of the removed entries, or '' where only their number is known, 3 identity, 4 seconds to keep
+-- ARGV  1 group, 2 last of the removed entries, or '' if only their number is known, 3 identity, 4 seconds to keep
 --       identities, 5 event
--- Returns 1 where it was published, 0 where another worker had done so.
+-- Returns 1 if it was published, 0 if another worker had done so.
 local PAGE, MOST_PAGES = 1000, 10
 
 local function pairs_of(flat)
@@ -36,7 +36,7 @@ if ARGV[2] ~= '' then
   redis.call('EXPIRE', KEYS[3], ARGV[4])
   return 1
 end
--- The server counts on as if the removed were still to be read. What was read is what was removed, and what is there.
+-- The server still counts the removed entries as unread. Read are all that were removed, and those that are there.
 local read, from = removed, '-'
 for _ = 1, MOST_PAGES do
   local page = redis.call('XRANGE', KEYS[1], from, group['last-delivered-id'], 'COUNT', PAGE)

@@ -1,12 +1,12 @@
--- Trim a stream to what every group has acknowledged, a part at a time.
+-- Remove what every group has acknowledged from a stream, a part at a time.
 --
 -- KEYS  1 stream
--- ARGV  1 for how many milliseconds entries are kept anyhow; '' to keep nothing but what a group needs, and all
---       where there is no group
--- Returns how many entries were removed: call again until it is none, so that others are served in between.
+-- ARGV  1 milliseconds for which entries are kept in any case; '' to keep only what a group needs, or everything if
+--       there is no group
+-- Returns how many entries were removed. Call again until it is 0, so that Redis can serve others in between.
 local PART = 5000
 
--- Ids are pairs of 64-bit numbers, which a script's numbers cannot hold: as texts of one length they compare.
+-- Ids are pairs of 64-bit numbers, too large for Lua's numbers: they are compared as texts of equal length.
 local function sortable(id)
   local milliseconds, number = id:match('(%d+)-(%d+)')
   return ('0'):rep(20 - #milliseconds) .. milliseconds .. ('0'):rep(20 - #number) .. number
@@ -45,6 +45,6 @@ if not floor then
 end
 local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', PART)
 if removed == 0 then
-  removed = redis.call('XTRIM', KEYS[1], 'MINID', '=', floor) -- what is left of one node
+  removed = redis.call('XTRIM', KEYS[1], 'MINID', '=', floor) -- the rest, which is part of one node
 end
 return removed

@@ -1,5 +1,5 @@
-"""The REST door: abstracts in by HTTP, results out by lookup, page or stream. It knows Redis and nothing of models.
+"""The REST API: abstracts in by HTTP, results out by lookup, page or stream. It uses Redis, and no model.
 
-Needs ``pip install 'abstream[gateway]'``. Whatever a gateway remembers is in Redis or can be read there again, so that
-any number of them may run, and may be started and stopped at any time.
+Needs ``pip install 'abstream[gateway]'``. All state of a gateway is in Redis or can be read from there again, so that
+any number of gateways may run, and be started and stopped at any time.
 """

@@ -1,4 +1,4 @@
-"""``/v1/abstracts`` and ``/v1/classify``: abstracts in, and how they stand."""
+"""``/v1/abstracts`` and ``/v1/classify``: submitting abstracts, and their status."""
 
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -137,7 +137,7 @@ async def classify(
 
 
 async def _answered_before(door: Door, identity: Identity) -> Entry | None:
-    """The prediction that an abstract has already; workers would give it no second one."""
+    """The prediction that an abstract already has, since workers would give it no second one."""
     standing = await door.index.find(identity)
     if standing and standing.answered and standing.answered.output == "predictions":
         return await _entry(door.shard_of(identity.id), "predictions", standing.answered.entry_id)

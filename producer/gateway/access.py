@@ -1,4 +1,4 @@
-"""Who asks, and for which gateway."""
+"""Dependencies of the routes: the gateway's shared state, and the authenticated client."""
 
 from typing import Annotated, cast
 
@@ -15,7 +15,7 @@ _bearer = HTTPBearer(
 )
 
 
-# Not plain functions: FastAPI would hand each of them to a thread, for every request.
+# Coroutines, because FastAPI would run plain functions in a thread for every request.
 async def _door(request: Request) -> Door:
     return cast(Door, request.app.state.door)
 
@@ -24,10 +24,10 @@ OfDoor = Annotated[Door, Depends(_door)]
 
 
 async def _caller(door: OfDoor, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
-    """The source of what the client sends.
+    """The ``source`` of the client's abstracts.
 
     Raises:
-        Problem: it has no token, or a wrong one.
+        Problem: the token is missing or wrong.
     """
     if door.tokens is None:
         return door.config.source
@@ -40,4 +40,4 @@ async def _caller(door: OfDoor, credentials: Annotated[HTTPAuthorizationCredenti
 
 
 Caller = Annotated[str, Depends(_caller)]
-"""The source of the client's abstracts."""
+"""The ``source`` of the client's abstracts."""

@@ -1,4 +1,4 @@
-"""The application: its routes, and what surrounds them."""
+"""The ASGI application: routes and middleware."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,13 +28,13 @@ _TAGS = [
 
 
 def build(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> FastAPI:
-    """The gateway of a namespace, as an ASGI application; ``app.state.door`` ends its streams.
+    """The gateway of a namespace, as an ASGI application; its state is ``app.state.door``.
 
     Args:
         url: of Redis.
         names: of the streams.
-        config: the gateway's knobs.
-        gauges: what its metrics tell beside its own.
+        config: of the gateway.
+        gauges: further metrics to expose.
 
     Raises:
         TokensUnusable: the file of tokens cannot be used.
@@ -67,7 +67,7 @@ def build(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Colle
 
 
 def _surround(app: FastAPI, door: Door) -> None:
-    """From the inside to the outside: every request is counted, also one that is not let in."""
+    """Add the middleware, from the inside to the outside: even rejected requests are counted."""
     config = door.config
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     if config.tokens_file is None:

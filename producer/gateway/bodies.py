@@ -1,4 +1,4 @@
-"""What a request brings: one abstract, a list, or a file in any format that ``producer.formats`` reads."""
+"""The bodies of requests: one abstract, a list, or a file in any format that ``producer.formats`` reads."""
 
 import mimetypes
 import tempfile
@@ -18,8 +18,8 @@ from ..formats import Broken, Format, Record, read_from
 from .models import MAX_ID_CHARACTERS
 from .problems import Problem
 
-CHUNK = 256  # records in hand at a time
-_SPOOLED_BYTES = 1 << 20  # of a file; what is longer lies on disk
+CHUNK = 256  # records at a time
+_SPOOLED_BYTES = 1 << 20  # larger files are kept on disk
 
 IdempotencyKey = Annotated[
     str | None,
@@ -31,7 +31,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-# Many that a request brings: what is broken has its place among them.
+# The records of a request with several; broken ones have their place among them.
 Many = AsyncIterator[list[Record | Broken]]
 
 
@@ -39,8 +39,8 @@ async def one_record(request: Request, key: str | None) -> Record:
     """The one abstract of a JSON body.
 
     Raises:
-        Problem: it is no JSON, or something else than one abstract.
-        Malformed: the abstract is not right.
+        Problem: the body is not JSON, or not a single abstract.
+        Malformed: the abstract is not valid.
     """
     values = await _json(request)
     if not isinstance(values, dict):
@@ -50,11 +50,11 @@ async def one_record(request: Request, key: str | None) -> Record:
 
 @asynccontextmanager
 async def records(request: Request, key: str | None, wanted: Format) -> AsyncIterator[Record | Many]:
-    """The one abstract that a request brings, or all of them, part by part.
+    """The single abstract of a request, or all abstracts, part by part.
 
     Raises:
-        Problem: as ``one_record``, or many have one key.
-        Malformed: the one abstract is not right.
+        Problem: as ``one_record``, or there is one key for several abstracts.
+        Malformed: the single abstract is not valid.
     """
     media_type = _media_type(request.headers)
     if wanted == "auto" and _is_json(media_type):
@@ -71,7 +71,7 @@ async def records(request: Request, key: str | None, wanted: Format) -> AsyncIte
 
 
 async def _parts(found: Iterator[Record | Broken]) -> Many:
-    """Read in a thread: a large file would hold up all other requests."""
+    """Read in a thread, because a large file would block all other requests."""
     while part := await to_thread(lambda: list(islice(found, CHUNK))):
         yield part
 
@@ -115,7 +115,7 @@ async def _json(request: Request) -> Any:
 
 @asynccontextmanager
 async def _file(request: Request, media_type: str) -> AsyncIterator[tuple[BinaryIO, str]]:
-    """The file of a form, or the body itself, and what it is called."""
+    """The file of a form, or the body itself, and its name."""
     if media_type == "multipart/form-data":
         async with request.form(max_files=1) as form:
             uploads = [value for value in form.values() if isinstance(value, UploadFile)]

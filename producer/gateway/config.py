@@ -1,4 +1,4 @@
-"""What a gateway is told."""
+"""The settings of a gateway."""
 
 import ipaddress
 from pathlib import Path
@@ -13,7 +13,7 @@ _Seconds = Annotated[float, Field(gt=0)]
 
 
 class GatewayConfig(BaseModel):
-    """The knobs of a gateway; each is a flag of ``abstream gateway``."""
+    """The settings of a gateway; each is a flag of ``abstream gateway``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class GatewayConfig(BaseModel):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``."""
+    """Whether only this machine can reach ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

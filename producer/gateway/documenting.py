@@ -1,4 +1,4 @@
-"""The OpenAPI document: problems and bodies that FastAPI cannot see in the code."""
+"""The parts of the OpenAPI document that FastAPI cannot derive from the code: problems and bodies."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ RFC 9457 that say what to do. An abstract is known by its client and its `id`: t
 
 
 def problems(*statuses: int, conflict: str = "other-shards") -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that may answer with these problems; ``conflict`` is the kind of its 409."""
+    """The ``responses`` of a route for these problems; ``conflict`` is the kind of its 409."""
     examples = {**_EXAMPLES, 409: (conflict, _CONFLICTS[conflict])}
     return {
         status: {"description": _PROBLEMS[status], "content": _problem(details(status, *examples[status]))}
@@ -88,7 +88,7 @@ def any_abstracts() -> dict[str, Any]:
 
 
 def document(app: FastAPI) -> None:
-    """Give ``app`` its whole document."""
+    """Make ``app`` serve the complete document."""
 
     def whole() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -111,7 +111,7 @@ def document(app: FastAPI) -> None:
 
 
 def _never_null(whole: dict[str, Any]) -> None:
-    """A parameter may be left out, but nobody can send one that is null."""
+    """Remove null from the types of parameters: they may be left out, but cannot be sent as null."""
     operations = [operation for path in whole["paths"].values() for operation in path.values()]
     for parameter in (one for operation in operations for one in operation.get("parameters", ())):
         kinds = [kind for kind in parameter["schema"].pop("anyOf", ()) if kind != {"type": "null"}]

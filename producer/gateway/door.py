@@ -1,4 +1,4 @@
-"""What all requests of a gateway share: its connections, its one reader, who waits and who may ask."""
+"""The state that all requests of a gateway share: connections, the reader of results, waiting requests, tokens."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from .waiting import Waiting
 
 
 class Door:
-    """One gateway of one namespace.
+    """The state of one gateway.
 
     Raises:
         TokensUnusable: the file of tokens cannot be used.
@@ -45,7 +45,7 @@ class Door:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Read results while the block lasts, then let go of every connection."""
+        """Read results within the block, then close all connections."""
         reader = Reader(self.shards, self.index, self.tail, self.waiting)
         self._reading = asyncio.create_task(reader.run())
         heart = asyncio.create_task(self._beat())
@@ -60,18 +60,18 @@ class Door:
 
     @property
     def reads(self) -> bool:
-        """Whether the reader is at work, though Redis may be away."""
+        """Whether the reader is running, even if Redis is away."""
         return self._reading is not None and not self._reading.done()
 
     def shard_of(self, id: str) -> Shard:
-        """Where an abstract of this id goes."""
+        """The shard of an abstract's id."""
         return self.shards[self.names.of(id)]
 
     def place(self, cursor: str) -> Place:
-        """Where a client says that it is.
+        """The place in a client's cursor.
 
         Raises:
-            Problem: it is no place in so many shards.
+            Problem: it is of another number of shards.
         """
         try:
             return parse(cursor, len(self.shards))
@@ -79,7 +79,7 @@ class Door:
             raise Problem(409, "other-shards", str(error)) from error
 
     def publisher(self, source: str) -> Publisher:
-        """What sends the abstracts of one client."""
+        """The publisher of one client's abstracts."""
         if source not in self._publishers:
             self._publishers[source] = Publisher(
                 self._url,
@@ -92,7 +92,7 @@ class Door:
         return self._publishers[source]
 
     def end(self) -> None:
-        """Let streams and waiting requests end, and begin no more."""
+        """End streams and waiting requests, and accept no new ones."""
         self.ending = True
         self.tail.end()
         self.waiting.end()

@@ -1,4 +1,4 @@
-"""Entries of output streams as a gateway hands them on: their ids, their events, and the events' own bytes."""
+"""Entries of output streams: their ids, their events, and the events' original bytes."""
 
 import json
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ _TYPES: dict[Output, str] = {
 
 
 class Entry(NamedTuple):
-    """One event of an output stream, and its JSON as it stands there."""
+    """One event of an output stream, and its JSON as it is there."""
 
     output: Output
     entry_id: str
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 def read_entries(output: Output, entries: list[RawEntry]) -> list[Entry]:
-    """The events of entries; what holds none is left out, as by every subscriber."""
+    """The events of entries; entries without a valid one are skipped, as by every subscriber."""
     found = []
     for entry_id, fields in entries:
         try:
@@ -38,12 +38,12 @@ def read_entries(output: Output, entries: list[RawEntry]) -> list[Entry]:
 
 
 async def read_after(shard: Shard, output: Output, after: str, count: int, until: str = "+") -> list[RawEntry]:
-    """The ``count`` entries after an id, in their order, up to another."""
+    """The first ``count`` entries after an id, up to another id."""
     entries: Any = await shard.redis.xrange(shard.streams.output(output), min=f"({after}", max=until, count=count)
     return list(entries)
 
 
 async def last_id(shard: Shard, output: Output) -> str:
-    """The id of the newest entry; ``0-0`` where there is none."""
+    """The id of the newest entry; ``0-0`` if there is none."""
     newest: Any = await shard.redis.xrevrange(shard.streams.output(output), count=1)
     return newest[0][0].decode() if newest else "0-0"

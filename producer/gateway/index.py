@@ -1,10 +1,10 @@
-"""Where an abstract stands that came through a gateway: found by its id without reading a stream.
+"""The status of abstracts that came through a gateway, by their ids, without reading a stream.
 
-Redis keeps a small hash for each: the entry that the abstract became, written when it is taken, and the entry that
-answers it, written by every gateway as it reads the results. A hash of about 150 bytes lives for a week while there is
-no answer, and two days from it on, which is as long as workers know the abstract again at most: as long as they give it
-no second answer, the first is found here. Later its result is still in the pages of predictions. What was answered
-while no gateway ran is taken note of when one starts.
+Redis keeps a hash of about 150 bytes for each: the abstract's entry, written when it is accepted, and the entry of its
+answer, written by every gateway as it reads the results. The hash is kept for a week if there is no answer, and for two
+days after the answer. That is the longest time for which workers recognize the abstract and give no second answer, so
+the first one can be found here. Later, the result is still in the pages of predictions. Answers that were published
+while no gateway was running are recorded when one starts.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from .entries import Entry, read_after, read_entries
 
 _QUEUED_SECONDS = 7 * 24 * 3600
 _ANSWERED_SECONDS = 2 * DEDUPE_WINDOW_SECONDS
-_HELD = 100_000  # answers that could not be noted, until Redis has room for them
+_HELD = 100_000  # answers that could not be written, until Redis has room for them
 _PAGE = 500
 _ENTRY_ID = re.compile(r"\d+-\d+")
 _OUTPUTS: tuple[Output, ...] = ("predictions", "refusals")
@@ -39,36 +39,36 @@ log = structlog.get_logger()
 
 
 class Identity(NamedTuple):
-    """What an abstract is known by."""
+    """The identity of an abstract."""
 
     source: str
     id: str
 
 
 class Answered(NamedTuple):
-    """The entry that answers an abstract, and the one that it answers."""
+    """The entry with the answer, and the entry (``sequence``) that it answers."""
 
     output: Output
     entry_id: str
     sequence: str
 
     def settles(self, submitted: str | None) -> bool:
-        """Whether an abstract that was last sent as the entry ``submitted`` has its answer.
+        """Whether this answers an abstract that was last sent as the entry ``submitted``.
 
-        A refusal of an earlier entry is none: mended, an abstract may be sent again under its old id.
+        A refusal of an earlier entry does not: a mended abstract may be sent again with its old id.
         """
         return self.output == "predictions" or submitted is None or parse_id(self.sequence) >= parse_id(submitted)
 
 
 class Standing(NamedTuple):
-    """What is known of an abstract: the entry it became, and its answer."""
+    """The status of an abstract: its entry, and its answer."""
 
     submitted: str | None
     answered: Answered | None
 
 
 def identity_of(entry: Entry) -> Identity | None:
-    """Whose answer a result is. A refusal of what could not be read, or is gone, is of an entry only."""
+    """The abstract that a result answers. If its entry was unreadable or gone, only the entry is known."""
     source, own = entry.event.get("causationsource"), entry.event.get("causationid")
     if isinstance(source, str) and isinstance(own, str):
         return Identity(source, own)
@@ -81,33 +81,33 @@ def identity_of(entry: Entry) -> Identity | None:
 
 
 def answered_by(entry: Entry) -> Answered:
-    """The answer that a result is."""
+    """The answer in a result."""
     sequence = str(entry.event.get("sequence"))
     return Answered(entry.output, entry.entry_id, sequence if _ENTRY_ID.fullmatch(sequence) else "0-0")
 
 
 class Index:
-    """The standings of one namespace, each in the shard of its abstract."""
+    """The status of all abstracts of a namespace, each in the shard of the abstract."""
 
     def __init__(self, shards: Sequence[Shard], names: Shards, source: str) -> None:
-        """Takes note of the results of ``source`` and of the clients' sources below it."""
+        """Record results for ``source`` and for the clients' sources below it."""
         self.parts = [IndexOfShard(shard, source) for shard in shards]
         self._names = names
 
     async def submitted(self, source: str, published: Iterable[Published]) -> None:
-        """Note that abstracts were sent. They were in any case, so that a failure is only logged."""
+        """Record that abstracts were sent. A failure is only logged, because they were sent in any case."""
         shards: defaultdict[int, list[Published]] = defaultdict(list)
         for one in published:
             shards[self._names.of(one.id)].append(one)
         await asyncio.gather(*(self.parts[shard].submitted(source, part) for shard, part in shards.items()))
 
     async def find(self, identity: Identity) -> Standing | None:
-        """What is known of an abstract."""
+        """The status of an abstract, if it is known."""
         return await self.parts[self._names.of(identity.id)].find(identity)
 
 
 class IndexOfShard:
-    """The standings of one shard; otherwise as ``Index``."""
+    """The same for one shard."""
 
     def __init__(self, shard: Shard, source: str) -> None:
         self._shard = shard
@@ -115,7 +115,7 @@ class IndexOfShard:
         self._source = source
         self._lanes = frozenset(map(shard.streams.lane, LANES))
         self._unwritten: deque[Note] = deque(maxlen=_HELD)
-        self._whole = False  # whether all before the live tail has been noted
+        self._whole = False  # whether everything before the live tail has been recorded
 
     async def submitted(self, source: str, published: Iterable[Published]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
@@ -131,13 +131,13 @@ class IndexOfShard:
     async def find(self, identity: Identity) -> Standing | None:
         standing = await self._read(identity)
         if standing and standing.submitted and standing.answered is None:
-            # Of an entry that was trimmed unread nobody knows whose it was.
+            # An entry that was trimmed unread is refused without its identity.
             lost = [await self._read(Identity(lane, standing.submitted)) for lane in sorted(self._lanes)]
             return next((Standing(standing.submitted, one.answered) for one in lost if one), standing)
         return standing
 
     async def note(self, entries: list[Entry]) -> None:
-        """Note results, and first what could not be noted before; a Redis that is full is asked for one page only."""
+        """Record results, after those that could not be recorded before; a full Redis is asked for one page only."""
         self._unwritten.extend(self._notes(entries))
         try:
             while len(self._unwritten) > _PAGE:
@@ -147,7 +147,7 @@ class IndexOfShard:
             log.warning("results_not_noted", waiting=len(self._unwritten), error=type(error).__name__)
 
     async def catch_up(self, until: dict[Output, str]) -> None:
-        """Note what came while no gateway ran, up to the entries where the live tail begins."""
+        """Record what was published while no gateway was running, up to the beginning of the live tail."""
         noted = cast("dict[bytes, bytes]", await self._redis.hgetall(self._streams.noted))
         for output in _OUTPUTS:
             after = noted.get(output.encode(), until[output].encode()).decode()
@@ -164,7 +164,7 @@ class IndexOfShard:
         self._whole = True
 
     def _notes(self, entries: list[Entry]) -> Iterator[Note]:
-        """Of the results that are this gateway's clients'."""
+        """The notes for results of this gateway's clients."""
         for entry in entries:
             identity = identity_of(entry)
             if identity and self._is_ours(identity.source):
@@ -177,7 +177,7 @@ class IndexOfShard:
             self._unwritten.popleft()
 
     async def _write(self, notes: Iterable[Note], passed: list[Entry]) -> None:
-        """Write the notes, and that all up to the last of ``passed`` are written."""
+        """Write notes, and that everything up to the last of ``passed`` is written."""
         pipeline = self._redis.pipeline(transaction=False)
         for key, answered in notes:
             pipeline.hset(key, "answered", answered)

@@ -1,4 +1,4 @@
-"""Requests that are not let in: too large, or sent by a page of somebody else in a browser on this machine."""
+"""Middleware that rejects requests: too large, or sent by a foreign page in a browser on this machine."""
 
 from collections.abc import Collection
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from .problems import Problem
 
 
 class BodyLimit:
-    """Refuses a body before it is read where its length is told, and while it is read where not."""
+    """Rejects large bodies: before they are read if their length is declared, and while they are read otherwise."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -39,14 +39,14 @@ class BodyLimit:
 
     def _problem(self) -> Problem:
         detail = f"a request has at most {self._max_bytes} bytes: send the abstracts in several"
-        # What is still on its way is not waited for.
+        # Do not wait for the rest of the body.
         return Problem(413, "too-large", detail, headers={"Connection": "close"}, limit=self._max_bytes)
 
 
 class OwnPagesOnly:
-    """Where no token is asked for, whoever runs a browser here would lend it to every page that it shows.
+    """Without tokens, every page that a browser on this machine shows could use the API.
 
-    A page is told by its ``Origin``, and one that made a name of its own point here by ``Host``.
+    Foreign pages are recognized by ``Origin``, and those whose own host name points here (DNS rebinding) by ``Host``.
     """
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
@@ -67,5 +67,5 @@ class OwnPagesOnly:
         try:
             foreign = origin is not None and origin not in self._origins and urlsplit(origin).netloc != host
             return foreign or not is_loopback(urlsplit(f"//{host}").hostname or "localhost")
-        except ValueError:  # no address at all
+        except ValueError:  # not a valid address
             return True

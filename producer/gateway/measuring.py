@@ -1,4 +1,4 @@
-"""What a gateway counts. Labels are from closed sets: never an id, never an address as it was asked for."""
+"""The metrics of a gateway. Labels have closed sets of values: never an id, never a raw path."""
 
 import time
 from typing import Any
@@ -15,7 +15,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 
 class Measurements:
-    """The instruments of one gateway."""
+    """The metrics of one gateway."""
 
     def __init__(self, version: str, tail: Tail, waiting: Waiting) -> None:
         self.registry = registry = CollectorRegistry()
@@ -36,15 +36,15 @@ class Measurements:
         build.labels(version).set(1)
 
     def taken(self, lane: str, count: int) -> None:
-        """Abstracts were sent to a lane."""
+        """Count abstracts that were sent to a lane."""
         self._taken.labels(lane).inc(count)
 
     def broken(self, count: int) -> None:
-        """Records were not taken."""
+        """Count records that were not accepted."""
         self._broken.inc(count)
 
     def answered(self, scope: Scope, status: int, seconds: float) -> None:
-        """A request is being answered."""
+        """Count a request when its response begins."""
         method = scope["method"] if scope["method"] in _METHODS else "other"
         route: Any = scope.get("route")
         template = str(getattr(route, "path", "none"))

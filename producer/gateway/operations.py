@@ -1,4 +1,4 @@
-"""What operators and programs ask of the gateway itself: health, metrics, documents."""
+"""Routes about the gateway itself: health, metrics, documents."""
 
 import asyncio
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""``/v1/predictions``: a page of results, and the stream of them."""
+"""``/v1/predictions``: results in pages, and as a stream."""
 
 import asyncio
 from typing import Annotated
@@ -22,8 +22,8 @@ router = APIRouter(tags=["predictions"])
 
 _PAGE_BYTES = 8 << 20
 _READ = 128  # predictions at a time
-_READS_AT_A_TIME = 8  # of all subscribers that are behind
-_RETRY = b"retry: 2000\n\n"  # milliseconds until a browser that was cut off comes again
+_READS_AT_A_TIME = 8  # by all subscribers that are behind
+_RETRY = b"retry: 2000\n\n"  # milliseconds until a browser reconnects
 # Before OpenAPI 3.2, the schema of a stream is that of each event.
 _SENT = {
     "type": "object",
@@ -70,7 +70,7 @@ async def page(
 
 
 async def _oldest_after(door: Door, place: Place, count: int) -> list[tuple[int, RawEntry]]:
-    """The oldest predictions after a place, each with the number of its shard; a few, since each may be a megabyte."""
+    """The oldest predictions after a place, with their shard numbers; only a few, because each may have a megabyte."""
     count = min(count, _READ)
     pages = [
         await read_after(shard, "predictions", write_id(last), count)
@@ -117,7 +117,7 @@ async def stream(
 
 
 class EventStream(Response):
-    """Sends predictions after an entry until the client goes or the gateway ends."""
+    """Sends predictions after a place until the client disconnects or the gateway ends."""
 
     media_type = "text/event-stream"
     _reads = asyncio.Semaphore(_READS_AT_A_TIME)
@@ -147,7 +147,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _next(self, subscriber: Subscriber) -> bytes:
-        """What is to be sent next, once there is anything; empty at the end."""
+        """Wait for the next chunk to send; empty at the end."""
         while not subscriber.ended:
             subscriber.news.clear()
             held = self._door.tail.after(self._after, pack=self._pack)
@@ -161,7 +161,7 @@ class EventStream(Response):
         return b""
 
     async def _read(self) -> tuple[bytes, Place]:
-        """What follows in Redis; nothing while it is away, so that it is asked again at the next sign of life."""
+        """Read on in Redis; nothing while it is away, so that it is asked again at the next sign of life."""
         try:
             async with self._reads:
                 return await self._read_one() if len(self._after) == 1 else await self._read_several()
@@ -173,19 +173,19 @@ class EventStream(Response):
         return self._sent(0, raw) if raw else (b"", self._after)
 
     async def _read_several(self) -> tuple[bytes, Place]:
-        """From the first shard of which the tail has had more, but no more than that: so the tail is arrived at."""
+        """Read the first shard that is behind the tail, up to the tail's place, so that both come to the same place."""
         newest = self._door.tail.newest
-        assert newest, "there is no stream before the tail has begun"
+        assert newest, "streams begin after the tail"
         for number, (last, bound) in enumerate(zip(self._after, newest, strict=True)):
             if last < bound:
                 shard, until = self._door.shards[number], write_id(bound)
                 raw = await read_after(shard, "predictions", write_id(last), _READ, until)
                 chunk, place = self._sent(number, raw)
                 return chunk, place if len(raw) == _READ else moved(place, number, bound)
-        return b"", self._after  # ahead of this tail, by another gateway's
+        return b"", self._after  # another gateway was ahead of this one
 
     def _sent(self, number: int, raw: list[RawEntry]) -> tuple[bytes, Place]:
-        """Entries of one shard as they are sent, and the place behind them."""
+        """Entries of one shard in the form in which they are sent, and the place after them."""
         chunk, place = b"", self._after
         for one in raw:
             place = moved(place, number, parse_id(one[0].decode()))
@@ -197,7 +197,7 @@ class EventStream(Response):
 
 
 def _takes_gzip(accepted: str) -> bool:
-    """Whether an ``Accept-Encoding`` names it, as every browser's does."""
+    """Whether an ``Accept-Encoding`` header includes gzip."""
     named = ("".join(one.split()).lower().partition(";") for one in accepted.split(","))
     return any(name == "gzip" and (not weight or weight.strip("q=0.")) for name, _, weight in named)
 

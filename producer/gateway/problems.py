@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 problem that says what to do."""
+"""All errors as RFC 9457 problems that say what to do."""
 
 import traceback
 from collections.abc import Mapping
@@ -64,13 +64,13 @@ class Problem(Exception):
         self.members = members
 
     def response(self) -> Response:
-        """What is sent."""
+        """The HTTP response."""
         body = details(self.status, self.kind, self.detail) | self.members
         return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
 
 
 def details(status: int, kind: str, detail: str) -> dict[str, Any]:
-    """A problem as it is sent."""
+    """The JSON of a problem."""
     return {"type": f"urn:abstream:problem:{kind}", "title": _title(status), "status": status, "detail": detail}
 
 
@@ -86,7 +86,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
 
 class _Unexpected:
-    """Answers what nobody expected, and logs where it came from; an error's own words may be of an abstract."""
+    """Answers unexpected errors, and logs where they came from; not their messages, which may contain an abstract."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -108,7 +108,7 @@ class _Unexpected:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that an error is."""
+    """The problem for an error."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, RequestValidationError):
@@ -132,12 +132,12 @@ def problem_of(error: Exception) -> Problem:
 
 
 def unavailable(detail: str) -> Problem:
-    """What will pass by itself."""
+    """The problem for a condition that passes by itself."""
     return Problem(503, "unavailable", detail, headers={"Retry-After": str(_AGAIN_SECONDS)})
 
 
 def _of_http(error: HTTPException) -> Problem:
-    """What the framework says of itself, in our words where they help more."""
+    """The problem for an error of the framework, with a more helpful message where we have one."""
     kind, detail = {
         404: ("not-found", "there is nothing at this address: see /docs"),
         405: ("method-not-allowed", "this address does not take this method: see /docs"),

@@ -1,4 +1,4 @@
-"""The one reader of results that a gateway has."""
+"""The reader of results, one for each gateway."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from .tail import Tail
 from .waiting import Waiting
 
 _OUTPUTS: tuple[Output, ...] = ("predictions", "refusals")
-_COUNT = 64  # of each stream in a read: a refusal holds its whole original, and may be of a megabyte
+_COUNT = 64  # of each stream in a read: a refusal holds its whole original, and may have megabytes
 _BLOCK_MILLISECONDS = 1_000
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class Reader:
-    """Reads predictions and refusals as they come and hands each read to index, tail and waiting requests."""
+    """Reads predictions and refusals as they arrive, and passes them to the index, the tail and waiting requests."""
 
     def __init__(self, shards: Sequence[Shard], index: Index, tail: Tail, waiting: Waiting) -> None:
         self._shards = shards
@@ -54,12 +54,12 @@ class Reader:
         while True:
             entries = await self._patiently(partial(_read, self._shards[number], after))
             if entries:
-                await self._index.parts[number].note(entries)  # first, so that who is woken finds what woke it
+                await self._index.parts[number].note(entries)  # first, so that a request that is woken finds its result
                 self._tail.append([entry for entry in entries if entry.output == "predictions"], number)
                 self._waiting.arrived(entries)
 
     async def _patiently(self, call: Any) -> Any:
-        """The result of ``call``, which is repeated while Redis is away."""
+        """The result of ``call``, repeated while Redis is away."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -80,7 +80,7 @@ async def _newest(shard: Shard) -> dict[Output, str]:
 
 
 async def _read(shard: Shard, after: dict[Output, str]) -> list[Entry]:
-    """What comes next, of which ``after`` is told."""
+    """Wait for the next entries, and advance ``after``."""
     names = {shard.streams.output(output).encode(): output for output in _OUTPUTS}
     keys: dict[Any, Any] = {shard.streams.output(output): last for output, last in after.items()}
     replies: Any = await shard.redis.xread(keys, count=_COUNT, block=_BLOCK_MILLISECONDS)

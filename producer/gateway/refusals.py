@@ -1,4 +1,4 @@
-"""``/v1/refusals``: what could not be answered, and its replay."""
+"""``/v1/refusals``: what could not be answered, and replays."""
 
 import json
 from typing import Annotated
@@ -16,7 +16,7 @@ from .problems import Problem
 router = APIRouter(tags=["refusals"])
 
 _PAGE_BYTES = 8 << 20
-_AT_A_TIME = 8  # each holds its whole original, and may be of a megabyte
+_AT_A_TIME = 8  # each holds its whole original, and may have megabytes
 
 
 @router.get(

@@ -1,4 +1,4 @@
-"""Records into the stream."""
+"""Publishing the records of a request."""
 
 from ...schemas import Lane, Malformed
 from ..formats import Broken, Record
@@ -7,7 +7,7 @@ from .door import Door
 
 
 class Sender:
-    """Sends the records of one request, and remembers what became of each."""
+    """Publishes the records of one request, and collects which were accepted and which are broken."""
 
     def __init__(self, door: Door, source: str, lane: Lane) -> None:
         self._door = door
@@ -27,7 +27,7 @@ class Sender:
         return (await self._publish([record]))[0]
 
     async def send_part(self, part: list[Record | Broken]) -> None:
-        """Send the sound ones; raises as ``send``, but for what is too large."""
+        """Send the valid records; raises as ``send``, except that records that are too large count as broken."""
         self.broken += [one for one in part if isinstance(one, Broken)]
         sound = [one for one in part if isinstance(one, Record)]
         if not sound:

@@ -1,4 +1,4 @@
-"""The gateway as a process: listens, and ends without breaking anything off."""
+"""The gateway as a process: listening, and a graceful end."""
 
 import contextlib
 import signal
@@ -15,15 +15,15 @@ from .app import build
 from .config import GatewayConfig
 from .door import Door
 
-_DRAIN_SECONDS = 30  # for requests at work; what waits and what streams ends at once
+_DRAIN_SECONDS = 30  # for requests in progress; waiting requests and streams end at once
 
-_OTHER_FILES = 512  # connections to Redis, requests beside the streams, files that are sent
+_OTHER_FILES = 512  # connections to Redis, requests other than streams, files that are sent
 
 log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
-    """Tells streams and waiting requests to end, then waits for them."""
+    """Ends streams and waiting requests before uvicorn waits for all requests."""
 
     def __init__(self, config: uvicorn.Config, door: Door) -> None:
         super().__init__(config)
@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
 
 
 def serve(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Collector] = ()) -> None:
-    """Answer requests until SIGTERM or SIGINT; SIGHUP reads the tokens again. Arguments are those of ``build``.
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads the tokens. The arguments are those of ``build``.
 
     Raises:
         TokensUnusable: the file of tokens cannot be used.
@@ -49,7 +49,7 @@ def serve(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Colle
     listening = _listen(config)
     address = "http://{}:{}".format(*listening.getsockname()[:2])
     log.info("gateway_listens", address=address, docs=f"{address}/docs", tokens=door.tokens is not None)
-    # When it has ended, uvicorn raises the signal once more, as if nobody had listened to it.
+    # At its end, uvicorn raises the signal again, for the handlers of before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     if door.tokens and hasattr(signal, "SIGHUP"):
@@ -58,7 +58,7 @@ def serve(url: str, names: Shards, config: GatewayConfig, gauges: Sequence[Colle
 
 
 def settings(app: FastAPI) -> uvicorn.Config:
-    """How the gateway is served."""
+    """The settings of uvicorn."""
     return uvicorn.Config(
         app,
         log_config=None,
@@ -70,7 +70,7 @@ def settings(app: FastAPI) -> uvicorn.Config:
 
 
 def allow_files(wanted: int) -> int:
-    """Let this process have so many files and connections open, or as many as the system lets it; how many that is."""
+    """Raise this process's limit of open files to ``wanted``, or as far as the system allows; returns the limit."""
     with contextlib.suppress(ImportError):  # Windows has no such limit
         import resource
 

@@ -1,8 +1,8 @@
-"""The newest predictions, held once for all subscribers, as the bytes that each of them is sent.
+"""The newest predictions, kept once for all subscribers, as the bytes that are sent.
 
-A subscriber is a place in the stream, and nothing is queued for it: it takes from the tail what follows its place,
-and reads in Redis what the tail no longer holds. So a slow one costs no memory but for what is on its way, and a fast
-one no read. What is sent is joined, and packed, once for all who are at the same place.
+A subscriber is a place in the stream, and nothing is queued for it: it takes from the tail what follows its place, and
+reads from Redis what the tail no longer holds. So a slow subscriber costs no memory except for what is being sent, and
+a fast one causes no reads. Chunks are joined and compressed once for all subscribers at the same place.
 """
 
 import zlib
@@ -15,36 +15,37 @@ from ..cursor import Place, moved, parse_id, write
 from .entries import Entry
 
 _MAX_BYTES = 16 << 20
-_CHUNK_BYTES = 128 << 10  # sent at a time, at most by one event more
-_LEVEL = 3  # of zlib: a fifth is left, for half a millisecond a chunk
-_CHUNKS = 64  # kept for those who are at the same place
-# For each subscriber; a send costs about half of it. So half of the time is for others, and many events share a send.
+_CHUNK_BYTES = 128 << 10  # sent at a time, plus at most one event
+_LEVEL = 3  # of zlib: compresses to a fifth, in half a millisecond for each chunk
+_CHUNKS = 64  # kept for subscribers at the same place
+# A pause for each subscriber after a send, which takes about half as long. So half of the time is left for other work,
+# and many events share a send.
 _REST_SECONDS = 100e-6
 SIGN_OF_LIFE = b": still here\n\n"
-BEGIN_PACKED = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # of gzip
+BEGIN_PACKED = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # the header of gzip
 
 
 def as_sent(place: str, entry: Entry) -> bytes:
-    """A prediction as a server-sent event, and the place behind it.
+    """A prediction as a server-sent event, with the place after it as its id.
 
-    JSON may hold line ends between its tokens, which would end its line.
+    JSON may contain line ends between its tokens, which would end the line.
     """
     data = b"\ndata: ".join(entry.body.splitlines())
     return b"id: %s\nevent: prediction\ndata: %s\n\n" % (place.encode(), data)
 
 
 def packed(chunk: bytes) -> bytes:
-    """A part of a gzip stream that needs none of the parts before it, so that all who ask are sent the same.
+    """A part of a gzip stream that does not depend on earlier parts, so that it is the same for all subscribers.
 
-    The checksum at the end of the stream, which would be each subscriber's own, is left out: a stream of events has no
-    end but that its client has to come again.
+    The checksum at the end of the stream would differ for each subscriber. It is left out, because a stream of events
+    ends only when the client has to reconnect.
     """
     packer = zlib.compressobj(_LEVEL, wbits=-zlib.MAX_WBITS)
     return packer.compress(chunk) + packer.flush(zlib.Z_FULL_FLUSH)
 
 
 class Subscriber:
-    """One stream of predictions: woken when there is something to send, or when it has to end."""
+    """One stream of predictions, which is woken when there is something to send or when it has to end."""
 
     def __init__(self) -> None:
         self.news = Event()
@@ -53,10 +54,10 @@ class Subscriber:
 
 
 class Tail:
-    """The newest predictions, in the order in which they came from the shards, and who waits for the next.
+    """The newest predictions, in the order in which they arrived from the shards, and the subscribers.
 
-    Other gateways may have them in another order: of several shards, a place is one in the tail only if the tail has
-    been at this very place.
+    Other gateways may have them in another order. So with several shards, a place belongs to this tail only if the tail
+    has been at exactly this place.
     """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
@@ -64,23 +65,23 @@ class Tail:
         self._places: list[Place] = []  # after each prediction
         self._sent: list[bytes] = []
         self._bytes = 0
-        self._floor: Place | None = None  # all that follows it is held
-        self._chunks: dict[tuple[int, bool], tuple[bytes, Place]] = {}  # since the last prediction, by where they begin
+        self._floor: Place | None = None  # everything after it is held
+        self._chunks: dict[tuple[int, bool], tuple[bytes, Place]] = {}  # by their beginning; until the next prediction
         self._subscribers: set[Subscriber] = set()
         self._waking: TimerHandle | None = None
         self._rests_until = 0.0
 
     @property
     def newest(self) -> Place | None:
-        """Behind the last prediction, or where the tail begins; None before it has begun."""
+        """The place after the last prediction, or where the tail begins; None before ``begin``."""
         return self._places[-1] if self._places else self._floor
 
     def begin(self, after: Place) -> None:
-        """Hold what follows it."""
+        """Start to hold what follows this place."""
         self._floor = after
 
     def append(self, entries: list[Entry], shard: int = 0) -> None:
-        """Hold predictions of a shard, in their order, and wake who waits for them; the oldest are let go."""
+        """Add predictions of a shard, wake the subscribers, and drop the oldest beyond the limit."""
         place = self.newest
         assert place, "it has begun"
         for entry in entries:
@@ -88,16 +89,16 @@ class Tail:
             self._places.append(place)
             self._sent.append(as_sent(write(place), entry))
             self._bytes += len(self._sent[-1])
-        self._let_go()
+        self._drop_oldest()
         self._chunks.clear()
         if self._subscribers and not self._waking:
             loop = get_running_loop()
             self._waking = loop.call_at(max(self._rests_until, loop.time()), self._wake_all)
 
     def after(self, place: Place, *, pack: bool = False) -> tuple[bytes, Place] | None:
-        """What to send after a place, packed or not, and the place behind that; empty where it is the newest.
+        """What to send after a place, compressed or not, and the place after that; empty at the newest place.
 
-        None where the tail no longer holds what follows, or is not the one to know.
+        None if the tail no longer holds what follows, or has not been at this place.
         """
         if self._floor is None or place < self._floor:
             return None
@@ -123,7 +124,7 @@ class Tail:
 
     @contextmanager
     def subscriber(self) -> Iterator[Subscriber]:
-        """One more, while the block lasts."""
+        """Register a subscriber within the block."""
         subscriber = Subscriber()
         self._subscribers.add(subscriber)
         try:
@@ -133,17 +134,17 @@ class Tail:
 
     @property
     def subscribers(self) -> int:
-        """How many there are."""
+        """The number of subscribers."""
         return len(self._subscribers)
 
     def sign_of_life(self) -> None:
-        """Let every subscriber send one."""
+        """Make every subscriber send a sign of life."""
         for subscriber in self._subscribers:
             subscriber.sign_of_life_due = True
         self._wake()
 
     def end(self) -> None:
-        """Let every subscriber end."""
+        """Make every subscriber end."""
         for subscriber in self._subscribers:
             subscriber.ended = True
         self._wake()
@@ -157,7 +158,7 @@ class Tail:
         for subscriber in self._subscribers:
             subscriber.news.set()
 
-    def _let_go(self) -> None:
+    def _drop_oldest(self) -> None:
         count = 0
         while self._bytes > self._max_bytes and count < len(self._sent) - 1:
             self._bytes -= len(self._sent[count])

@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens from a file."""
+"""Authentication: bearer tokens from a file."""
 
 import hashlib
 import hmac
@@ -9,28 +9,28 @@ import structlog
 
 from ...schemas import AbstreamError
 
-_LOOK_SECONDS = 1.0  # between two looks whether the file has changed
+_LOOK_SECONDS = 1.0  # between two checks whether the file has changed
 _LEAST_CHARACTERS = 16
 
 log = structlog.get_logger()
 
 
 class TokensUnusable(AbstreamError):
-    """The file of tokens cannot be used: mend it."""
+    """The file of tokens cannot be used: correct it."""
 
 
 class Tokens:
-    """The tokens of a file, read again when it has changed.
+    """The tokens of a file, which is read again when it has changed.
 
-    A line is a token, or a client's name and its token; lines that begin with ``#`` are none. Tokens of one name are
-    one client, so that a new token can be given out before the old one is taken away.
+    Each line has a token, or a client's name and its token; lines that begin with ``#`` are comments. Tokens with the
+    same name are of one client, so that a new token can be handed out before the old one is removed.
     """
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
-            TokensUnusable: it cannot be read, or holds no token, or one that is too short.
+            TokensUnusable: it cannot be read, has no token, or has one that is too short.
         """
         self._path = path
         self._looked = time.monotonic()
@@ -38,16 +38,16 @@ class Tokens:
         self._owners = _read(path)
 
     def owner(self, token: str) -> str | None:
-        """The name of the client with this token, "" where it has none; None where nobody has it."""
+        """The name of the client with this token, "" if it has no name; None if the token is unknown."""
         self._refresh()
         given, found = _digest(token.encode("utf-8", "surrogateescape")), None
-        for digest, name in self._owners:  # all of them, so that the time tells nothing
+        for digest, name in self._owners:  # compare all, so that the time reveals nothing
             if hmac.compare_digest(digest, given):
                 found = name
         return found
 
     def reload(self) -> None:
-        """Read the file again; what cannot be used changes nothing and is logged."""
+        """Read the file again; if it cannot be used, log that and keep the old tokens."""
         try:
             self._version = self._version_now()
             self._owners = _read(self._path)
@@ -70,7 +70,7 @@ class Tokens:
 
 
 def _read(path: Path) -> list[tuple[bytes, str]]:
-    """The digest and the owner of every token; of tokens themselves nothing is kept."""
+    """The digest and the owner of every token; the tokens themselves are not kept."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

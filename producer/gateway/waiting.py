@@ -1,4 +1,4 @@
-"""Requests that wait for a result: woken by the one reader, without a thread, a task or a read of their own."""
+"""Requests that wait for a result. The reader wakes them; they need no thread, task or read of their own."""
 
 import asyncio
 from collections import defaultdict
@@ -16,11 +16,11 @@ class Wait:
         self._arrived: asyncio.Queue[Entry | None] = asyncio.Queue()
 
     def put(self, entry: Entry | None) -> None:
-        """A result of its abstract; None where it is to wait no longer."""
+        """Deliver a result of its abstract, or None to end the wait."""
         self._arrived.put_nowait(entry)
 
     async def result(self, submitted: str, seconds: float) -> Entry | None:
-        """The result of the abstract that was sent as the entry ``submitted``; None where it does not come in time."""
+        """The result of the abstract that was sent as the entry ``submitted``; None if it does not arrive in time."""
         try:
             return await asyncio.wait_for(self._settling(submitted), seconds)
         except asyncio.TimeoutError:
@@ -33,7 +33,7 @@ class Wait:
 
 
 class Waiting:
-    """All requests that wait."""
+    """All waiting requests."""
 
     def __init__(self) -> None:
         self._waits: defaultdict[Identity, set[Wait]] = defaultdict(set)
@@ -44,7 +44,7 @@ class Waiting:
 
     @contextmanager
     def for_result(self, identity: Identity) -> Iterator[Wait]:
-        """Wait while the block lasts: begin before the abstract is sent, or its result may be missed."""
+        """Wait within the block; enter it before the abstract is sent, or its result may be missed."""
         wait = Wait()
         self._waits[identity].add(wait)
         if self._ended:
@@ -57,14 +57,14 @@ class Waiting:
                 del self._waits[identity]
 
     def arrived(self, entries: list[Entry]) -> None:
-        """Wake who waits for these results."""
+        """Wake the requests that wait for these results."""
         for entry in entries:
             identity = identity_of(entry)
             for wait in self._waits.get(identity, ()) if identity else ():
                 wait.put(entry)
 
     def end(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waits."""
         self._ended = True
         for waits in self._waits.values():
             for wait in waits:

@@ -98,11 +98,11 @@ async def test_where_the_clock_of_redis_was_set_back_every_lease_begins_anew(mon
     await take_and_die(redis, streams, 2)
     await redis.xclaim(inlet.stream, GROUP, "dead", 0, [kept, trimmed], idle=LEASE_MILLISECONDS // 2, justid=True)
     await redis.xdel(inlet.stream, trimmed)
-    assert await inlet.oldest_let_go(LEASE_MILLISECONDS) == []
+    assert await inlet.oldest_expired(LEASE_MILLISECONDS) == []
     now = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: now() + HOUR_SECONDS)
 
-    assert await inlet.oldest_let_go(LEASE_MILLISECONDS) == []
+    assert await inlet.oldest_expired(LEASE_MILLISECONDS) == []
 
     held, lost = await redis.xpending_range(inlet.stream, GROUP, "-", "+", 10)
     assert held["time_since_delivered"] < LEASE_MILLISECONDS // 2 <= lost["time_since_delivered"]

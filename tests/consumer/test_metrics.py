@@ -10,7 +10,7 @@ from abstream.consumer.backlog import BacklogGauges
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.engine.memory import gpu_memory_bytes
 from abstream.consumer.metrics import ABSTRACTS, SECONDS, TOKENS, GpuMemory, Metrics
-from abstream.consumer.patience import until_available
+from abstream.consumer.retrying import until_available
 from abstream.consumer.worker import Worker
 from abstream.ops.working import broker_at
 from abstream.schemas import Question, Shards, Task

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from abstream.consumer.config import WorkerConfig
-from abstream.consumer.inlet import LetGo
+from abstream.consumer.inlet import Expired
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.shards import Shard, inlets
 from abstream.consumer.source import FIRST_READ, READ_BYTES, USUAL_READ, Source
@@ -90,8 +90,8 @@ async def test_what_is_held_of_a_shard_is_handed_back_though_another_is_away(red
         await of_two_shards.release()
 
     assert not here.held
-    [let_go] = await here.oldest_let_go(1_000)
-    assert let_go.deliveries == 0
+    [expired] = await here.oldest_expired(1_000)
+    assert expired.deliveries == 0
 
 
 async def test_a_suspect_waits_for_a_shard_that_is_away_and_new_entries_of_others_do_not(
@@ -107,18 +107,18 @@ async def test_a_suspect_waits_for_a_shard_that_is_away_and_new_entries_of_other
     await redis.xclaim(here.stream, "classifiers", "dead", 0, [suspect], retrycount=2, idle=60_000, justid=True)
     taken: list[str] = []
     looks: list[object] = []
-    look = here.oldest_let_go
+    look = here.oldest_expired
 
-    async def counted(lease_milliseconds: int) -> list[LetGo]:
+    async def counted(lease_milliseconds: int) -> list[Expired]:
         looks.append(found := await look(lease_milliseconds))
         return found
 
     async def take() -> None:
-        async for deliveries in of_two_shards.let_go():
+        async for deliveries in of_two_shards.expired():
             taken.extend(delivery.entry_id for delivery in deliveries)
             of_two_shards.settle(deliveries)
 
-    monkeypatch.setattr(here, "oldest_let_go", counted)
+    monkeypatch.setattr(here, "oldest_expired", counted)
     taking = asyncio.create_task(take())
     await wait_until(lambda: looks, "a look at the suspect")
     new = await redis.xadd(here.stream, {"title": "New"})
@@ -150,7 +150,7 @@ async def test_what_was_let_go_is_taken_oldest_first_however_often_that_was(redi
         await redis.xclaim(lane, "classifiers", "dead", 0, [entry_id], retrycount=times, idle=60_000, justid=True)
 
     taken = []
-    async for deliveries in source.let_go():
+    async for deliveries in source.expired():
         taken.append([delivery.entry_id.encode() for delivery in deliveries])
         await redis.xack(lane, "classifiers", *taken[-1])
         source.settle(deliveries)

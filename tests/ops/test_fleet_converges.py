@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from random import Random
 
 from abstream import Abstract, Publisher
-from abstream.consumer.adapters.aside import in_turn
+from abstream.consumer.adapters.background import in_turn
 from abstream.ops.chaos.workers import Workers
 from abstream.ops.embedded import embedded_redis
 from abstream.ops.fleet import look

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from abstream.consumer.adapters import registry as registry_module
-from abstream.consumer.adapters.aside import Courtesy
+from abstream.consumer.adapters.background import Courtesy
 from abstream.consumer.engine.breaks import take_a_break
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.worker import PROBE

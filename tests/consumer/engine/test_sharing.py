@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from abstream.consumer.engine import opaque
+from abstream.consumer.engine import tensor_bytes
 from abstream.consumer.engine.config import Dtype, EngineConfig
 from abstream.consumer.engine.int8 import int8_works
 from abstream.consumer.engine.merging import EMBEDDING, Base
-from abstream.consumer.engine.opaque import bytes_of, describe, made_of, sharing_works
 from abstream.consumer.engine.parts import SharedParts
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.products import Packed, packing_works
 from abstream.consumer.engine.sharing import parts_in_service
 from abstream.consumer.engine.slots import Slots, make_slots
+from abstream.consumer.engine.tensor_bytes import bytes_of, describe, made_of, sharing_works
 from abstream.ops.bench.engine import example_abstracts
 from abstream.schemas import AdapterRefused
 
@@ -151,7 +151,7 @@ def test_where_torch_does_not_make_packed_weights_again_nothing_is_shared(phi3_n
     def broken(*_: object) -> None:
         raise AttributeError("another torch")
 
-    monkeypatch.setattr(opaque, "_opaque", broken)
+    monkeypatch.setattr(tensor_bytes, "_opaque", broken)
     sharing_works.cache_clear()
     try:
         assert Base(config_of(phi3_nano, "float32", slots)).slots is None

@@ -1,4 +1,4 @@
-"""Which worker serves what, who is late, since when and why. Pure."""
+"""The state of the fleet: which worker serves which adapter, and which are late, since when and why. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ Answer = AdapterActivated | AdapterRejected
 
 
 @dataclass(frozen=True)
-class WorkerStanding:
-    """One worker that is at work.
+class WorkerStatus:
+    """One running worker.
 
     Attributes:
-        serves: the digest; None where it never said, or serves the bare base.
-        version: of what it serves, where that was announced.
-        late_since: when the adapter that it does not serve was announced; None where it serves the live one.
-        why: for people, of one that is late.
+        serves: the digest; None if it never reported one, or serves the bare base.
+        version: of what it serves, if that was announced.
+        late_since: when the adapter that it should serve was announced; None if it serves that one.
+        why: for people, why it is late.
     """
 
     worker: str
@@ -29,50 +29,52 @@ class WorkerStanding:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The fleet, beside the adapter that all should serve; None where none was announced."""
+class FleetStatus:
+    """The running workers, and the adapter that all should serve; None if none was announced."""
 
     live: Announced | None
-    workers: tuple[WorkerStanding, ...]
+    workers: tuple[WorkerStatus, ...]
 
     @property
     def on_time(self) -> int:
-        """How many serve the live one."""
+        """How many workers serve the live adapter."""
         return sum(worker.late_since is None for worker in self.workers)
 
 
-def standing(
+def fleet_status(
     live: Announced | None,
     history: Sequence[Announced],
     answers: Sequence[Answer],
     alive: Mapping[str, float],
-) -> Standing:
-    """How the fleet stands.
+) -> FleetStatus:
+    """The state of the fleet.
 
     Args:
-        live: what all should serve.
+        live: what all workers should serve.
         history: all announcements, oldest first.
         answers: of all workers, oldest first.
-        alive: each worker at work, and for how many seconds it has been silent.
+        alive: each running worker, and the seconds since it was last heard of.
     """
     newest = {answer.data.worker: answer for answer in answers}
     versions = {one.update.digest: one.update.version for one in history}
-    return Standing(live, tuple(_stands(name, live, newest.get(name), versions, alive[name]) for name in sorted(alive)))
+    return FleetStatus(
+        live, tuple(_worker_status(name, live, newest.get(name), versions, alive[name]) for name in sorted(alive))
+    )
 
 
 def digest_served(answer: Answer) -> str | None:
-    """What the worker has served since it gave this answer."""
+    """The adapter that the worker has served since this answer."""
     return answer.data.digest if isinstance(answer, AdapterActivated) else answer.data.previous_digest
 
 
-def _stands(
+def _worker_status(
     name: str, live: Announced | None, answer: Answer | None, versions: Mapping[str, str], silent_seconds: float
-) -> WorkerStanding:
+) -> WorkerStatus:
     serves = digest_served(answer) if answer else None
     version = versions.get(serves or "")
     if live is None or serves == live.update.digest:
-        return WorkerStanding(name, serves, version)
-    return WorkerStanding(name, serves, version, announced_at(live), _why(live, answer, silent_seconds))
+        return WorkerStatus(name, serves, version)
+    return WorkerStatus(name, serves, version, announced_at(live), _why(live, answer, silent_seconds))
 
 
 def _why(live: Announced, answer: Answer | None, silent_seconds: float) -> str:
@@ -86,5 +88,5 @@ def _why(live: Announced, answer: Answer | None, silent_seconds: float) -> str:
 
 
 def announced_at(announced: Announced) -> datetime:
-    """When, by the clock of Redis."""
+    """When it was announced, by the clock of Redis."""
     return datetime.fromtimestamp(int(announced.entry_id.split("-")[0]) / 1000, timezone.utc)

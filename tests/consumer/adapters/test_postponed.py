@@ -3,8 +3,8 @@
 import asyncio
 from functools import partial
 
-from abstream.consumer.adapters import cache, later
-from abstream.consumer.adapters.later import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Later
+from abstream.consumer.adapters import cache, postponed
+from abstream.consumer.adapters.postponed import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Postponed
 from abstream.schemas import AdapterActivated, AdapterRejected, AdapterShadowed, AdapterUpdated
 from abstream.schemas.announced import Announced
 from abstream.schemas.streams import from_fields, to_fields
@@ -15,7 +15,7 @@ from ...conftest import fake_engine, wait_until
 
 def impatient(monkeypatch) -> None:
     monkeypatch.setattr(cache, "PAUSES_SECONDS", ())
-    monkeypatch.setattr(later, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(postponed, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 def announced(adapter, entry_id: str) -> Announced:
@@ -23,23 +23,23 @@ def announced(adapter, entry_id: str) -> Announced:
 
 
 def test_it_is_tried_ever_more_slowly_and_is_news_once(make_adapter):
-    postponed, one = Later(), announced(make_adapter(), "1-0")
-    assert postponed.pause_seconds is None
-    assert postponed.postpone(one)
-    pauses = [postponed.pause_seconds]
+    waiting, one = Postponed(), announced(make_adapter(), "1-0")
+    assert waiting.pause_seconds is None
+    assert waiting.postpone(one)
+    pauses = [waiting.pause_seconds]
     for _ in range(8):
-        assert postponed.take() == [one]
-        assert not postponed.postpone(one)
-        pauses.append(postponed.pause_seconds)
+        assert waiting.take() == [one]
+        assert not waiting.postpone(one)
+        pauses.append(waiting.pause_seconds)
     assert pauses[:3] == [FIRST_PAUSE_SECONDS, 2 * FIRST_PAUSE_SECONDS, 4 * FIRST_PAUSE_SECONDS]
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
 
 
 def test_the_newest_waits_and_what_was_passed_over_after_it_does_not(make_adapter):
-    postponed, newest, older = Later(), announced(make_adapter("2"), "2-0"), announced(make_adapter("1"), "1-0")
-    assert postponed.postpone(newest)
-    assert postponed.postpone(older), "it is said of each of them"
-    assert postponed.take() == [newest]
+    waiting, newest, older = Postponed(), announced(make_adapter("2"), "2-0"), announced(make_adapter("1"), "1-0")
+    assert waiting.postpone(newest)
+    assert waiting.postpone(older), "it is said of each of them"
+    assert waiting.take() == [newest]
 
 
 async def test_an_adapter_is_served_once_its_store_is_back(

@@ -1,4 +1,4 @@
-"""Loading stands aside: threads that answer go first, and workers of a machine load by turns."""
+"""Loading in the background: threads that answer go first, and the workers of a machine load by turns."""
 
 import os
 import sys
@@ -11,37 +11,37 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-# Beyond the process's own: a third of a core that is shared with a thread that answers. Lower still, a thread that
-# cannot run would keep Python's lock from those that answer.
+# Added to the niceness of the process: leaves a third of a core that is shared with an answering thread. With a lower
+# priority, a thread that gets no core could keep Python's lock from the threads that answer.
 NICER = 5
 _NICEST = 19  # on Linux
-PATIENCE_SECONDS = 5.0  # for the others' turns: one that is frozen in its own must not hold up all
+PATIENCE_SECONDS = 5.0  # for a turn: a process that is frozen in its turn must not block the others for ever
 _LOOK_SECONDS = 0.005
-COURTESY_SECONDS = 0.25  # of one adapter, in all: a worker that always computes must come to its switch too
+COURTESY_SECONDS = 0.25  # in all, for one adapter: a worker that is always busy must be able to switch too
 _BREATH_SECONDS = 0.001
 
 
 class Courtesy:
-    """Gives way, as often as is asked, while others are busy; but only so long in all."""
+    """Waits while others are busy, as often as it is asked to, but only for a limited time in all."""
 
     def __init__(self, busy: Callable[[], bool], seconds: float = COURTESY_SECONDS) -> None:
         self._busy = busy
         self._left = seconds
 
     def give_way(self) -> None:
-        """Return when nobody is busy, or the courtesy is used up."""
+        """Return when nobody is busy, or the time is used up."""
         begun = time.monotonic()
         while self._busy() and time.monotonic() < begun + self._left:
             time.sleep(_BREATH_SECONDS)
         self._left -= time.monotonic() - begun
 
 
-def aside(name: str) -> ThreadPoolExecutor:
-    """One thread, always the same, so that the memory it lets go of is used by it again."""
-    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_stand_back)
+def background_thread(name: str) -> ThreadPoolExecutor:
+    """A single thread of lower priority. It stays the same, so that it reuses the memory that it frees."""
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_lower_priority)
 
 
-def _stand_back() -> None:
+def _lower_priority() -> None:
     if sys.platform == "linux":  # elsewhere it would be the whole process
         own = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(own + NICER, _NICEST))
@@ -49,11 +49,11 @@ def _stand_back() -> None:
 
 @contextmanager
 def in_turn(folder: Path | None = None, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Let no more processes of this user than half the cores run such a block at a time; wait so long for a turn.
+    """Run the block in at most half as many processes of this user at a time as there are cores.
 
     Args:
-        folder: of the locks; the system's temporary folder where None.
-        patience_seconds: after which the block is run all the same.
+        folder: for the locks; the system's temporary folder if None.
+        patience_seconds: how long to wait for a turn; then the block is run without one.
     """
     folder, turns = folder or Path(tempfile.gettempdir()), max(1, (os.cpu_count() or 1) // 2)
     deadline = time.monotonic() + patience_seconds
@@ -67,7 +67,7 @@ def in_turn(folder: Path | None = None, patience_seconds: float = PATIENCE_SECON
 
 
 def _take(file: IO[str]) -> bool:
-    """Whether nobody had it; it is let go of when the file is closed, or the process ends."""
+    """Lock the file if nobody else has; whether it is locked now. The lock ends when the file is closed."""
     import fcntl
 
     try:

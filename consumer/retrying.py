@@ -1,4 +1,4 @@
-"""Waiting for a Redis that is away: every call that may be repeated blindly goes through here.
+"""Retrying while Redis is away: every call that may safely be repeated goes through here.
 
 The client's own retry is switched off (``producer.connection``), so that nothing else is ever repeated.
 """
@@ -28,8 +28,8 @@ T = TypeVar("T")
 # Down, restarting, cut off: the server did not answer.
 AWAY = (RedisConnectionError, RedisTimeoutError)
 
-# A refusal that passes without the entry being at fault: loading, failing over, full, or a key for a person to mend.
-# redis-py has classes for some of these and strips their codes; from inside a script, Redis 6.2 sends them mid-message.
+# Errors that pass, or that a person mends, without the entry being at fault: loading, failing over, full, a wrong key.
+# redis-py has classes for some and strips their codes; from inside a script, Redis 6.2 sends the code mid-message.
 _PASSING = re.compile(
     r"(?:^|-)(?:READONLY|NOREPLICAS|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|LOADING|OOM|BUSY|WRONGTYPE) "
 )
@@ -41,27 +41,27 @@ log = structlog.get_logger()
 
 
 class Observer(Protocol):
-    """Who wants to know how Redis is."""
+    """Is told whether Redis answers."""
 
     def redis_away(self, error: Exception) -> None:
-        """A call failed, and will be repeated."""
+        """A call failed and will be repeated."""
 
     def redis_back(self) -> None:
-        """A call that had failed was answered."""
+        """A call that had failed was answered at last."""
 
 
 def passes(error: RedisError) -> bool:
-    """Whether to wait is enough: for Redis to be back, or for a person to mend what is wrong there."""
+    """Whether waiting helps: until Redis is back, or until a person has mended what is wrong there."""
     return isinstance(error, (*AWAY, *_PASSING_CLASSES)) or bool(_PASSING.search(str(error)))
 
 
 async def until_available(call: Callable[[], Awaitable[T]], observer: Observer) -> T:
-    """The result of ``call``, repeated with growing, jittered pauses while Redis is away.
+    """The result of ``call``, which is repeated with growing, jittered pauses while Redis is away.
 
-    Logs once when Redis goes and once when it is back, however long that takes.
+    Logs once when Redis is lost and once when it is back.
 
     Raises:
-        RedisError: an answer that no patience changes.
+        RedisError: an error that waiting does not mend.
     """
     pause, attempts = FIRST_PAUSE_SECONDS, 0
 
@@ -74,15 +74,15 @@ async def until_available(call: Callable[[], Awaitable[T]], observer: Observer) 
         try:
             result = await call()
         except NoScriptError:
-            pass  # the scripts were flushed just when this one had been sent anew
+            pass  # the scripts were flushed just after this one had been loaded
         except RedisError as error:
             if not passes(error):
-                answered()  # with a no
+                answered()  # by a refusal
                 raise
             attempts += 1
             observer.redis_away(error)
             if attempts == 1:
-                # What the server says is of keys and settings; what a connection says is of addresses.
+                # Messages of the server are about keys and settings, those of a connection name addresses.
                 says = {"says": str(error)} if isinstance(error, ResponseError) else {}
                 log.warning("redis_away", error=type(error).__name__, **says)
             await sleep(pause * random.uniform(0.5, 1))

@@ -1,4 +1,4 @@
--- The oldest entry whose lease ran out.
+-- The oldest entry whose lease expired.
 --
 -- KEYS  1 lane
 -- ARGV  1 group, 2 lease in milliseconds

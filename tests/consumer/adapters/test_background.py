@@ -5,7 +5,7 @@ import sys
 import threading
 
 import pytest
-from abstream.consumer.adapters.aside import NICER, Courtesy, aside, in_turn
+from abstream.consumer.adapters.background import NICER, Courtesy, background_thread, in_turn
 from abstream.consumer.engine.breaks import take_a_break, with_breaks
 
 
@@ -48,7 +48,7 @@ def test_where_no_lock_can_be_made_nobody_waits(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
 def test_the_thread_stands_back_and_the_process_does_not():
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    with aside("test") as thread:
+    with background_thread("test") as thread:
         assert thread.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == min(own + NICER, 19)
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
 

@@ -1,7 +1,7 @@
 """Calls are repeated while Redis is away, and whoever must know of that is told."""
 
 import pytest
-from abstream.consumer.patience import until_available
+from abstream.consumer.retrying import until_available
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
 
