@@ -1,4 +1,4 @@
-"""Announcements of adapters as they stand in the stream, and which of them are followed. Pure."""
+"""Announcements of adapters in their stream, and which of them are followed. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,20 +19,20 @@ class Announced:
 
     @property
     def made(self) -> datetime | None:
-        """When the event says it was made; by a clock that is ahead, when it was added, or all later ones were late."""
+        """When the event was made, but not after it was added: a clock that is ahead must not outdate later events."""
         added = datetime.fromtimestamp(int(self.entry_id.partition("-")[0]) / 1000, timezone.utc)
         return min(self.event.time, added) if self.event.time else None
 
 
 class Order:
-    """Remembers what was announced, so that an old event is known as such though it stands in a new entry."""
+    """Remembers announcements, to recognize an old event that was added to the stream again."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, str]] = set()
         self._newest: datetime | None = None
 
     def objection(self, announced: Announced) -> str | None:
-        """Why an announcement is not followed; None, and remembered, where it is the first and newest of its kind."""
+        """Why an announcement is not followed; None, and it is remembered, if it is new and newer than all before."""
         event = announced.event
         if (event.source, event.id) in self._seen:
             return f"the event {event.id} was announced before, and is not followed twice: release the adapter again"

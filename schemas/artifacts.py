@@ -1,4 +1,4 @@
-"""What an adapter directory holds, and how the identity of files is computed.
+"""The contents of an adapter directory, and how the identity of its files is computed.
 
 An adapter is a PEFT directory that plain ``PeftModel.from_pretrained`` loads, plus ``abstream.json``
 (``AdapterManifest``). Its identity is a digest over every file, never its name.
@@ -25,9 +25,9 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MOST_FILES = 64
 _READ_BYTES = 1 << 20
 
-# So narrow that a name means the same file on every disk: no separators but one, nothing hidden, no control characters.
+# Narrow enough that a name is the same file on every disk: one separator, nothing hidden, no control characters.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]*(?<![. ])")
-# What an adapter consists of, and texts about it. All else is code, a pickle, or nothing that is read.
+# The parts of an adapter, and texts about it. Anything else is code, a pickle, or never read.
 _SUFFIXES = frozenset({".safetensors", ".json", ".md", ".txt", ""})
 
 _SIGNATURE = re.compile(r"ed25519:(?P<key>[0-9a-f]{64}):(?P<value>[A-Za-z0-9+/=]+)")
@@ -36,9 +36,9 @@ ProbabilitiesByQuestion = dict[str, dict[str, Probability]]
 
 
 class Probe(Payload):
-    """An abstract of known answer: question to label to probability, as the adapter gave it when released.
+    """An abstract with the adapter's answer at its release: question to label to probability.
 
-    ``bare`` is what the base gave without the adapter; None in adapters of before this was written down.
+    ``bare`` is the answer of the base without the adapter; None in older adapters, which did not record it.
     """
 
     title: str | None = None
@@ -48,7 +48,7 @@ class Probe(Payload):
 
 
 class AdapterManifest(BaseModel):
-    """``abstream.json``: what the adapter answers, and how its scores are to be read."""
+    """``abstream.json``: what the adapter answers, and how its scores are interpreted."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -61,7 +61,7 @@ class AdapterManifest(BaseModel):
     thresholds: dict[str, Probability] = {}
     metrics: Metrics | None = None
     probes: tuple[Probe, ...] = ()
-    expected: Expected | None = None  # None in adapters of before this was written down, and where little was known
+    expected: Expected | None = None  # None in older adapters, and with too little validation data
     data_digest: Digest | None = None
     files: tuple[ArtifactFile, ...] = ()
 
@@ -77,7 +77,7 @@ class VerifiedAdapter(BaseModel):
 
 
 def list_files(folder: Path, *, skip: Iterable[str] = ()) -> tuple[ArtifactFile, ...]:
-    """Every file under ``folder`` with its sha256 and size, sorted by path; hidden files are left out."""
+    """Every file in ``folder`` with its sha256 and size, sorted by path; hidden files are left out."""
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     kept = (path for path in paths if not any(part.startswith(".") for part in path.parts))
     return tuple(
@@ -88,11 +88,11 @@ def list_files(folder: Path, *, skip: Iterable[str] = ()) -> tuple[ArtifactFile,
 
 
 def check_paths(files: Iterable[ArtifactFile]) -> None:
-    """Hold what is said of files against what may be written to a disk.
+    """Check that files with these paths may be written to a disk.
 
     Raises:
-        AdapterRefused: a path leads out of the adapter's folder, might be another file's on some disk, or is of no
-            kind that an adapter consists of; or there are too many.
+        AdapterRefused: a path leads out of the adapter's folder, may collide with another one on some disk, or is of a
+            kind that no adapter has; or there are too many files.
     """
     paths = [file.path for file in files]
     if len(paths) > MOST_FILES:
@@ -114,7 +114,7 @@ def read_signature(text: str) -> tuple[str, bytes]:
     """The ``key_id`` and the bytes of a signature that an update carries.
 
     Raises:
-        AdapterRefused: it is of another kind.
+        AdapterRefused: it is in another format.
     """
     if match := _SIGNATURE.fullmatch(text):
         with suppress(ValueError):
@@ -123,11 +123,11 @@ def read_signature(text: str) -> tuple[str, bytes]:
 
 
 def signed_bytes(update: AdapterUpdate) -> bytes:
-    """What a signature is over: the adapter's digest, and the name, version and base it was signed as.
+    """The bytes that are signed: the adapter's digest, name, version and base.
 
     The line ``abstream.adapter.v1``, then JSON in ASCII without blanks, names sorted:
-    ``{"base_model":{"id":…,"revision":…},"digest":…,"name":…,"version":…}``. Neither action nor address is part of it:
-    a rollback names a signed adapter again, and needs no key.
+    ``{"base_model":{"id":…,"revision":…},"digest":…,"name":…,"version":…}``. Action and address are not signed, so that
+    a rollback, which names a signed adapter again, needs no key.
     """
     said = update.model_dump(
         mode="json", include={"base_model": {"id", "revision"}, "digest": True, "name": True, "version": True}
@@ -136,7 +136,7 @@ def signed_bytes(update: AdapterUpdate) -> bytes:
 
 
 def key_id(public_key: bytes) -> str:
-    """What a signature names its key by: the sha256 of its 32 bytes."""
+    """How a signature names its key: the sha256 of the key's 32 bytes."""
     return f"sha256:{hashlib.sha256(public_key).hexdigest()}"
 
 
@@ -154,10 +154,10 @@ def seal(folder: Path, manifest: AdapterManifest) -> VerifiedAdapter:
 
 
 def verify(folder: Path) -> VerifiedAdapter:
-    """Check every file of an adapter directory against its manifest, and the prompt against this program's.
+    """Check every file of an adapter directory against its manifest, and its prompt against that of this program.
 
     Raises:
-        AdapterRefused: with what is wrong.
+        AdapterRefused: something does not match.
     """
     try:
         manifest = AdapterManifest.model_validate_json((folder / MANIFEST).read_bytes())

@@ -1,7 +1,7 @@
-"""From the JSON of others to a model, or to one refusal that says what to change.
+"""From untrusted JSON to a model, or to a refusal that says what to change.
 
-It is stricter than JSON parsers are among themselves: a name given twice and numbers that are none are read by each
-in its own way, so that nobody could say what was answered.
+It is stricter than most JSON parsers. They differ in how they read duplicate names and numbers such as NaN, so that it
+would not be certain which abstract was answered.
 """
 
 import json
@@ -15,14 +15,14 @@ from .errors import Malformed
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_MOST_PROBLEMS = 5  # named in one message
-_MOST_CHARACTERS = 40  # of a name that others chose
+_MOST_PROBLEMS = 5  # in one message
+_MOST_CHARACTERS = 40  # of a name that a sender chose
 
-# The colon after every name in JSON; a text that has it too only costs a closer look. It begins with the colon since
-# there are fewer of them than quotes, and one literal is found fast.
+# The colon after every name in JSON. A match within a text only causes a closer look. The pattern begins with the colon
+# because there are fewer colons than quotes, and a literal is found fast.
 _AFTER_NAME = re.compile(rb':(?<=["\s]:)')
 
-_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # which JSON can write, and UTF-8 cannot
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate: JSON can escape it, UTF-8 cannot encode it
 
 
 def validate(model: type[Model], body: bytes) -> Model:
@@ -32,7 +32,7 @@ def validate(model: type[Model], body: bytes) -> Model:
         Malformed: not UTF-8, not JSON, or a field missing or wrong.
     """
     try:
-        valid: Model = model.__pydantic_validator__.validate_json(body)  # as model_validate_json, without its options
+        valid: Model = model.__pydantic_validator__.validate_json(body)  # model_validate_json with less overhead
         return valid
     except ValidationError as error:
         try:
@@ -48,7 +48,7 @@ def made(model: type[Model], values: Mapping[str, Any]) -> Model:
     """The model of untrusted values.
 
     Raises:
-        Malformed: with the reason and what the sender must change.
+        Malformed: they are not valid; with the reason and what the sender must change.
     """
     try:
         return model.model_validate(values)
@@ -57,7 +57,7 @@ def made(model: type[Model], values: Mapping[str, Any]) -> Model:
 
 
 def malformed(error: ValidationError) -> Malformed:
-    """One refusal for all that is wrong: which fields and why, never their values."""
+    """One refusal for all errors: which fields are wrong and why, without their values."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     kinds = {problem["type"] for problem in problems}
     said = "; ".join(_say(problem) for problem in problems[:_MOST_PROBLEMS])
@@ -67,7 +67,7 @@ def malformed(error: ValidationError) -> Malformed:
 
 
 def texts_in(body: bytes, *names: str) -> dict[str, str]:
-    """What a JSON object says under these names, whatever else is wrong with it: texts, not empty, and said once."""
+    """The values of these names in a JSON object that may be invalid otherwise: non-empty texts that occur once."""
     try:
         said = json.loads(body, object_pairs_hook=tuple)
     except (ValueError, RecursionError):
@@ -78,10 +78,10 @@ def texts_in(body: bytes, *names: str) -> dict[str, str]:
 
 
 def check_names(body: bytes, known: int) -> None:
-    """Look closer at a body in which more names are written than those ``known``; it takes as long as all the rest.
+    """Parse a body strictly if it has more names than the ``known`` ones. That takes as long as everything else.
 
     Raises:
-        Malformed: a name is given twice in one object, or a number is none.
+        Malformed: a name is given twice in one object, or a number is NaN or infinite.
     """
     if len(_AFTER_NAME.findall(body)) != known:
         _STRICT.decode(body.decode())

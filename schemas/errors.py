@@ -1,10 +1,10 @@
-"""Every error abstream raises on purpose, sorted by what the reader does next.
+"""Every error that abstream raises on purpose, by what the caller should do next.
 
 AbstreamError
 ├── Malformed         this entry or record can never be answered: set it aside, with its reason
 ├── TaskInvalid       the task file contradicts itself: correct the file
-├── ModelUnusable     the base model cannot do this job here: choose or mend the model
-├── AdapterRefused    the adapter is not served: keep the one in service
+├── ModelUnusable     the base model cannot be used here: choose another or repair it
+├── AdapterRefused    the adapter is not served: keep the current one
 └── Unavailable       Redis or a store is out of reach: wait, then retry
     └── BacklogFull   there is no room for more abstracts: wait for `retry_after_seconds`, then publish again
 """
@@ -32,11 +32,11 @@ class TaskInvalid(AbstreamError):
 
 
 class ModelUnusable(AbstreamError):
-    """The base model cannot do this job here: choose or mend the model."""
+    """The base model cannot be used here: choose another or repair it."""
 
 
 class AdapterRefused(AbstreamError):
-    """The adapter is not served: keep the one in service."""
+    """The adapter is not served: keep the current one."""
 
 
 class Unavailable(AbstreamError):
@@ -46,7 +46,7 @@ class Unavailable(AbstreamError):
 class BacklogFull(Unavailable):
     """There is no room for more abstracts: wait for ``retry_after_seconds``, then publish again.
 
-    ``waiting`` and ``limit`` are how many have no answer yet and how many may; None where Redis has no memory left.
+    ``waiting`` is how many have no answer yet, ``limit`` how many may; both are None if Redis has no memory left.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Every event that flows through abstream: a CloudEvents 1.0 envelope around a typed payload.
+"""All events of abstream: a CloudEvents 1.0 envelope around a typed payload.
 
-A value of these types is valid by construction. Fields that a newer program added are kept and ignored.
+A value of these types is valid by construction. Unknown fields, as of a newer version, are kept and ignored.
 Specification: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 """
 
@@ -22,7 +22,7 @@ from .decoding import made
 from .errors import Malformed, RefusalReason
 from .task import Task
 
-PLAIN_SOURCE = "urn:abstream:plain"  # the source of entries typed at redis-cli, which name none
+PLAIN_SOURCE = "urn:abstream:plain"  # the source of entries with plain fields, which have none
 
 MAX_TITLE_CHARACTERS = 2_000
 MAX_ABSTRACT_CHARACTERS = 50_000
@@ -32,7 +32,7 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
-# Of half a million wrong values in one event, the first is enough: to list them all takes seconds.
+# Fails at the first wrong value: to list half a million of them would take seconds.
 Texts = Annotated[tuple[str, ...], FailFast()]
 
 
@@ -46,9 +46,9 @@ Metadata = Annotated[dict[str, str], Field(max_length=MAX_METADATA), BeforeValid
 
 
 class Payload(BaseModel):
-    """What stands in ``data``: immutable, tolerant of fields it does not know."""
+    """The base of everything in ``data``: immutable, and tolerant of unknown fields."""
 
-    # The names `model` and `model_…` are the contract's, so pydantic's reserved prefix is lifted.
+    # The contract has fields named `model` and `model_…`, so pydantic's reserved prefix is lifted.
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
 
@@ -68,7 +68,7 @@ class Identifiers(Payload):
 
 
 class Abstract(Payload):
-    """What a publisher sends. Title and abstract are read by the model, the rest is echoed or ignored."""
+    """A submitted abstract. The model reads title and abstract; the rest is echoed or ignored."""
 
     title: Annotated[str, StringConstraints(max_length=MAX_TITLE_CHARACTERS)] | None = None
     abstract: Annotated[str, StringConstraints(max_length=MAX_ABSTRACT_CHARACTERS)]
@@ -78,7 +78,7 @@ class Abstract(Payload):
     language: str | None = None
     publication_types: Texts = ()
     mesh: Texts = ()
-    # Made by a factory, since pydantic copies a mutable default deeply for every abstract.
+    # A factory, because pydantic makes a deep copy of a mutable default for every abstract.
     metadata: Metadata = Field(default_factory=dict, json_schema_extra={"default": {}})
 
     @model_validator(mode="after")
@@ -131,7 +131,7 @@ class ModelReceipt(Payload):
 
 
 class InputReceipt(Payload):
-    """Exactly what was read: ``text_digest`` is of title and abstract as the model was shown them, uncut."""
+    """Exactly what was read: ``text_digest`` is of title and abstract in the form of the prompt, before any cut."""
 
     entry_id: NonEmpty
     text_digest: Digest
@@ -160,7 +160,7 @@ class Prediction(Payload):
 
 
 class OriginalEntry(Payload):
-    """The refused entry, whole. Values are base64 where one of them is not UTF-8."""
+    """The refused entry. Values are base64 if one of them is not UTF-8; ``fields`` are empty if they are very large."""
 
     stream: NonEmpty
     entry_id: NonEmpty
@@ -182,7 +182,7 @@ class Refusal(Payload):
 
 
 class ArtifactFile(Payload):
-    """A file of an adapter; who writes it to a disk holds ``path`` against ``artifacts.check_paths`` before."""
+    """A file of an adapter. Check ``path`` with ``artifacts.check_paths`` before writing it to a disk."""
 
     path: NonEmpty
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -213,7 +213,7 @@ class Gate(Payload):
 
 
 class AdapterUpdate(Payload):
-    """A new adapter, or an older one named again. Its identity is ``digest``, never ``name``."""
+    """A new adapter, or an older one announced again. Its identity is ``digest``, never ``name``."""
 
     name: NonEmpty
     version: NonEmpty
@@ -239,13 +239,13 @@ class Probes(Payload):
 
 
 class ShadowAnswers(Payload):
-    """How a candidate answered one question, beside the live adapter, where both were asked it.
+    """How a candidate answered one question, compared with the live adapter, if both were asked it.
 
     Attributes:
-        n: by how many abstracts.
-        same: how many of them it gave the same label.
-        confidence_shift: its mean confidence, minus that of the live one.
-        flips: the live label to the candidate's to how often.
+        n: number of abstracts.
+        same: number of abstracts with the same label.
+        confidence_shift: its mean confidence minus that of the live adapter.
+        flips: live label to the candidate's label to number of abstracts.
     """
 
     n: Annotated[int, Field(ge=0)]
@@ -255,7 +255,7 @@ class ShadowAnswers(Payload):
 
 
 class ShadowSummary(Payload):
-    """What one worker has seen so far of a candidate that scores beside the live adapter and publishes nothing."""
+    """One worker's results so far for a candidate that scores in the shadow and publishes nothing."""
 
     worker: NonEmpty
     name: NonEmpty
@@ -318,16 +318,16 @@ class Event(BaseModel):
     )  # fmt: skip
 
     def to_json(self) -> bytes:
-        """Structured-mode JSON. An absent attribute is left out, as the specification asks; nulls in data stay."""
+        """Structured-mode JSON. Absent attributes are left out, as the specification requires; nulls in data stay."""
         return self.__pydantic_serializer__.to_json(self, exclude=self.absent())
 
     @property
     def carried_over(self) -> dict[str, str]:
-        """What an answer to it takes over."""
+        """The attributes that an answer to this event takes over."""
         return {name: value for name in CARRIED_OVER if (value := getattr(self, name)) is not None}
 
     def absent(self) -> set[str]:
-        """The attributes that the specification wants left out, since they have no value."""
+        """The attributes without a value, which the specification requires to be left out."""
         return {name for name in self._OPTIONAL if getattr(self, name) is None}
 
 
@@ -337,10 +337,10 @@ class AbstractSubmitted(Event):
 
     @classmethod
     def of(cls, abstract: Abstract, id: str, **attributes: Any) -> "AbstractSubmitted":
-        """The event that submits an abstract under this id.
+        """The event that submits an abstract with this id.
 
         Raises:
-            Malformed: the id, or another attribute, is none; it says which and why.
+            Malformed: the id or another attribute is not valid.
         """
         try:
             return made(cls, {"data": abstract, "id": id, **attributes})

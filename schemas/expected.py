@@ -1,4 +1,4 @@
-"""What an adapter answered to its validation abstracts, kept with it, so that live answers can be held against it."""
+"""An adapter's answers to its validation abstracts, stored with it, so that live answers can be compared with them."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Bins(Payload):
-    """How often a value fell into each bin: up to the first of ``bounds``, up to the next, …, above the last."""
+    """Counts of values in bins: up to the first of ``bounds``, up to the next, …, above the last."""
 
     bounds: tuple[float, ...]
     counts: tuple[Count, ...]
@@ -31,7 +31,7 @@ class Bins(Payload):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Bins":
-        """Bins into which equally many of ``values`` fall, as far as equal values allow; at least two values."""
+        """Bins with about equal counts of ``values``, as far as equal values allow; needs at least two values."""
         bounds = tuple(sorted({bound for bound in quantiles(values, n=BINS) if bound < max(values)}))
         counts = [0] * (len(bounds) + 1)
         for value in values:
@@ -39,17 +39,17 @@ class Bins(Payload):
         return cls(bounds=bounds, counts=tuple(counts))
 
     def bin_of(self) -> Callable[[float], int]:
-        """Tells the number of the bin that a value falls into."""
+        """A function from a value to the number of its bin."""
         return partial(bisect_left, self.bounds)
 
 
 class Expected(Payload):
-    """Of validation abstracts, answered as they are in service.
+    """The distribution of answers to validation abstracts, answered as in service.
 
     Attributes:
-        labels: question to label to how often it was answered.
+        labels: question to label to number of answers.
         confidence: question to the confidences of its answers.
-        tokens: of the prompts.
+        tokens: lengths of the prompts.
     """
 
     labels: dict[str, dict[str, Count]]

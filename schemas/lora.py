@@ -1,7 +1,7 @@
-"""``adapter_config.json`` as PEFT writes it, read strictly: PEFT acts on what stands there.
+"""``adapter_config.json`` as PEFT writes it, read strictly, because PEFT acts on what it says.
 
 Some of its fields import modules that they name (``auto_mapping``, ``megatron_core``), others change the base
-(``layer_replication``, ``init_lora_weights: pissa``). Served is plain LoRA, so that no field may ask for more.
+(``layer_replication``, ``init_lora_weights: pissa``). Only plain LoRA is served, so no field may ask for more.
 """
 
 from pathlib import Path
@@ -16,18 +16,18 @@ LayerName = Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)*$")]
 
 
 class LoraConfig(BaseModel):
-    """The fields that plain LoRA has; of all others none may be set."""
+    """The fields of plain LoRA; no other field may be set."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     peft_type: Literal["LORA"]
     r: PositiveInt
     lora_alpha: PositiveFloat
-    # PEFT takes a regular expression as well: one that never ends would never let go of the thread.
+    # PEFT accepts a regular expression as well, and a malicious one could block the thread for ever.
     target_modules: Annotated[tuple[LayerName, ...], Field(min_length=1)]
-    # Of layers that have another alpha, by name; PEFT reads a regular expression here too.
+    # Other values of alpha, by layer name; PEFT reads regular expressions here too.
     alpha_pattern: dict[LayerName, PositiveFloat] = {}
-    # What follows changes nothing about how the adapter is served.
+    # The following fields do not change how the adapter is served.
     task_type: Literal["CAUSAL_LM"] | None = None
     base_model_name_or_path: str | None = None
     revision: str | None = None
@@ -36,7 +36,7 @@ class LoraConfig(BaseModel):
     init_lora_weights: bool | Literal["gaussian"] = True
     lora_dropout: float = 0
     bias: Literal["none"] = "none"
-    # Defaults of fields that need others to mean anything.
+    # Defaults of fields that have no effect without others.
     megatron_core: Literal["megatron.core"] | None = None
     qalora_group_size: int | None = None
 

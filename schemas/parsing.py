@@ -1,4 +1,4 @@
-"""From the JSON of a stream entry to the event it says."""
+"""From the JSON of a stream entry to its event."""
 
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ def parse_event(body: bytes) -> Event:
 
 
 def received(model: type[AnyEvent], body: bytes) -> AnyEvent:
-    """An event from outside, which must say itself what one built here has by default.
+    """An event from outside, which must contain the attributes that have defaults here.
 
     Raises:
         Malformed: as ``parse_event``.

@@ -1,6 +1,6 @@
-"""One namespace spread over several shards, each with streams of its own.
+"""A namespace that is spread over several shards, each with streams of its own.
 
-Every key of a shard carries one hash tag, so that a Redis Cluster keeps a shard on one server, and shards on several.
+All keys of a shard have one hash tag, so that a Redis Cluster keeps each shard on one server.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ MAX_SHARDS = 1024
 class Shards:
     """The shards of a namespace.
 
-    A single one has the tag ``{NS}``, several have ``{NS:0}`` … ``{NS:N-1}``. Their number is chosen once: another
-    number is other streams.
+    A single shard has the tag ``{NS}``, several have ``{NS:0}`` … ``{NS:N-1}``. Their number is chosen once, because
+    another number means other streams.
 
     Raises:
-        ValueError: the namespace or the number is none.
+        ValueError: the namespace or the number is not valid.
     """
 
     namespace: str = "abstream"
@@ -41,12 +41,12 @@ class Shards:
 
     @cached_property
     def control(self) -> Streams:
-        """The streams of adapters and of the fleet's answers, which the namespace has once."""
+        """The streams of adapters and of the fleet's answers, which exist once in a namespace."""
         return Streams(self.namespace)
 
     def of(self, event_id: str) -> int:
         """The number of the shard of a submission: CRC-32 (ISO 3309, as zlib's) of its id in UTF-8, modulo ``count``.
 
-        By its id alone: what is sent again, from wherever, comes to the shard that knows it.
+        It depends on the id alone, so that a repeated submission reaches the shard that knows it.
         """
         return crc32(event_id.encode(errors="surrogatepass")) % self.count if self.count > 1 else 0

@@ -1,4 +1,4 @@
-"""Names of streams, groups and fields, and how an event becomes a stream entry. Spelled nowhere else."""
+"""Names of streams, groups and fields, and how an event becomes a stream entry. The only place for these names."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ GROUP = "classifiers"
 EVENT_FIELD = "event"
 _EVENT = EVENT_FIELD.encode()  # as Redis gives it
 PLAIN_FIELDS = ("title", "abstract", "id", "pmid")
-REPLAY_FIELD = "replay_of"  # beside the original fields of an entry that is sent again: the refusal's event id
+REPLAY_FIELD = "replay_of"  # in an entry that is sent again, beside the original fields: the refusal's event id
 
 # The contract's largest abstract is 50 000 characters, at most 300 kB as escaped JSON; the rest is metadata.
 MAX_EVENT_BYTES = 1 << 20
 
-# A submission seen again within this window is the same abstract. Kept as one set per window, of which
-# the current and the one before are consulted, so an identity is remembered for one to two windows; and the next,
-# where a worker whose clock is ahead has begun it.
+# A submission that is seen again within this window is the same abstract. Each window has a set of identities; the
+# current and the previous one are consulted, so an identity is remembered for one to two windows, and also the next one,
+# which a worker whose clock is ahead may have begun.
 DEDUPE_WINDOW_SECONDS = 24 * 3600
 
 Lane = Literal["interactive", "bulk"]
@@ -34,7 +34,7 @@ CONTROL: tuple[Output, ...] = ("adapters", "fleet")  # a namespace has these onc
 
 @dataclass(frozen=True)
 class Streams:
-    """The keys of a namespace, or of one of its shards: of one hash tag, so that a script can touch them all."""
+    """The keys of a namespace, or of one of its shards. They share a hash tag, so a script can access all of them."""
 
     namespace: str = "abstream"
 
@@ -62,48 +62,48 @@ class Streams:
         return self._key("refusals")
 
     def published(self, call: str) -> str:
-        """What a publisher's call was answered, so that the call may be repeated when its reply was lost."""
+        """The answer to a publisher's call, so that the call may be repeated if its reply was lost."""
         return self._key(f"published:{call}")
 
     def run(self, files: str) -> str:
-        """The last publishing of the files of this digest, which may go on where it was interrupted."""
+        """The last publishing of files with this digest, which may be resumed."""
         return self._key(f"run:{files}")
 
     @property
     def turn(self) -> str:
-        """Held for a while by the worker whose turn it is to trim."""
+        """The worker whose turn it is to do the upkeep, for a while."""
         return self._key("turn")
 
     @property
     def workers(self) -> str:
-        """The workers of a namespace of several shards, by when they last told that they live."""
+        """The workers of a namespace with several shards, by their last heartbeat."""
         return self._key("workers")
 
     @property
     def replayed(self) -> str:
-        """The refusals that were replayed, each with the entry it became."""
+        """The refusals that were replayed, each with its new entry."""
         return self._key("replayed")
 
     def standing(self, digest: str) -> str:
-        """How an abstract stands that came through a gateway: its own entry, and the entry that answers it."""
+        """The status of an abstract that came through a gateway: its own entry, and the entry of its answer."""
         return self._key(f"standing:{digest}")
 
     @property
     def noted(self) -> str:
-        """Up to which entries gateways have taken note of results."""
+        """The entries up to which gateways have recorded results."""
         return self._key("noted")
 
     @property
     def superseding(self) -> str:
-        """The results that were published in the place of earlier ones, by their event ids."""
+        """The results that replace earlier ones, by their event ids."""
         return self._key("superseding")
 
     def scratch(self, name: str) -> str:
-        """A key that no part of abstream ever makes."""
+        """A key that is not used otherwise."""
         return self._key(f"scratch:{name}")
 
     def seen(self, epoch_seconds: float) -> tuple[str, str, str]:
-        """The sets of identities answered in the current dedupe window, in the one before, and in the one to come."""
+        """The sets of identities answered in the current dedupe window, the previous one, and the next one."""
         window = int(epoch_seconds // DEDUPE_WINDOW_SECONDS)
         return self._key(f"seen:{window}"), self._key(f"seen:{window - 1}"), self._key(f"seen:{window + 1}")
 
@@ -125,7 +125,7 @@ def from_fields(fields: Mapping[bytes, bytes]) -> Event:
 def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, bytes]) -> Submission:
     """The submitted abstract in an entry of a lane, as an event or as plain fields.
 
-    Plain fields that bring no id have that of their entry, which is unique in its lane only.
+    Plain fields without an id get that of their entry, which is unique only in its lane.
 
     Raises:
         Malformed: with the reason and what the sender must change.
@@ -150,7 +150,7 @@ def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, byte
 
 
 def cause_in(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """What ties a refusal to an entry that holds no abstract: the event's id and source, as far as they can be read."""
+    """The attributes that link a refusal to an invalid event: its id and source, as far as they can be read."""
     if size_of(fields) > MAX_EVENT_BYTES:
         return {}
     if (body := fields.get(_EVENT)) is not None:
@@ -164,9 +164,9 @@ def cause_in(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def size_of(fields: Mapping[bytes, bytes]) -> int:
-    """How many bytes the fields of an entry have, with their names."""
+    """The size of an entry's fields in bytes, including their names."""
     size = 0
-    for name, value in fields.items():  # mostly one: a sum takes twice as long to begin
+    for name, value in fields.items():  # usually one, for which ``sum`` takes twice as long
         size += len(name) + len(value)
     return size
 

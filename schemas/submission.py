@@ -1,7 +1,7 @@
-"""A submitted abstract as a worker reads it: every rule of ``AbstractSubmitted``, without a model for each part.
+"""A submitted abstract as a worker reads it: validated like ``AbstractSubmitted``, without building the models.
 
-Of an event pydantic makes dicts in about half the time that it takes for models. So there are dicts by the rules of the
-models' fields; what breaks one is left to the models, which say why.
+pydantic builds dicts in about half the time of models. So typed dicts are derived from the fields of the models. An
+event that does not validate is left to the models, which say why.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ Said = Mapping[str, Any]
 _NONE: Said = {}
 
 
-@dataclass(slots=True)  # not frozen: that takes four times as long to make
+@dataclass(slots=True)  # not frozen, which takes four times as long to create
 class Submission:
-    """What there is to know of a submitted abstract in order to answer it.
+    """The parts of a submitted abstract that are needed to answer it.
 
     Attributes:
-        id: of the event, and so is ``source``.
-        title: as it was sent, and so is ``abstract``.
-        identifiers: those that were sent, also unknown ones.
+        id: of the event, like ``source``.
+        title: as it was sent, like ``abstract``.
+        identifiers: as they were sent, including unknown ones.
         mesh: headings, which are never shown to the model.
-        metadata: to be echoed.
-        carried_over: what its answer takes over from the envelope.
+        metadata: is echoed.
+        carried_over: attributes of the envelope that the answer takes over.
     """
 
     id: str
@@ -44,12 +44,12 @@ class Submission:
 
     @classmethod
     def of(cls, event: AbstractSubmitted) -> "Submission":
-        """The same as a model says."""
+        """The submission in an event."""
         return _submission(event.model_dump(exclude_unset=True))
 
 
 def parse_submitted(body: bytes) -> Submission:
-    """The submitted abstract in a JSON body; other event types are refused, since only these can be answered.
+    """The submitted abstract in a JSON body; other types of events are refused.
 
     Raises:
         Malformed: not UTF-8, not JSON, another type, a field missing or wrong, or a name given twice.
@@ -82,20 +82,20 @@ def _carried_over(said: Said) -> dict[str, str]:
 
 
 def _names_known(said: Said) -> int:
-    """How many names of its JSON body are of the contract, or of its metadata."""
+    """The number of names in the JSON body that belong to the contract or to the metadata."""
     data: Said = said["data"]
     identifiers = data.get("identifiers", _NONE).keys() & _IDENTIFIERS
     return len(said) + len(data) + len(identifiers) + len(data.get("metadata", _NONE))
 
 
 def _as_dict(model: type[BaseModel], *required: str, extra: Literal["allow", "ignore"] = "ignore", **parts: Any) -> Any:
-    """The type of the dicts that keep the rules of a model's fields.
+    """A typed dict with the fields of a model and their constraints.
 
     Args:
-        model: whose own validators are not among them.
-        required: names that must be given, beside those of fields without a default.
-        extra: what becomes of unknown names.
-        parts: types of fields that are models themselves.
+        model: its own validators are not included.
+        required: required names, in addition to those of fields without a default.
+        extra: whether unknown names are kept.
+        parts: types for fields that are models themselves.
     """
     fields: dict[str, Any] = {}
     for name, info in model.model_fields.items():
@@ -116,7 +116,7 @@ def _check_text(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-_typed_dict: Any = TypedDict  # types that are made of values are beyond a type checker
+_typed_dict: Any = TypedDict  # a type checker cannot follow types that are built at runtime
 _annotated: Any = Annotated
 _IDENTIFIERS = Identifiers.model_fields.keys()
 _DATA = _ruled(_as_dict(Abstract, identifiers=_as_dict(Identifiers, extra="allow")), AfterValidator(_check_text))

@@ -1,4 +1,4 @@
-"""The ladder of questions: what is asked of every abstract, and which labels may answer.
+"""The ladder of questions: what is asked of every abstract, and the possible labels.
 
 A task is an ordered list of questions. A later question may depend on the answer of an earlier one
 (``cancer_type`` is asked where ``cancer`` is ``Cancer``). The task travels with the adapter, so a
@@ -52,7 +52,7 @@ class Question(BaseModel):
 
 
 class Task(BaseModel):
-    """An ordered list of questions. A contradictory one cannot be built."""
+    """An ordered list of questions, validated to be consistent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,22 +74,22 @@ class Task(BaseModel):
                 if when.label not in earlier[when.question].labels:
                     raise ValueError(f"{question.name!r} depends on {when.label!r}, no label of {when.question!r}")
                 if conditions.setdefault(when.question, when.label) != when.label:
-                    # One forward pass writes one answer into each slot, so the later text can suppose only one.
+                    # The prompt has one text for each slot, so later questions can suppose only one answer.
                     raise ValueError(f"two questions suppose different answers of {when.question!r}")
             earlier[question.name] = question
         return self
 
     def supposed(self, question: Question) -> str | None:
-        """The label of ``question`` that the later questions suppose, if any does."""
+        """The label of ``question`` that later questions suppose, if any does."""
         for later in self.questions:
             if later.asked_if and later.asked_if.question == question.name:
                 return later.asked_if.label
         return None
 
     def asked(self, answers: Mapping[str, str]) -> Iterator[Question]:
-        """Yield the questions whose condition ``answers`` (question name to label) fulfils.
+        """Yield the questions whose condition is met by ``answers`` (question name to label).
 
-        ``answers`` is read again before each question, so a caller may fill it while iterating.
+        ``answers`` is read again before each question, so the caller may fill it while iterating.
         """
         for question in self.questions:
             when = question.asked_if

@@ -1,6 +1,6 @@
-"""Arguments of a command in the form in which they go to Redis, for commands that have very many.
+"""Command arguments in the wire format of Redis, for commands with very many arguments.
 
-Whoever makes them knows their number and kind; to look at each once more costs more than all the rest of a command.
+The caller knows their number and types. Checking each argument again would cost more than the rest of the command.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ ARGUMENT = b"$%d\r\n%b\r\n"  # its length, and itself
 
 
 class Packed(NamedTuple):
-    """The last arguments of a command, so many; a connection of ``producer.connect`` sends them as they are."""
+    """The last ``number`` arguments of a command, which a connection of ``producer.connect`` sends as they are."""
 
     number: int
     parts: list[bytes]

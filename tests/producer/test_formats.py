@@ -62,7 +62,9 @@ def test_a_name_is_believed_before_the_content():
 
 
 def test_what_nothing_tells_is_an_error_that_says_what_to_do():
-    with pytest.raises(UnknownFormat, match=r"x.docx: .* neither from name nor content; .* --format, .*: \.jsonl, .*\.xml"):
+    with pytest.raises(
+        UnknownFormat, match=r"x.docx: .* neither from name nor content; .* --format, .*: \.jsonl, .*\.xml"
+    ):
         from_bytes(b"some text\n", "x.docx")
     with pytest.raises(UnknownFormat, match=r"x.nbib: .* known endings: \.jsonl, \.ndjson, \.csv, \.tsv, \.tab, \.ris"):
         writer_of("x.nbib")

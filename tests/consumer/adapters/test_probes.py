@@ -46,7 +46,7 @@ def test_a_difference_within_rounding_passes_and_is_reported(engine):
 
 def test_a_difference_beyond_rounding_is_refused(engine):
     [first, second] = asked(engine)
-    with pytest.raises(AdapterRefused, match=r"differs by 0\.0011, 0\.001 is allowed in float64"):
+    with pytest.raises(AdapterRefused, match=r"by 0\.0011 in a probability, 0\.001 is allowed in float64"):
         check(engine, [first, nudged(second, 0.0011)])
 
 
