@@ -20,9 +20,9 @@ REPLAY_FIELD = "replay_of"  # in an entry that is sent again, beside the origina
 # The contract's largest abstract is 50 000 characters, at most 300 kB as escaped JSON; the rest is metadata.
 MAX_EVENT_BYTES = 1 << 20
 
-# A submission that is seen again within this window is the same abstract. Each window has a set of identities; the
-# current and the previous one are consulted, so an identity is remembered for one to two windows, and also the next one,
-# which a worker whose clock is ahead may have begun.
+# A submission seen again within this window is the same abstract. Each window has a set of identities. The current and
+# the previous one are consulted, so that an identity is remembered for one to two windows, and also the next one, which
+# a worker whose clock is ahead may have begun.
 DEDUPE_WINDOW_SECONDS = 24 * 3600
 
 Lane = Literal["interactive", "bulk"]

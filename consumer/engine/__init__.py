@@ -1,4 +1,4 @@
-"""The room that knows torch, and what crosses its door. No torch is imported here.
+"""The engine: the only part of the consumer that uses torch, and its interface. No torch is imported here.
 
 encode(abstract) -> Tokens                 on any thread
 classify([Tokens, ...]) -> Classified      on the one compute thread
@@ -20,7 +20,7 @@ class Tokens:
 
     Attributes:
         ids: the whole prompt, prefix + body + suffix.
-        body: where the abstract's own tokens stand in ``ids``.
+        body: where the abstract's own tokens are in ``ids``.
         truncated: whether the abstract was cut to fit.
     """
 
@@ -30,12 +30,12 @@ class Tokens:
 
     @property
     def tail_length(self) -> int:
-        """Tokens beyond the prompt's fixed beginning, which is run once for all."""
+        """The number of tokens after the prompt's fixed beginning, which is computed once for all prompts."""
         return len(self.ids) - int(self.body.start)
 
 
 class Rung(NamedTuple):
-    """One question as it is scored; ``asked_if`` is the earlier question and the label of it that it takes."""
+    """One question for scoring; ``asked_if`` is the earlier question and the label that it requires."""
 
     question: str
     labels: tuple[str, ...]
@@ -46,7 +46,7 @@ class Rung(NamedTuple):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What answers, and how its scores are to be read: one value, replaced as a whole at a switch."""
+    """The model that answers, and how its scores are interpreted; replaced as a whole at a switch."""
 
     receipt: ModelReceipt
     task: Task
@@ -56,7 +56,7 @@ class ServedModel:
 
     @cached_property
     def ladder(self) -> tuple[Rung, ...]:
-        """The questions in order: looked up once, not for every abstract."""
+        """The questions in order, prepared once and not for every abstract."""
         return tuple(
             Rung(
                 question.name,
@@ -75,7 +75,7 @@ LabelLogits = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """The answers of one batch, with the model that gave them."""
+    """The logits of one batch, with the model that computed them."""
 
     model: ServedModel
     logits: list[LabelLogits]

@@ -1,4 +1,4 @@
-"""Breaks in long work: a thread that loads a model in many steps lets those that answer go between two of them."""
+"""Breaks in long work: a thread that loads a model lets answering threads go first between two of its steps."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,14 +8,14 @@ _mine = threading.local()
 
 
 def take_a_break() -> None:
-    """Between two steps of loading: return at once, or when whoever asked for breaks has nothing more urgent."""
+    """Called between two steps of loading. Returns at once, or when nothing more urgent is going on."""
     if wait := getattr(_mine, "wait", None):
         wait()
 
 
 @contextmanager
 def with_breaks(wait: Callable[[], None]) -> Iterator[None]:
-    """Have ``wait`` called at each break that this thread takes meanwhile."""
+    """Call ``wait`` at each break that this thread takes within the block."""
     _mine.wait = wait
     try:
         yield

@@ -1,7 +1,7 @@
 """How many tokens one forward pass takes: on GPUs found by a short probe, and remembered; halved where memory ends.
 
-More tokens keep a GPU busy. A CPU runs rows in pieces that its caches hold, however many a pass has, so that a batch
-of a worker may be one.
+More tokens keep a GPU busy. A CPU computes rows in pieces that fit its caches, however many a pass has, so that a
+worker's batch may be a single pass.
 """
 
 import json
@@ -20,12 +20,12 @@ from .lanes import Lanes
 T = TypeVar("T")
 
 _SMALLEST, _PROBE_SECONDS = 512, 0.5
-_GAIN = 1.03  # a budget twice as large must be faster by so much, or it only costs memory and makes others wait
-_UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # where nothing is probed
+_GAIN = 1.03  # a budget twice as large must be faster by this factor to justify its memory and delay
+_UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # if nothing is probed
 
 
 class Budget:
-    """The tokens of one pass beyond the prompt's fixed beginning. Belongs to the compute thread."""
+    """How many tokens a pass takes, without the prompts' fixed beginning. Used only by the compute thread."""
 
     def __init__(self, device: torch.device, memory: Path | None = None, key: str = "") -> None:
         """
@@ -35,7 +35,7 @@ class Budget:
             key: of device, model and dtype.
         """
         self._device, self._key = device, key
-        self._memory = memory if device.type != "cpu" else None  # nothing is probed there, that would be worth it
+        self._memory = memory if device.type != "cpu" else None  # CPUs are not probed, so there is nothing to remember
         self._known = _read(self._memory).get(key) if self._memory else None
         self.tokens = self._known or _UNKNOWN.get(device.type, _UNKNOWN["cpu"])
 
@@ -43,8 +43,8 @@ class Budget:
         """Find the budget of a GPU, unless it is known or could not be remembered.
 
         Args:
-            run: a forward pass over so many tokens.
-            longest: no budget is larger.
+            run: runs a forward pass over this many tokens.
+            longest: the largest budget to try.
         """
         if not self._memory or self._known:
             return
@@ -65,12 +65,12 @@ class Budget:
     def run(
         self, batch: Sequence[Tokens], compute: Callable[[Sequence[Tokens]], list[T]], lanes: Lanes | None = None
     ) -> list[T]:
-        """What ``compute`` gives for all of ``batch``, in as many passes as the budget asks for.
+        """The results of ``compute`` for all of ``batch``, in as many passes as the budget requires.
 
-        With lanes, several at once. Where memory ends, they are tried one by one, and the budget is halved.
+        With lanes, several passes run at once. If memory runs out, they are run one by one, and the budget is halved.
 
         Raises:
-            RuntimeError: there is not memory enough for one abstract alone.
+            RuntimeError: there is not enough memory for a single abstract.
         """
         if lanes and lanes.count > 1 and len(batch) > 1:
             try:
@@ -101,7 +101,7 @@ class Budget:
 
 
 def passes(batch: Sequence[Tokens], tokens: int) -> Iterator[Sequence[Tokens]]:
-    """In order, none of more than ``tokens`` unless it is one abstract alone."""
+    """Split a batch in order into passes of at most ``tokens``, except for single abstracts that are longer."""
     start, held = 0, 0
     for number, one in enumerate(batch):
         if number > start and held + one.tail_length > tokens:
@@ -113,7 +113,7 @@ def passes(batch: Sequence[Tokens], tokens: int) -> Iterator[Sequence[Tokens]]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Of a GPU, or of the machine: torch has no class of its own for the latter."""
+    """Whether a GPU or the machine is out of memory; for the latter torch has no class of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
@@ -134,7 +134,7 @@ def _read(memory: Path) -> dict[str, int]:
 
 
 def _write(memory: Path, key: str, tokens: int) -> None:
-    """Whole or not at all, since workers share it; a disk that cannot be written costs the next start a probe."""
+    """Write atomically, because workers share the file. If writing fails, the next start probes again."""
     aside = memory.with_name(f"{memory.name}.{os.getpid()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tokens that stand in several places of a row: what is made of a token alone is made once.
+"""Tokens that occur several times in a row: what depends on the token alone is computed once.
 
 Of a pass of 2 048 tokens a third is distinct (ops/bench/RESULTS.md).
 """
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 
 def distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Each token once, and for each of ``ids`` where it is found; on GPUs all as they are, since counting would wait.
+    """Each token once, and the index of each of ``ids`` in them; on GPUs ``ids`` itself, as counting would synchronize.
 
     Args:
         ids: shape (tokens,).
@@ -20,7 +20,7 @@ def distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def spread(rows: Tensor, places: Tensor | None) -> Tensor:
-    """The rows of distinct tokens at each of their places, as ``distinct`` gives them."""
+    """The rows of distinct tokens, repeated at each of their places from ``distinct``."""
     if places is None:
         return rows
     if rows.requires_grad:
@@ -30,7 +30,7 @@ def spread(rows: Tensor, places: Tensor | None) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """Gradients of all places are added in float32: in bfloat16 a frequent token's sum would be rounded each time."""
+    """Adds the gradients of all places in float32, because in bfloat16 every addition would be rounded."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:

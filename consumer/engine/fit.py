@@ -1,6 +1,6 @@
-"""Whether an adapter's tensors are those that its configuration asks for in this base: read from headers alone.
+"""Whether an adapter's tensors are those that its configuration requires in this base, from the files' headers.
 
-PEFT only warns of tensors that find no home, and of targets without tensors: it would serve the bare base.
+PEFT only warns of tensors that match no layer, and of targets without tensors: it would serve the bare base.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ _DTYPES = frozenset({"F32", "F16", "BF16"})
 
 
 def check_fit(base: Path, adapter: Path) -> None:
-    """Hold the header of the adapter's weights against its configuration and the headers of the base's weights.
+    """Compare the header of the adapter's weights with its configuration and the headers of the base's weights.
 
     Raises:
-        AdapterRefused: a tensor has no home, a target lacks its tensors, or rank, shape or dtype is another.
+        AdapterRefused: a tensor matches no layer, a target has no tensors, or rank, shape or dtype is wrong.
     """
     lora = read_lora(adapter / ADAPTER_FILES[0])
     found = _adapter_shapes(adapter / ADAPTER_FILES[1])
@@ -38,10 +38,10 @@ def check_fit(base: Path, adapter: Path) -> None:
 
 
 def _wanted(lora: LoraConfig, base: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of both tensors of every layer that is a target.
+    """Names and shapes of both tensors of every target layer.
 
     Raises:
-        AdapterRefused: a target is in no layer of the base.
+        AdapterRefused: the base has no layer of a target.
     """
     layers = {name.removesuffix(".weight"): shape for name, shape in base.items() if len(shape) == 2}
     for target in lora.target_modules:
@@ -50,7 +50,7 @@ def _wanted(lora: LoraConfig, base: Shapes) -> Iterator[tuple[str, tuple[int, ..
             raise AdapterRefused(f"the adapter is for layers named {target}: this base has none")
         for layer in matched:
             rows, columns = layers[layer]
-            if layer.endswith(_EMBEDDINGS):  # the base holds them transposed
+            if layer.endswith(_EMBEDDINGS):  # transposed in the base
                 yield f"{_PEFT_ROOT}{layer}.lora_embedding_A", (lora.r, rows)
                 yield f"{_PEFT_ROOT}{layer}.lora_embedding_B", (columns, lora.r)
             else:
@@ -78,7 +78,7 @@ def _adapter_shapes(path: Path) -> Shapes:
 
 
 def _base_shapes(folder: Path) -> Shapes:
-    """Of all shards; a base that cannot be read is told when it is loaded."""
+    """The shapes in all files; one that cannot be read is reported when the base is loaded."""
     shapes: Shapes = {}
     for path in folder.glob("*.safetensors"):
         try:

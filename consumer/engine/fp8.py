@@ -1,6 +1,6 @@
-"""Products in eight bits on GPUs of Hopper's generation and newer: a scale for each token and for each row of a weight.
+"""Products in eight bits on GPUs of the Hopper generation and newer, with a scale for each token and each weight row.
 
-Weights are quantized once, tokens as they come; what is added up, and all between the products, stays bfloat16.
+Weights are quantized once, tokens on the fly. Sums, and everything between the products, stay in bfloat16.
 """
 
 from functools import cache
@@ -52,7 +52,7 @@ _quantized = Fused(quantized)
 
 @cache
 def fp8_works(device: torch.device) -> bool:
-    """Whether torch has these products for this GPU, and they are right: tried once, on a small weight."""
+    """Whether torch supports these products on this GPU with correct results; tried once, on a small weight."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
         return False
     return products_are_right(device)
@@ -60,7 +60,7 @@ def fp8_works(device: torch.device) -> bool:
 
 @torch.inference_mode()
 def products_are_right(device: torch.device) -> bool:
-    """Whether ``Scaled`` gives about what bfloat16 gives."""
+    """Whether ``Scaled`` gives about the same results as bfloat16."""
     generator = torch.Generator().manual_seed(1)
     weight, rows = (torch.randn(size, 64, generator=generator).to(device, torch.bfloat16) for size in (48, 33))
     try:

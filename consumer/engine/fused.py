@@ -1,6 +1,6 @@
-"""Element-wise functions that torch's compiler makes one kernel of, on CUDA; elsewhere, and where it fails, as written.
+"""Element-wise functions that torch compiles into one kernel on CUDA. Elsewhere, or if that fails, they run as written.
 
-torch's own ``TORCH_COMPILE_DISABLE=1`` turns it off.
+torch's own ``TORCH_COMPILE_DISABLE=1`` turns this off.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Fused(Generic[T]):
-    """``function``, of which the first argument is a tensor, in as few kernels as can be."""
+    """``function``, whose first argument is a tensor, in as few kernels as possible."""
 
     def __init__(self, function: Callable[..., T]) -> None:
         self._plain = function
@@ -29,7 +29,7 @@ class Fused(Generic[T]):
         return self.compiled(first, *others)
 
     def compiled(self, *arguments: Any) -> T:
-        """Compiled for any number of tokens; for good as written after the first failure."""
+        """Run the compiled function, for any number of tokens; after the first failure always as written."""
         if self._compiled is None:
             self._compiled = torch.compile(self._plain, dynamic=True)
         try:
@@ -37,6 +37,6 @@ class Fused(Generic[T]):
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self._compiled = self._plain  # no compiler here, as in slim images
+            self._compiled = self._plain  # there may be no compiler, as in slim images
             log.warning("%s is not compiled: %s", self._plain.__name__, type(error).__name__)
             return self._plain(*arguments)

@@ -1,7 +1,7 @@
-"""Products in eight bits on CPUs, by oneDNN: a scale for each token and for each row of a weight.
+"""Products in eight bits on CPUs by oneDNN, with a scale for each token and each row of a weight.
 
-Weights are quantized once, tokens as they come; sums are whole numbers, and all between the products stays bfloat16. A
-token's scale is its own, so that what shares a pass with it changes nothing.
+Weights are quantized once, tokens on the fly. Sums are integers, and everything between the products stays in bfloat16.
+Each token has its own scale, so that other tokens of the pass do not change its result.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .products import Plain
 
 _LARGEST = 127
 _ZERO = 128  # of tokens: CPUs multiply unsigned bytes with signed ones
-_PACKED_FOR_ROWS = 512  # about a prompt; other numbers of rows are computed as well
+_PACKED_FOR_ROWS = 512  # about a prompt; other numbers of rows work as well
 _TOLERANCE = 3e-2  # of the largest number
 
 
@@ -26,8 +26,8 @@ class Eight:
     def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
         """
         Args:
-            tensors: the weight in whole numbers, packed, and the scale of each of its rows.
-            memory: what their bytes lie in, if that is not their own.
+            tensors: the packed weight in integers, and the scale of each of its rows.
+            memory: owns their bytes, if they do not.
         """
         self.tensors = tensors
         self._weight, self._scales = tensors
@@ -37,7 +37,7 @@ class Eight:
 
     @classmethod
     def of(cls, weight: Tensor) -> "Eight":
-        """Of a weight as it is."""
+        """Quantize and pack a plain weight."""
         weight = weight.float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / _LARGEST
         whole = (weight / scales.unsqueeze(1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
@@ -64,17 +64,17 @@ class Eight:
 
 @cache
 def int8_works() -> bool:
-    """Whether torch has these products for this CPU, and they are right: tried once, on a small weight."""
+    """Whether torch supports these products on this CPU with correct results; tried once, on a small weight."""
     return products_are_right()
 
 
 @torch.inference_mode()
 def products_are_right() -> bool:
-    """Whether ``Eight`` gives about what bfloat16 gives, also where every sum is as large as it can be."""
+    """Whether ``Eight`` gives about the same results as bfloat16, even if every sum is as large as possible."""
     generator = torch.Generator().manual_seed(1)
     for weight, rows in (
         (torch.randn(48, 64, generator=generator), torch.randn(33, 64, generator=generator)),
-        (torch.ones(48, 64), torch.ones(33, 64)),  # older CPUs add pairs in sixteen bits, and cut what is more
+        (torch.ones(48, 64), torch.ones(33, 64)),  # older CPUs add pairs in sixteen bits, and saturate
     ):
         expected = Plain.of(weight)(rows)
         try:

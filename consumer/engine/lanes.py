@@ -1,7 +1,7 @@
-"""The passes of one batch at once, on a CPU: each on one thread of its own, all over the same weights.
+"""Running the passes of one batch concurrently on a CPU: each on a single thread, all with the same weights.
 
-Several threads for one pass of a small model have too little to do: they wait for each other after every operation,
-and on a core that has other work too they all wait for the slowest. Only a pass that is alone has all threads.
+For a small model, several threads in one pass have too little to do. They wait for each other after every operation,
+and if one core has other work, all of them wait for it. Only a single pass uses all threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 
 class Lanes:
-    """So many threads, which all engines of a process share."""
+    """Threads for passes, shared by all engines of a process."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._threads = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, passes: Sequence[Sequence[Tokens]], compute: Callable[[Sequence[Tokens]], list[T]]) -> list[T]:
-        """What ``compute`` gives for each, in order."""
+        """The results of ``compute`` for all passes, in order."""
         with one_thread():
             return [one for done in self._threads.map(compute, passes) for one in done]
 
     def share_out(self, batch: Sequence[Tokens], tokens: int) -> list[Sequence[Tokens]]:
-        """In order, about ``tokens`` in each pass or fewer: so many that all lanes have as much to do."""
+        """Split a batch in order into passes of about ``tokens`` or fewer, so that all lanes have equal work."""
         total = sum(one.tail_length for one in batch)
         passes = self.count * -(-total // (tokens * self.count))
         placed, end = [], 0
@@ -43,13 +43,13 @@ class Lanes:
 
 @cache
 def lanes(count: int) -> Lanes:
-    """Those of this process."""
+    """The lanes of this process."""
     return Lanes(count)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One for each operation meanwhile, whichever thread asks: MKL knows but one number for the process."""
+    """Use one thread for each operation within the block. MKL has a single setting for the whole process."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

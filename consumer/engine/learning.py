@@ -1,6 +1,6 @@
-"""LoRA's sum, the norms and the MLP's gate, in fewer passes over memory than the modules of a layer would make.
+"""LoRA's sum, the norms and the MLP's gate, with fewer passes over memory than the modules of a layer need.
 
-The numbers are those of PEFT and transformers, but for one rounding less in bfloat16.
+The results are those of PEFT and transformers, except for one rounding less in bfloat16.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-PIECE = 256  # rows of a CPU: what is made of them stays in its caches
+PIECE = 256  # rows at a time on a CPU, so that intermediate results stay in its caches
 
 
 def linear(module: Any, rows: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Heads that look at nothing: their queries and keys are zeros, so that they weigh all they see alike.
+"""Heads whose queries and keys are zero, so that they give equal weight to all tokens: they compute means.
 
-phi3-nano has one in each layer (DECISIONS.md). A running sum gives what product, softmax and product would; on CPUs
-these heads have neither queries nor keys then. Their gradients are zeros too, so that they stay so in training.
+phi3-nano has one in each layer (DECISIONS.md). A running sum gives the same result as attention, so on CPUs these heads
+get neither queries nor keys. Their gradients are zero too, so that they stay so in training.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +18,9 @@ def joint_weights(shape: Shape) -> list[str]:
 
 
 def mean_heads(by_layer: Iterable[Sequence[Tensor]], shape: Shape) -> int:
-    """How many heads, counted from the last, are means in every layer; one that looks is left.
+    """How many of the last heads are means in every layer; at least one other head is left.
 
-    None where heads share keys, or a window may hide what stands before: then the mean is not that of all.
+    Zero if heads share keys, or if a window may hide earlier tokens, so that the mean would not be that of all.
 
     Args:
         by_layer: what has a row for each number of queries, keys and values: a weight, and LoRA's second matrices.

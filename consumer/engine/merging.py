@@ -1,8 +1,8 @@
-"""A base model, read once in the life of a process, and adapters merged into copies of what they touch.
+"""A base model, read once in the life of a process, and adapters merged into copies of the tensors that they change.
 
-Merging begins each time with the base as it lies on disk, in float32, and only then takes the dtype that is served:
-so a hundred adapters later the numbers are those of a fresh start, to the bit. What no adapter touches is shared by all
-engines. The arithmetic is PEFT's, without PEFT, whose import and wrapping take longer than all the rest.
+Merging always starts from the base on disk, in float32, and only then converts to the served dtype. So after a hundred
+adapters the numbers are still those of a fresh start, to the bit. Unchanged tensors are shared by all engines. The
+arithmetic is that of PEFT, but PEFT is not used, because importing and wrapping take longer than everything else.
 """
 
 import re
@@ -37,11 +37,11 @@ _DOWN = re.compile(r"base_model\.model\.(?P<layer>.+)\.(?:lora_A\.weight|lora_em
 
 
 class Base:
-    """A base model where it is served. Owns its tensors as they lie on disk, mapped into memory.
+    """A base model on its device. Owns its tensors as they are on disk, mapped into memory.
 
     Attributes:
-        slots: what it shares with other replicas on this machine; None where it shares nothing.
-        key: of the base as it is served, for what is shared.
+        slots: memory shared with other replicas on this machine, if any.
+        key: identifies the base in its served form, for shared memory.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -63,7 +63,7 @@ class Base:
         self.key = f"{self.folder.ref.revision} {self.precision}"
 
     def encoder(self, task: Task) -> PromptEncoder:
-        """What writes prompts for a task; the same one as long as the task is the same."""
+        """The prompt encoder of a task; the same one as long as the task is the same."""
         prompt = Prompt(task)
         if self._encoder is None or self._encoder[0] != prompt.digest:
             limit = min(self.config.max_prompt_tokens, self.shape.max_tokens)
@@ -80,7 +80,7 @@ class Base:
         return {name: merged[name] if name in merged else self.as_it_is(name) for name in (*self._stored, HEAD)}
 
     def as_it_is(self, name: str) -> Tensor:
-        """The tensor of the bare base, as served; the same one for all engines."""
+        """The tensor of the bare base in its served form; the same one for all engines."""
         if name not in self._stored:
             name = EMBEDDING  # is the output head too
         if (tensor := self._shared.get(name)) is None:
@@ -105,7 +105,7 @@ class Base:
         for layer, delta in self._deltas(adapter.path / ADAPTER_FILES[1], lora):
             take_a_break()
             merged = self._stored[f"{layer}.weight"].to(self.device, torch.float32) + delta
-            if not merged.sum().isfinite():  # a number that is none makes the sum so
+            if not merged.sum().isfinite():  # a single NaN or infinity makes the sum so
                 raise AdapterRefused(f"the adapter's weights are not finite numbers, such as those of {layer}")
             changes = changes or bool(delta.any())
             yield f"{layer}.weight", merged.to(self.dtype)

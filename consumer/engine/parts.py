@@ -1,7 +1,7 @@
-"""What a network in service is made of: tensors, and products with them, of this process or shared by several.
+"""The parts of a served network: tensors, and products with them, private to this process or shared by several.
 
-What is shared is what is computed with, packed and in the dtype of service. The process that writes it makes one part
-after the other and keeps none; from then on it maps the same bytes as the others.
+Shared parts are in their final form, packed and in the served dtype. The process that writes them makes one part after
+the other and keeps none; from then on it maps the same bytes as the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""A product with a weight, and what follows it, in as few passes over memory as the machine allows.
+"""Products with a weight, and the operation after them, with as few passes over memory as possible.
 
-oneDNN adds, multiplies and activates while it writes the product, and reads faster a weight that was packed for it
-once: in float32 it is a fifth faster than MKL on AMD CPUs (DECISIONS.md).
+oneDNN adds, multiplies and activates while it writes a product, and reads a packed weight faster: in float32 it is a
+fifth faster than MKL on AMD CPUs (DECISIONS.md).
 """
 
 import os
@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from .fused import Fused
 
-# oneDNN prepares each product for its number of rows, and by default keeps the last thousand of them, which may take
-# 1 MB each. Serving needs fewer: rows come in pieces, and attention in blocks, of few sizes.
+# oneDNN prepares each product for its number of rows, and by default keeps the last thousand, which may take 1 MB each.
+# Serving needs fewer, because rows come in pieces, and attention in blocks, of few sizes.
 _KEPT_PRODUCTS = "96"
 for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's of the products, and oneDNN's
     os.environ.setdefault(_name, _KEPT_PRODUCTS)
@@ -58,7 +58,7 @@ class Product(Protocol):
 
 
 def product(weight: Tensor) -> Product:
-    """The fastest that gives the right result for this weight."""
+    """The fastest product that gives correct results for this weight."""
     works = weight.device.type == "cpu" and packing_works(weight.dtype)
     return Packed.of(weight) if works else Plain.of(weight)
 
@@ -151,7 +151,7 @@ class Packed:
 
 @cache
 def packing_works(dtype: torch.dtype) -> bool:
-    """Whether this torch and this CPU have oneDNN's products, and they are right: tried once, on a small weight."""
+    """Whether torch supports oneDNN's products on this CPU with correct results; tried once, on a small weight."""
     if dtype not in _TOLERANCE or not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(1)

@@ -16,7 +16,7 @@ NOT_FINITE = "the model gave a logit that is not a finite number"
 
 
 class Scored(TypedDict):
-    """The fields of an ``Answer``. One that was computed here is sound, and needs no model to validate it."""
+    """The fields of an ``Answer``, which need no validation because they were computed here."""
 
     label: str
     confidence: float
@@ -24,7 +24,7 @@ class Scored(TypedDict):
 
 
 Scores = tuple[dict[str, Scored], Review]
-"""The answers of every question that is asked, and whether a person should look."""
+"""The answers to all questions that are asked, and whether they need review."""
 
 
 def answer(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Answer], Review]:
@@ -49,7 +49,7 @@ def score(model: ServedModel, logits: LabelLogits) -> Scores:
 
 
 def score_batch(model: ServedModel, logits: Sequence[LabelLogits]) -> list[Scores | None]:
-    """As ``score``, of many at once and the same to the bit; None where a logit is not a finite number."""
+    """As ``score`` for many abstracts, with identical results; None if a logit is not a finite number."""
     answers: list[dict[str, Scored]] = [{} for _ in logits]
     unsure: dict[int, list[str]] = defaultdict(list)
     broken: set[int] = set()

@@ -1,7 +1,6 @@
-"""The parts of a model in service: shared with the other replicas of this machine, or of this process alone.
+"""The parts of a served model: shared with the other replicas on this machine, or private to this process.
 
-Answers are the same to the bit whether parts are shared or not, so that a process that cannot have a share goes on with
-its own.
+Answers are identical to the bit in both cases, so that a process that cannot share them uses its own.
 """
 
 from collections.abc import Callable

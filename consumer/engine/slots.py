@@ -1,9 +1,9 @@
-"""Memory that the replicas of one machine have together: the first to need a model's weights writes them, all map them.
+"""Memory shared by the replicas on one machine: the first to need a model's weights writes them, and all map them.
 
-It is files without a name (memfd), which their supervisor hands to each of them. One file, a slot, holds the tensors of
-one key. Who writes it or has it mapped holds a lock on it (flock), which ends with the mapping or with the process: a
-slot that nobody has locked is free. All looking and taking is done by one process at a time, whoever has locked the
-file that is the door. The kernel frees what nobody has open any more, however the processes ended (Linux).
+The memory consists of anonymous files (memfd), which the supervisor passes to each replica. One file, a slot, holds the
+tensors of one key. Whoever writes it or has it mapped holds a lock on it (flock), which ends with the mapping or the
+process; a slot without a lock is free. Only the process that has locked another file, the door, looks for slots or
+takes one. The kernel frees the memory when nobody has the file open, however the processes ended (Linux).
 """
 
 import json
@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-SLOTS = 16  # a model in service, one that is loaded, one in the shadow, and what they have in common
-DOOR_SECONDS = 2.0  # it is passed in less than a millisecond, unless a process is frozen in it
-PATIENCE_SECONDS = 10.0  # with a writer that writes nothing, as one that is frozen
+SLOTS = 16  # for the live model, one being loaded, one in the shadow, and what they share
+DOOR_SECONDS = 2.0  # the door is locked for less than a millisecond, unless its process is frozen
+PATIENCE_SECONDS = 10.0  # with a writer that makes no progress, because it is frozen
 _LOOK_SECONDS = 0.005
 _PAGE = 4_096  # bytes: of the head, and what each tensor is aligned to
 

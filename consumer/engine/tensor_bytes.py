@@ -1,8 +1,8 @@
-"""Tensors as bytes in a file that several processes map, weights that oneDNN has packed among them.
+"""Tensors as bytes in a file that several processes map, including weights that oneDNN has packed.
 
-What is packed has a form of its own. torch gives its bytes and its description (``torch.ops.mkldnn``), and from both
-makes the tensor again over memory that is there already: AOTInductor maps the weights of compiled models so, by an
-interface in C. What of this is Python's is not public: it is tried once, and where it does not work nothing is shared.
+Packed weights are opaque tensors. torch returns their bytes and a description (``torch.ops.mkldnn``), and can create
+the tensor again from both over existing memory. AOTInductor maps the weights of compiled models this way, with an
+interface in C. The Python part is not public, so it is tried once, and if it does not work nothing is shared.
 """
 
 import base64
@@ -18,7 +18,7 @@ from .products import Packed, packing_works
 
 
 class Described(NamedTuple):
-    """All of a tensor but its numbers; ``packed`` is oneDNN's description, base64, of a tensor that it packed."""
+    """Everything of a tensor except its numbers; ``packed`` is oneDNN's description of a packed tensor in base64."""
 
     dtype: str
     shape: list[int]
@@ -26,14 +26,14 @@ class Described(NamedTuple):
 
 
 def describe(tensor: Tensor) -> Described:
-    """Of a tensor on the CPU."""
+    """The description of a tensor on the CPU."""
     form: Any = torch.ops.mkldnn._get_mkldnn_serialized_md(tensor) if tensor.is_mkldnn else None
     packed = None if form is None else base64.b64encode(bytes(form.tolist())).decode()
     return Described(str(tensor.dtype).removeprefix("torch."), list(tensor.shape), packed)
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """Its numbers as they lie in memory; the tensor must be contiguous, and outlive what is returned."""
+    """The bytes of a contiguous tensor in memory; the tensor must outlive the result."""
     of: Any = torch.ops.mkldnn
     packed = tensor.is_mkldnn
     address, length = (of.data_ptr(tensor), of._nbytes(tensor)) if packed else (tensor.data_ptr(), tensor.nbytes)
@@ -41,7 +41,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def made_of(memory: Tensor, described: Described) -> Tensor:
-    """The tensor whose bytes begin where ``memory`` does, which it uses and, where packed, does not keep alive."""
+    """The tensor whose bytes are at the beginning of ``memory``. A packed one does not keep ``memory`` alive."""
     dtype: torch.dtype = getattr(torch, described.dtype)
     if described.packed is None:
         count = torch.Size(described.shape).numel() * dtype.itemsize
@@ -51,7 +51,7 @@ def made_of(memory: Tensor, described: Described) -> Tensor:
 
 @cache
 def sharing_works() -> bool:
-    """Whether packed weights can be made again from their bytes, with the same products: tried once, on a small one."""
+    """Whether packed weights can be restored from their bytes with the same results; tried once, on a small one."""
     generator = torch.Generator().manual_seed(1)
     weight, rows = (torch.randn(size, generator=generator) for size in ((48, 64), (33, 64)))
     if not packing_works(weight.dtype):
@@ -94,5 +94,5 @@ def _capsule(handle: ctypes.c_void_p) -> object:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """torch's own, which is loaded already."""
+    """torch's library, which is already loaded."""
     return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))

@@ -1,8 +1,8 @@
-"""From an abstract to token ids, with the abstract's own text never able to become a control token.
+"""From an abstract to token ids, such that the text of an abstract can never become a control token.
 
-The prompt is assembled as ids: prefix + body + suffix. Prefix and suffix are read by the model's tokenizer;
-the body by a copy of it that knows no added token at all, so ``<|end|>`` in an abstract is seven plain
-characters. A flag on a shared tokenizer would not do: it is state that two threads may set differently.
+The prompt is assembled from ids: prefix + body + suffix. Prefix and suffix are encoded by the model's tokenizer, the
+body by a copy of it without any added tokens, so that ``<|end|>`` in an abstract is seven plain characters. A flag of a
+shared tokenizer would not do, because it is state that two threads may set differently.
 """
 
 import json

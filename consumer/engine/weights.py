@@ -1,4 +1,4 @@
-"""Where a base model is, which exactly it is, and how training reads it."""
+"""Locating a base model, identifying it, and reading it for training."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from ...schemas.events import BaseModelRef
 if TYPE_CHECKING:
     from transformers import Phi3ForCausalLM
 
-# What decides the answers; a changed model card is not another model.
+# The files that decide the answers; with another model card it is still the same model.
 _DECISIVE = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
 
 
@@ -72,7 +72,7 @@ def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> "
     from transformers import BitsAndBytesConfig, Phi3ForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # transformers draws one even where stderr is a file
+    disable_progress_bar()  # transformers shows one even if stderr is a file
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4") if in_4_bits else None
     try:
         loaded: Any = Phi3ForCausalLM.from_pretrained(
@@ -85,7 +85,7 @@ def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> "
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelUnusable(f"the weights in {folder} cannot be loaded: {error}") from error
-    # transformers only warns of weights that are not there, and would go on with random ones.
+    # transformers only warns of missing weights, and would continue with random ones.
     model, report = loaded
     if lacking := {*report["missing_keys"], *report["mismatched_keys"]}:
         raise ModelUnusable(f"the weights in {folder} lack {len(lacking)} tensors, such as {min(map(str, lacking))}")

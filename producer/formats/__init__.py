@@ -1,4 +1,4 @@
-"""Files of abstracts: one reader and one writer for each format, streamed, a broken record never ending the rest."""
+"""Files of abstracts: a streaming reader and a writer for each format. A broken record does not end the reading."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +16,13 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Writer(Protocol):
-    """Writes records with their predictions in one format."""
+    """Writes records with their predictions to a file."""
 
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
-        """Write, or take, one record."""
+        """Write one record, now or in ``finish``."""
 
     def finish(self) -> None:
-        """Write what is still to be written."""
+        """Write what has not been written yet."""
 
 
 _READERS: dict[str, Callable[[BufferedReader], Iterator[Record | Broken]]] = {
@@ -44,7 +44,7 @@ _SUFFIXES = {
     **{".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".xlsx": "xlsx"},
     **{".ris": "ris", ".nbib": "nbib", ".xml": "pubmed-xml"},
 }
-# What the first bytes of a file show where its name shows nothing; in this order.
+# The first bytes of each format, tried in this order if the name does not tell the format.
 _SIGNS = (
     ("xlsx", re.compile(rb"PK\x03\x04")),
     ("pubmed-xml", re.compile(rb"\s*<")),
@@ -55,7 +55,7 @@ _SIGNS = (
 
 
 class UnknownFormat(AbstreamError):
-    """Neither the file's name nor its beginning says what it holds."""
+    """Neither the name of the file nor its beginning tells the format."""
 
 
 def read(path: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
@@ -71,10 +71,10 @@ def read(path: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
 
 
 def read_from(file: BinaryIO, name: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
-    """As ``read``, from what is open already; gzipped or not.
+    """As ``read``, from an open file, which may be gzipped.
 
     Args:
-        name: what it is called, which may tell its format.
+        name: may tell the format.
     """
     done = 0
     try:
@@ -101,7 +101,7 @@ def writer_of(path: str) -> Callable[[BinaryIO, Sequence[Question]], Writer]:
 
 
 def format_of(path: str) -> str | None:
-    """The format that the name of a file tells; None where it tells none."""
+    """The format that the name of a file tells, if any."""
     return _SUFFIXES.get(Path(path.lower().removesuffix(".gz")).suffix)
 
 

@@ -25,21 +25,21 @@ csv.field_size_limit(_MAX_ROW_CHARACTERS)
 
 
 def read(file: BufferedReader) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every row; a quoted field may span lines.
+    """Yield a record or a ``Broken`` for every row; a quoted field may span lines.
 
-    The header shows whether commas, tabs, semicolons or bars part the fields.
+    Whether commas, tabs, semicolons or bars separate the fields is told from the header.
     """
     text = _Lines(file)
     return records(_rows(text, _delimiter_of(text.first())))
 
 
 def read_tsv(file: BufferedReader) -> Iterator[Record | Broken]:
-    """As ``read``, where tabs part the fields."""
+    """As ``read``, with tabs as separators."""
     return records(_rows(_Lines(file), "\t"))
 
 
 def kind_of(head: bytes) -> str | None:
-    """``csv`` or ``tsv`` where the first line of a file is the header of such a table."""
+    """``csv`` or ``tsv`` if the first line of a file is the header of such a table."""
     header = re.split(rb"[\r\n]", head.lstrip(), maxsplit=1)[0].decode("latin-1")
     delimiter = _delimiter_of(header)
     if not can_hold_abstracts(_names(header, delimiter)):
@@ -48,7 +48,7 @@ def kind_of(head: bytes) -> str | None:
 
 
 class _Lines:
-    """The lines of a file as text. Those of a row may be taken once more, all but its first."""
+    """The lines of a file as text. All lines of a row but the first can be put back."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._lines = self._decoded(file)
@@ -56,7 +56,7 @@ class _Lines:
         self._budget = _MAX_READ_AGAIN_CHARACTERS
         self._row: list[str | None] = []
         self._size = 0  # of the row, in characters
-        self.number = 0  # of the line that was taken last
+        self.number = 0  # of the last line that was taken
         self.at_end = False
 
     def first(self) -> str:
@@ -68,7 +68,7 @@ class _Lines:
         self._row, self._size, self.at_end = [], 0, False
 
     def take_back(self) -> None:
-        """One stray quote does not cost the rows after it, unless they are so many that it would take for ever."""
+        """Put lines back, so that a stray quote does not swallow the following rows; up to a budget for the file."""
         self._budget -= self._size
         if self._budget > 0:
             self._again.extendleft(reversed(self._row[1:]))
@@ -94,7 +94,7 @@ class _Lines:
 
     @staticmethod
     def _decoded(file: BufferedReader) -> Iterator[str | None]:
-        """Bytes that are no text come through as surrogates, so that one bad row does not end the file."""
+        """Invalid bytes become surrogates, so that one bad row does not end the file."""
         decoder = Decoder()
         for line in lines(with_newlines(file), _MAX_ROW_CHARACTERS):
             try:
@@ -116,7 +116,7 @@ def _rows(text: _Lines, delimiter: str) -> Iterator[Row]:
             continue
         if cells is None:
             return
-        if text.at_end:  # which a row that is whole does not ask for
+        if text.at_end:  # a complete row never reads to the end of the file
             yield position, "is not CSV: a quote is not closed"
             text.take_back()
         elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
@@ -126,7 +126,7 @@ def _rows(text: _Lines, delimiter: str) -> Iterator[Row]:
 
 
 def _delimiter_of(header: str) -> str:
-    """What parts the header into columns that can hold an abstract, and into most."""
+    """The separator that splits the header into columns for abstracts, and into the most columns."""
 
     def columns(delimiter: str) -> tuple[bool, int]:
         names = _names(header, delimiter)
@@ -140,7 +140,7 @@ def _names(header: str, delimiter: str) -> list[str]:
 
 
 class Writer:
-    """Writes the columns that the records came with, then what was answered; at the end, when all columns are known."""
+    """Writes the original columns of the records and the answers; at the end, when all columns are known."""
 
     def __init__(self, file: BinaryIO, questions: Sequence[Question], delimiter: str = ",") -> None:
         self._file = file
@@ -150,10 +150,10 @@ class Writer:
         self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - closed by finish
 
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
-        """Take one row; a question that was not asked leaves its columns empty."""
+        """Store one row; the columns of questions that were not asked stay empty."""
         row = columns_of(record)
         column = label_column(row)
-        if row.get(column) in (None, ""):  # what somebody else has judged stands
+        if row.get(column) in (None, ""):  # an existing label is kept
             row[column] = included(prediction, self._questions)
         self._columns |= dict.fromkeys(row)
         self._rows.write(json.dumps(row | said_of(prediction)) + "\n")
@@ -168,16 +168,16 @@ class Writer:
         with self._rows as rows:
             rows.seek(0)
             writer.writerows({name: _cell(value) for name, value in json.loads(row).items()} for row in rows)
-        text.detach()  # the file is its opener's to close
+        text.detach()  # the caller closes the file
 
 
 class TsvWriter(Writer):
-    """The same, parted by tabs."""
+    """The same with tabs as separators."""
 
     def __init__(self, file: BinaryIO, questions: Sequence[Question]) -> None:
         super().__init__(file, questions, "\t")
 
 
 def _cell(value: object) -> object:
-    """Lists and objects of JSON lines stay what they were."""
+    """Lists and objects of JSON lines are written as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -11,7 +11,7 @@ from .text import lines
 
 
 def read(file: BufferedReader) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every line that is not blank."""
+    """Yield a record or a ``Broken`` for every line that is not blank."""
     for number, line in enumerate(lines(file), start=1):
         position = f"line {number}"
         if line is None:
@@ -39,7 +39,7 @@ def _record(line: bytes, position: str) -> Record | Broken:
 
 
 def _is_unicode(value: Any) -> bool:
-    """JSON may escape halves of characters that cannot be written as UTF-8."""
+    """Whether there are no lone surrogates, which JSON can escape and UTF-8 cannot encode."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -54,10 +54,10 @@ class Writer:
         self._file = file
 
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
-        """Write one line; an id that was a number is one again, to be joined with what was read."""
+        """Write one line. An id that was a number is written as one, so that it can be joined with the input."""
         own = record.fields.get("id")
         line = {"id": own if type(own) is int else record.id, **prediction}
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def finish(self) -> None:
-        """Everything is written already."""
+        """Nothing is left to write."""

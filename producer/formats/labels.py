@@ -1,6 +1,6 @@
-"""How an answer is told to ASReview and to reference managers.
+"""How an answer is written for ASReview and for reference managers.
 
-ASReview knows two labels, relevant and irrelevant: here the first label of the task's first question, and any other.
+ASReview has two labels. Relevant is the first label of the task's first question; every other label is irrelevant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from ...schemas import Question
 
-# The columns where ASReview looks for its label, in that order (``label`` too, which here may be a class).
+# The columns in which ASReview looks for its label, in this order, without ``label``, which may be a class here.
 _COLUMNS = (
     *("asreview_label", "included", "final_included", "label_included"),
     *("included_label", "included_final", "included_flag", "include"),
@@ -22,13 +22,13 @@ def included(prediction: Mapping[str, Any], questions: Sequence[Question]) -> in
 
 
 def label_column(columns: Mapping[str, Any]) -> str:
-    """Where ASReview will look in a table of these columns."""
+    """The column in which ASReview will look in this table."""
     named = {name.strip().lower(): name for name in columns}
     return next((named[name] for name in _COLUMNS if name in named), "included")
 
 
 def said_of(prediction: Mapping[str, Any]) -> dict[str, str]:
-    """The columns with the answers, and whether a person should look."""
+    """The columns with the answers, and whether they need review."""
     row: dict[str, str] = {}
     for question, answer in prediction["answers"].items():
         row[f"abstream_{question}"] = answer["label"]

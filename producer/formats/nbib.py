@@ -15,7 +15,7 @@ _IDENTIFIED = re.compile(r"(\S+) \[(doi|pmc)\]")
 
 
 def read(file: BufferedReader) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every record; a blank line, or a new PMID, parts them."""
+    """Yield a record or a ``Broken`` for every record; a blank line or a new PMID separates them."""
     for block in _blocks(file):
         yield _record(block) if isinstance(block, Block) else block
 
@@ -38,7 +38,7 @@ def _blocks(file: BufferedReader) -> Iterator[Block | Broken]:
 def _record(block: Block) -> Record | Broken:
     fields: dict[str, list[str]] = defaultdict(list)
     tag = ""
-    # Not splitlines: a text may hold what Unicode calls the end of a line.
+    # Not splitlines, which also splits at line ends of Unicode within a text.
     for offset, line in enumerate(block.text.rstrip("\r\n").split("\n")):
         if line[:1].isspace() and tag:
             fields[tag][-1] = f"{fields[tag][-1]} {line.strip()}".lstrip()

@@ -1,4 +1,4 @@
-"""A file as plain bytes: unpacked where it is gzipped, and UTF-8 where it is UTF-16, both known by its first bytes."""
+"""A file as plain bytes: gzip is unpacked and UTF-16 becomes UTF-8; both are recognized by the first bytes."""
 
 import codecs
 import gzip
@@ -18,14 +18,14 @@ STDIN = "-"
 _CHUNK_BYTES = 1 << 18
 _GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# PubMed's files are packed to a tenth; a thousandth is the most that gzip can do.
+# PubMed's files compress to a tenth; gzip can compress to a thousandth at most.
 _MAX_RATIO, _MAX_RATIO_FROM_BYTES = 200, 64 << 20
 _MAX_SPOOLED_BYTES = 1 << 30
 _CR_ENDS_FIRST_LINE = re.compile(rb"[^\r\n]*\r(?!\n)")
 
 
 class Damaged(Exception):
-    """The rest of the file cannot be read: its bytes are not what they say they are."""
+    """The rest of the file cannot be read, because it is not in the format that it claims."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def plain(file: BinaryIO) -> io.BufferedReader:
-    """What is in ``file``, a chunk at a time; reading it may raise ``Damaged``."""
+    """The plain content of ``file``; reading it may raise ``Damaged``."""
     chunks = _chunks(file)
     head = _head(chunks)
     if head.startswith(_GZIP):
@@ -55,13 +55,13 @@ def plain(file: BinaryIO) -> io.BufferedReader:
 
 
 def with_newlines(file: io.BufferedReader) -> io.BufferedReader:
-    """The same with ``\\n`` at the end of every line, where the first ends with ``\\r`` alone, as old Macs wrote."""
+    """The same with ``\\n`` at the end of every line, if the first line ends with ``\\r`` alone, as on old Macs."""
     return _reader(_with_newlines(_chunks(file))) if _CR_ENDS_FIRST_LINE.match(file.peek()) else file
 
 
 @contextmanager
 def seekable(file: BinaryIO) -> Iterator[BinaryIO]:
-    """A copy on disk, of a bounded size."""
+    """A copy on disk, of limited size."""
     with tempfile.TemporaryFile() as copy:
         size = 0
         for chunk in _chunks(file):
@@ -73,7 +73,7 @@ def seekable(file: BinaryIO) -> Iterator[BinaryIO]:
 
 
 class _Chunks(io.RawIOBase):
-    """Chunks of bytes as a raw file; empty ones are skipped, since they would be its end."""
+    """Chunks of bytes as a raw file; empty chunks are skipped, because they would mean its end."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -98,7 +98,7 @@ def _reader(chunks: Iterator[bytes]) -> io.BufferedReader:
 
 
 def _head(chunks: Iterator[bytes]) -> bytes:
-    """The first chunk, or as many as make up the marks that are looked for: a pipe may give a byte at a time."""
+    """The first chunk, or as many as the marks need: a pipe may return single bytes."""
     head = b""
     while len(head) < len(codecs.BOM_UTF8) and (chunk := next(chunks, b"")):
         head += chunk
@@ -106,7 +106,7 @@ def _head(chunks: Iterator[bytes]) -> bytes:
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    # What a pipe has is taken as it comes: the first lines are not held back until there are many.
+    # Read from a pipe what is available, so that the first lines are not held back.
     read = getattr(file, "read1", file.read)
     return iter(lambda: read(_CHUNK_BYTES), b"")
 
@@ -132,7 +132,7 @@ def _unpacked(packed: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _with_newlines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    decoder = io.IncrementalNewlineDecoder(None, translate=True)  # a chunk may end in the middle of CR LF
+    decoder = io.IncrementalNewlineDecoder(None, translate=True)  # a chunk may end between CR and LF
     for chunk in chunks:
         yield decoder.decode(chunk.decode("latin-1")).encode("latin-1")
     yield decoder.decode("", final=True).encode("latin-1")

@@ -1,4 +1,4 @@
-"""What is true of a PubMed record in any of its formats."""
+"""Rules for PubMed records in all of their formats."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from .records import year_in
 
 _NO_TITLE = "[Not Available]."
-# Stands in the place of an abstract where PubMed may not show it.
+# PubMed's placeholder for an abstract that it may not show.
 _NO_ABSTRACT = "Abstract available from the publisher."
 
 
@@ -25,7 +25,7 @@ def abstract_values(
 ) -> dict[str, Any]:
     """The values of an ``Abstract``.
 
-    A title that is not translated gives way to the vernacular one; another abstract counts where there is none.
+    If the title is not translated, the vernacular one is used; if there is no abstract, another one is used.
     """
     has_title = bool(title) and title != _NO_TITLE
     abstracts = (text for text in (abstract, *other_abstracts) if text and text != _NO_ABSTRACT)

@@ -1,9 +1,8 @@
-"""PubMed XML: what efetch answers, and the baseline and update files of NLM.
+"""PubMed XML: replies of efetch, and the baseline and update files of NLM.
 
-The file is cut into records before any XML is parsed, and each is parsed by itself. So memory is that of one record,
-a broken one costs no other, and no document type is ever read: there are no entities but XML's own, and nothing is
-fetched.
-What is deleted (``DeleteCitation``) is no abstract and is passed over.
+The file is split into records before any XML is parsed, and each record is parsed by itself. So only one record is in
+memory, a broken one does not affect the others, and no document type is ever read: there are no entities except those
+of XML itself, and nothing is fetched. Deleted records (``DeleteCitation``) are skipped.
 """
 
 from collections.abc import Iterator
@@ -15,14 +14,14 @@ from .records import Broken, Record, from_values
 from .xml_records import RawRecord, raw_records
 from .xml_text import flat
 
-# MathML's prefix is sometimes declared outside of the record.
+# Prefixes may be declared outside of the record.
 _OPEN = b'<record xmlns:mml="http://www.w3.org/1998/Math/MathML" xmlns:xlink="http://www.w3.org/1999/xlink">'
 _CLOSE = b"</record>"
 _NO_LABEL = ("UNLABELLED", "UNASSIGNED")
 
 
 def read(file: BufferedReader) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every article and book article."""
+    """Yield a record or a ``Broken`` for every article and book article."""
     for raw in raw_records(file):
         yield _record(raw) if isinstance(raw, RawRecord) else raw
 
@@ -76,7 +75,7 @@ def _article(record: Element, position: str) -> Record | Broken:
 
 
 def _of_book(record: Element, position: str) -> Record | Broken:
-    """A book, or a chapter, whose title is then the article's."""
+    """A book, or a chapter with a title of its own."""
     document = _child(record, "BookDocument")
     book = _child(document, "Book")
     ids = _ids(_child(document, "ArticleIdList")) | _ids(_child(_child(record, "PubmedBookData"), "ArticleIdList"))
@@ -100,7 +99,7 @@ _ABSENT = Element("absent")
 
 
 def _child(parent: Element, tag: str) -> Element:
-    """The first child of that name, or one that is empty."""
+    """The first child with this tag, or an empty element."""
     found = parent.find(tag)
     return _ABSENT if found is None else found
 
@@ -127,7 +126,7 @@ def _date(date: Element) -> str | None:
 
 
 def _abstract(abstract: Element) -> str:
-    """All sections in one text, each with its label, as PubMed shows it."""
+    """All sections as one text, with their labels, as PubMed shows it."""
     sections = []
     for section in abstract.iterfind("AbstractText"):
         label, text = section.get("Label"), flat(section)

@@ -1,4 +1,4 @@
-"""What a file holds: records, and the places where it is broken."""
+"""The content of a file: records, and the places where it is broken."""
 
 import hashlib
 import re
@@ -8,13 +8,13 @@ from typing import Any
 
 from ...schemas import Abstract, AbstreamError, Malformed
 
-# No record that is read is larger: far above the largest abstract, far below what would hurt.
+# The largest record that is read: much larger than any abstract, and small enough for memory.
 MAX_RECORD_BYTES = 4 << 20
 
-# Column and field names in use, in lower case: our own, PubMed's exports', ASReview's and rispy's, Zotero's, Scopus'.
+# Names of columns and fields, in lower case: our own, and those of PubMed, ASReview, rispy, Zotero and Scopus.
 TITLE_COLUMNS = ("title", "primary_title", "article title")
 TEXT_COLUMNS = ("abstract", "notes_abstract", "abstract note", "text")
-# What ASReview calls record_id is but the number of the row, so it comes last.
+# ASReview's record_id is only the number of the row, so it comes last.
 _ID = ("id", "pmid", "doi", "record_id")
 _IDENTIFIERS = {"pmid": ("pmid",), "pmcid": ("pmcid",), "doi": ("doi",)}
 _JOURNAL = ("journal", "journal_name", "journal/book", "source title", "publication title", "secondary_title")
@@ -35,9 +35,9 @@ class Record:
     """One abstract of a file.
 
     Attributes:
-        id: its own, or one made of its text: the same wherever it stands.
-        fields: the named fields it came with; none where its format has no names.
-        original: RIS as it stands in the file, with all that is between it and the record before.
+        id: its own, or one derived from its text.
+        fields: the named fields of the record; empty for formats without names.
+        original: of RIS, the text in the file, including everything between this record and the previous one.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A record that cannot be used: where it stands, and why."""
+    """A record that cannot be used: its position, and why."""
 
     position: str
     reason: str
@@ -58,7 +58,7 @@ class Broken:
 
 
 def from_fields(fields: Mapping[str, Any], position: str, original: str = "") -> Record | Broken:
-    """The record in named fields; names are matched without regard to case, unknown ones are kept and ignored."""
+    """The record with these fields. Names are case-insensitive; unknown ones are kept and ignored."""
     known = {name.strip().lower(): value for name, value in fields.items() if not _is_empty(value)}
     if _first(known, (*TITLE_COLUMNS, *TEXT_COLUMNS)) is None:
         return Broken(position, "has neither title nor abstract: fill a field 'title', 'abstract' or 'text'")
@@ -83,7 +83,7 @@ def from_values(
     fields: dict[str, Any] | None = None,
     original: str = "",
 ) -> Record | Broken:
-    """The record of an abstract's own values, which are checked here."""
+    """The record with these values of an ``Abstract``, which are validated."""
     try:
         abstract = Abstract.parse(values)
     except Malformed as problem:
@@ -95,7 +95,7 @@ def from_values(
 
 
 def year_in(written: object) -> int | None:
-    """The year in a date as it is written: 2018, ``2018/04//``, ``1998 Dec-1999 Jan``; None where there is none."""
+    """The year in a date such as 2018, ``2018/04//`` or ``1998 Dec-1999 Jan``, if there is one."""
     found = re.search(r"(?<!\d)[12]\d{3}(?!\d)", str(written), re.ASCII)
     return int(found[0]) if found else None
 
@@ -109,11 +109,11 @@ def _first(known: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _texts(value: object) -> dict[str, str]:
-    """The texts of a JSON object that is of the contract."""
+    """The text values of a JSON object."""
     return {name: text for name, text in value.items() if isinstance(text, str)} if isinstance(value, dict) else {}
 
 
 def _id_of_text(abstract: Abstract) -> str:
-    """The same for the same text in any file, and no other: under one source two rows 3 would be one abstract."""
+    """An id derived from the text. With row numbers as ids, row 3 of two files would be one abstract."""
     text = f"{abstract.title or ''}\n{abstract.abstract}"
     return f"text-{hashlib.sha256(text.encode()).hexdigest()[:24]}"

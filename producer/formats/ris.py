@@ -1,4 +1,4 @@
-"""RIS, which reference managers speak: what is read is written as it was, with the answer added."""
+"""RIS, the format of reference managers: records are written as they were read, with the answer added."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _FIRST_LINE = re.compile(r"^TY  -.*?(\r?\n|\Z)", re.MULTILINE)
 
 
 def read(file: BufferedReader) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every reference, from its line TY to its line ER.
+    """Yield a record or a ``Broken`` for every reference, from its TY line to its ER line.
 
     Raises:
         MissingLibrary: rispy is not installed.
@@ -61,9 +61,9 @@ def _blocks(file: BufferedReader) -> Iterator[Block | Broken]:
 
 
 def _beginning(text: str) -> re.Match[str]:
-    """The first line of a reference, before which other lines may stand."""
+    """The first line of a reference, which other lines may precede."""
     first = _FIRST_LINE.search(text)
-    assert first, "what has no such line is no block"
+    assert first, "every block has such a line"
     return first
 
 
@@ -72,10 +72,10 @@ def _unended(block: Block | Broken) -> Broken:
 
 
 def _fields(reference: Mapping[str, Any]) -> dict[str, Any]:
-    """By rispy's names, which are ASReview's columns; tags that have none, by themselves."""
+    """The fields by rispy's names, which are the columns of ASReview; unknown tags keep their own names."""
     named = {_COLUMNS.get(name, name): value for name, value in reference.items() if name != "unknown_tag"}
-    named |= {name: reference[name] for name in _COLUMNS.values() if name in reference}  # which comes first
-    # rispy keeps a line without a tag, where no other is above it, under none.
+    named |= {name: reference[name] for name in _COLUMNS.values() if name in reference}  # these take precedence
+    # rispy stores a first line without a tag under an empty name.
     named |= {tag: values for tag, values in reference.get("unknown_tag", {}).items() if tag}
     fields = {name: "; ".join(value) if isinstance(value, list) else value for name, value in named.items()}
     if judged := _JUDGED.search(fields.get("notes", "")):
@@ -84,14 +84,14 @@ def _fields(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Writer:
-    """Writes references: as they were read, but for the label that ASReview reads and tags that Zotero shows."""
+    """Writes references as they were read, plus the label for ASReview and tags for Zotero."""
 
     def __init__(self, file: BinaryIO, questions: Sequence[Question]) -> None:
         self._file = file
         self._questions = questions
 
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
-        """Write one reference; a label that somebody gave it before stands."""
+        """Write one reference; an existing label is kept."""
         original = _OWN.sub("", record.original) or _reference(record)
         first = _beginning(original)
         end = first[1] or "\n"
@@ -99,7 +99,7 @@ class Writer:
         said += ["KW  - abstream: review"] if prediction["review"]["required"] else []
         said += [f"N1  - abstream: {note_of(prediction)}"]
         if not _JUDGED.search(original):
-            # Before all notes of the reference: ASReview takes the first, which may be ASReview_not_seen.
+            # Before all other notes, because ASReview takes the first, which may be ASReview_not_seen.
             said.append(f"N1  - {_RELEVANT if included(prediction, self._questions) else _IRRELEVANT}")
         added = "".join(f"{line}{end}" for line in said)
         rest = original[first.end() :]
@@ -107,11 +107,11 @@ class Writer:
         self._file.write(f"{original[: first.end()]}{added}{rest}".encode())
 
     def finish(self) -> None:
-        """Everything is written already."""
+        """Nothing is left to write."""
 
 
 def _reference(record: Record) -> str:
-    """A reference of a record from another format."""
+    """A reference for a record from another format."""
     abstract, identifiers = record.abstract, record.abstract.identifiers
     tags: list[tuple[str, object]] = [
         *(("TY", "JOUR"), ("ID", record.id), ("TI", abstract.title), ("AB", abstract.abstract)),

@@ -1,4 +1,4 @@
-"""Rows with a header, whatever file they come from or go to: CSV, TSV or a spreadsheet."""
+"""Rows with a header, as in CSV, TSV and spreadsheets."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from .records import TEXT_COLUMNS, TITLE_COLUMNS, Broken, Record, from_fields
 
 Row = tuple[str, Sequence[str] | str]
-"""Where it stands, and its cells; or in their place what is wrong with it."""
+"""The position of a row, and its cells or what is wrong with it."""
 
 
 def records(rows: Iterator[Row]) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every row after the first, which names the columns."""
+    """Yield a record or a ``Broken`` for every row after the header."""
     header: list[str] | None = None
     for position, cells in rows:
         if isinstance(cells, str):
@@ -30,12 +30,12 @@ def records(rows: Iterator[Row]) -> Iterator[Record | Broken]:
 
 
 def can_hold_abstracts(names: Sequence[str]) -> bool:
-    """Whether a table with columns of these names is one of abstracts."""
+    """Whether a table with these columns can contain abstracts."""
     return not {*TITLE_COLUMNS, *TEXT_COLUMNS}.isdisjoint(name.strip().lower() for name in names)
 
 
 def columns_of(record: Record) -> dict[str, Any]:
-    """The record as a row: the fields it came with and its id, or what its abstract has."""
+    """The record as a row: its id and its original fields, or the fields of its abstract."""
     if record.fields:
         return {"id": record.id} | record.fields
     abstract = record.abstract
@@ -47,7 +47,7 @@ def columns_of(record: Record) -> dict[str, Any]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names of the columns, those that stand twice with a number, so that no column is lost."""
+    """The names of the columns, with numbers added to repeated ones, so that no column is lost."""
     counts: dict[str, int] = {}
     distinct = []
     for name in names:

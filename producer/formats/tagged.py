@@ -8,19 +8,19 @@ from .text import Decoder
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The lines of one record, with their ends, and where they stand."""
+    """The lines of one record, with their line ends, and its position."""
 
     position: str
     text: str
 
 
 class Blocks:
-    """Gathers lines until a record is complete; one that is too large or no text is broken, and the rest goes on."""
+    """Collects lines until a record is complete. A record that is too large or not text becomes a ``Broken``."""
 
     def __init__(self) -> None:
         self._decoder = Decoder()
         self._lines: list[bytes] = []
-        self._first = 0  # its line, from 1
+        self._first = 0  # the number of its first line, from 1
         self._size = 0
         self._too_large = False
 
@@ -29,7 +29,7 @@ class Blocks:
         return not self._lines and not self._too_large
 
     def add(self, line: bytes | None, number: int) -> None:
-        """Add a line; None stands for one that is too long."""
+        """Add a line; None stands for a line that is too long."""
         if self.is_empty:
             self._first = number
         self._size += len(line or b"")
@@ -39,11 +39,11 @@ class Blocks:
             self._lines.append(line)
 
     def mark(self, number: int) -> None:
-        """The record itself begins only with this line."""
+        """The record begins with this line; the lines before it precede it."""
         self._first = number
 
     def take(self) -> Block | Broken:
-        """What was gathered; the next line begins anew."""
+        """Return the collected lines, and start a new record."""
         position, raw, too_large = f"line {self._first}", b"".join(self._lines), self._too_large
         self._lines, self._size, self._too_large = [], 0, False
         if too_large:

@@ -1,4 +1,4 @@
-"""Bytes of text files as text: UTF-8, or Windows-1252, which old exports are in."""
+"""Decoding of text files: UTF-8, or Windows-1252 in old exports."""
 
 from collections.abc import Iterator
 from io import BufferedReader
@@ -7,7 +7,7 @@ from .records import MAX_RECORD_BYTES
 
 
 class Decoder:
-    """Decodes a file piece by piece; its first piece that is not ASCII decides in what encoding all of it is."""
+    """Decodes a file piece by piece. The first piece that is not ASCII decides the encoding of the whole file."""
 
     def __init__(self) -> None:
         self._encoding = ""
@@ -16,7 +16,7 @@ class Decoder:
         """The text.
 
         Raises:
-            UnicodeDecodeError: it is not in the encoding of the file; say ``reason_of`` it.
+            UnicodeDecodeError: it is not in the encoding of the file; see ``reason_of``.
         """
         if raw.isascii():
             return raw.decode("ascii")
@@ -24,13 +24,13 @@ class Decoder:
         return raw.decode(self._encoding)
 
     def reason_of(self, error: UnicodeDecodeError) -> str:
-        """What a broken record is told."""
+        """The reason for a ``Broken``."""
         name = "UTF-8" if self._encoding == "utf-8" else "UTF-8, nor Windows-1252 as the text before it,"
         return f"is not {name} at byte {error.start}: save the file as UTF-8"
 
 
 def lines(file: BufferedReader, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[bytes | None]:
-    """Every line with its end; None for one that is too long, which is skipped without being held."""
+    """Every line with its line end; None for a line that is too long, which is skipped."""
     while line := file.readline(max_bytes + 1):
         if len(line) <= max_bytes:
             yield line

@@ -1,4 +1,4 @@
-"""Excel workbooks: the first sheet, with a header as CSV has. Bounded in size, since a workbook is a zip archive."""
+"""Excel workbooks: the first sheet, with a header as in CSV. Their size is limited, since they are zip archives."""
 
 import warnings
 import zipfile
@@ -12,16 +12,16 @@ from .opening import Damaged, seekable
 from .records import Broken, MissingLibrary, Record
 from .tables import Row, records
 
-_MAX_UNPACKED_BYTES = 512 << 20  # most of it text, which openpyxl holds in memory
+_MAX_UNPACKED_BYTES = 512 << 20  # most of it is text, which openpyxl keeps in memory
 _MAX_COLUMNS = 256
 
 
 def read(file: BufferedReader) -> Iterator[Record | Broken]:
-    """Yield a record or a broken place for every row.
+    """Yield a record or a ``Broken`` for every row.
 
     Raises:
         MissingLibrary: openpyxl is not installed.
-        Damaged: it is no workbook that can be read.
+        Damaged: the workbook cannot be read.
     """
     with seekable(file) as copy:
         yield from records(_rows(copy))
@@ -35,12 +35,12 @@ def _rows(file: BinaryIO) -> Iterator[Row]:
     try:
         _check_size(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are of styles and the like
+            warnings.simplefilter("ignore")  # about styles and the like
             book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
         sheet = book.worksheets[0]
-        sheet.reset_dimensions()  # what the file says of them may be wrong, and is believed
+        sheet.reset_dimensions()  # the file may state wrong dimensions, which openpyxl would trust
         for number, cells in enumerate(sheet.iter_rows(max_col=_MAX_COLUMNS, values_only=True), start=1):
-            if cells.count(None) < len(cells):  # a row that is far down makes a million empty ones
+            if cells.count(None) < len(cells):  # a row far down causes many empty rows before it
                 yield f"row {number}", list(map(_text, cells))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise _damaged(error) from error
@@ -49,7 +49,7 @@ def _rows(file: BinaryIO) -> Iterator[Row]:
 
 
 def _check_size(file: BinaryIO) -> None:
-    """Sizes as the archive tells them: no more than that is ever unpacked of a part."""
+    """Check the sizes declared in the archive; no part is ever unpacked beyond its declared size."""
     with zipfile.ZipFile(file) as archive:
         size = sum(part.file_size for part in archive.infolist())
     if size > _MAX_UNPACKED_BYTES:
@@ -61,7 +61,7 @@ def _damaged(error: Exception) -> Damaged:
 
 
 def _text(cell: object) -> str:
-    """A cell as it is written: an id that Excel took for a number is a whole one."""
+    """A cell as text. Excel stores ids as numbers, so whole numbers are written without a fraction."""
     if cell is None:
         return ""
     if isinstance(cell, float) and cell.is_integer():

@@ -1,4 +1,4 @@
-"""Cuts PubMed XML into its records without parsing it."""
+"""Splits PubMed XML into records without parsing it."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from io import BufferedReader
 
 from .records import Broken
 
-# The longest are lists of thousands of authors, with a few megabytes.
+# The longest records list thousands of authors and have a few megabytes.
 MAX_XML_BYTES = 16 << 20
 _MAX_TAGS = 500_000  # an element takes about a hundred bytes of memory
 _CHUNK_BYTES = 1 << 18
@@ -21,7 +21,7 @@ _ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)[
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """The bytes of one record, and where they stand."""
+    """The bytes of one record, and its position."""
 
     position: str
     line: int
@@ -30,7 +30,7 @@ class RawRecord:
 
 
 def raw_records(file: BufferedReader) -> Iterator[RawRecord | Broken]:
-    """Yield the bytes of every record; one that has no end, or is too large, as a broken place."""
+    """Yield the bytes of every record; a record without an end, or too large, becomes a ``Broken``."""
     cutter = _Cutter(file)
     while cutter.find_beginning():
         yield cutter.take()
@@ -39,7 +39,7 @@ def raw_records(file: BufferedReader) -> Iterator[RawRecord | Broken]:
 
 
 class _Cutter:
-    """A window on the file: what was not yet looked at, and the line that it begins in."""
+    """A window on the unread part of the file, and the line in which it begins."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file = file
@@ -48,19 +48,19 @@ class _Cutter:
         self._number = 0
         self._set = b""  # the element around all records
         self._is_whole = False
-        self._end = b""  # of the record that begins the window
+        self._end = b""  # of the record at the beginning of the window
         self._more()
         declared = _ENCODING.match(self._window)
         encoding = declared[1].decode().lower() if declared else "utf-8"
         self._encoding = "utf-8" if encoding.startswith("utf") else encoding  # UTF-16 came here as UTF-8
 
     def find_beginning(self) -> bool:
-        """Move on to the next record; False at the end of the file."""
+        """Move to the next record; False at the end of the file."""
         while True:
             found = _BEGINNING.search(self._window)
             if found and found[1]:
                 self._number += 1
-                self._end = b"</" + bytes(found[1]) + b">"  # before the window moves, and the match with it
+                self._end = b"</" + bytes(found[1]) + b">"  # before the window moves, which invalidates the match
                 self._pass(found.start())
                 return True
             if found:
@@ -82,7 +82,7 @@ class _Cutter:
             return Broken(position, f"has no {self._end.decode()} before the next record: that is read all the same")
         if not length:
             is_too_long = len(self._window) > MAX_XML_BYTES
-            self._is_whole = self._is_whole or not is_too_long  # that the file is cut off need not be said twice
+            self._is_whole = self._is_whole or not is_too_long  # do not report twice that the file is cut off
             self._drop(len(self._window))
             return Broken(position, _TOO_LARGE if is_too_long else "the file is cut off in it: download it again")
         body = bytes(self._window[:length])
@@ -92,7 +92,7 @@ class _Cutter:
         return RawRecord(position, line, body, self._encoding)
 
     def missing(self) -> Broken | None:
-        """What the end of the file should have shown and did not."""
+        """An error if the file has no proper end, or no records."""
         if self._set and not self._is_whole:
             return Broken(
                 f"after record {self._number}", f"the file ends without </{self._set.decode()}>: download it again"
@@ -102,7 +102,7 @@ class _Cutter:
         return None
 
     def _length(self) -> int:
-        """Of the record, with its end; 0 where it has none within what may be read."""
+        """The length of the record, including its end; 0 if its end is not within the limit."""
         looked_at = 0
         while (at := self._window.find(self._end, looked_at)) < 0:
             looked_at = max(0, len(self._window) - len(self._end))
@@ -111,7 +111,7 @@ class _Cutter:
         return at + len(self._end)
 
     def _another(self, length: int) -> int:
-        """Where within ``length`` another record begins; 0 where none does."""
+        """Where another record begins within ``length``; 0 if none does."""
         found = [at for sign in _RECORDS if (at := self._window.find(sign, 1, length)) > 0]
         return min(found, default=0)
 
@@ -123,8 +123,8 @@ class _Cutter:
         self._drop(at + 3)
 
     def _pass(self, length: int) -> None:
-        """Drop what is between records, which tells what is around them."""
-        between = self._window[: length + _LONGEST_SIGN]  # a sign may begin in it and end later
+        """Drop what is between records, after looking for the tags of the enclosing set."""
+        between = self._window[: length + _LONGEST_SIGN]  # a tag may begin in it and end later
         if not self._set and (found := _SET.search(between)):
             self._set = bytes(found[1])
         if self._set and b"</" + self._set + b">" in between:

@@ -1,4 +1,4 @@
-"""The text of an XML element as a person reads it: markup gone, formulas in one line."""
+"""The plain text of an XML element: without markup, formulas in one line."""
 
 from xml.etree.ElementTree import Element
 
@@ -8,7 +8,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u2061\u2062\u2063\u2064"))  # function app
 
 
 def flat(element: Element) -> str:
-    """Its text in one line, with single spaces."""
+    """The text in one line, with single spaces."""
     if not len(element):
         return " ".join((element.text or "").split())
     if element.find(f".//{_MATH}") is None:
@@ -26,7 +26,7 @@ def _parts(element: Element) -> list[str]:
 
 
 def _formula(element: Element) -> str:
-    """What is between the elements of a formula is layout; only fractions and roots need signs of their own."""
+    """A formula in one line: whitespace is layout, and only fractions and roots need signs of their own."""
     name = element.tag.removeprefix(_MATHML)
     if name in ("annotation", "annotation-xml"):
         return ""
@@ -38,7 +38,7 @@ def _formula(element: Element) -> str:
 
 
 def _as_read(element: Element) -> list[Element]:
-    """Its children from left to right: what stands before a base comes after it, behind ``mprescripts``."""
+    """The children in reading order: scripts before the base follow it in MathML, after ``mprescripts``."""
     children = list(element)
     marks = [at for at, child in enumerate(children) if child.tag == f"{_MATHML}mprescripts"]
     return children[marks[0] :] + children[: marks[0]] if marks else children
