@@ -59,7 +59,7 @@ async def test_it_scores_every_abstract_and_publishes_nothing_but_a_summary(
     async with workers.following() as worker:
         await release(redis, streams, candidate.path, store, action="shadow")
         await wait_until(lambda: redis.xpending(streams.lane("interactive"), "classifiers"))
-        await wait_until(lambda: _is_cast(worker))
+        await wait_until(lambda: _is_shadowed(worker))
         await publish(publisher, 100)
         await wait_until(lambda: shadowed(worker) == 100, "the shadow")
         await release(redis, streams, next_one.path, store)
@@ -79,8 +79,10 @@ async def test_it_scores_every_abstract_and_publishes_nothing_but_a_summary(
     assert _counted(worker) == {name: one.flips for name, one in expected.summary().items()}
 
 
-def _is_cast(worker) -> bool:
-    return any(observer.__self__._cast for observer in worker.observers if hasattr(observer.__self__, "_cast"))
+def _is_shadowed(worker) -> bool:
+    return any(
+        observer.__self__._candidate for observer in worker.observers if hasattr(observer.__self__, "_candidate")
+    )
 
 
 def _counted(worker) -> dict[str, dict[str, dict[str, float]]]:
@@ -126,7 +128,7 @@ async def test_a_live_batch_waits_for_one_small_shadow_batch_at_most(
     await release(redis, streams, make_adapter("1", probes=()).path, store)
     async with workers.following(load_engine=load_engine) as worker:
         await release(redis, streams, make_adapter("2", probes=()).path, store, action="shadow")
-        await wait_until(lambda: _is_cast(worker))
+        await wait_until(lambda: _is_shadowed(worker))
         order.clear()
         order += [("", 0)] * 3
         await publish(publisher, 20)
@@ -161,7 +163,7 @@ async def test_a_candidate_that_fails_is_counted_and_the_live_one_serves_on(
     await release(redis, streams, make_adapter("1", probes=()).path, store)
     async with workers.following(load_engine=lambda adapter: Failing(adapter=adapter)) as worker:
         await release(redis, streams, make_adapter("2", probes=()).path, store, action="shadow")
-        await wait_until(lambda: _is_cast(worker))
+        await wait_until(lambda: _is_shadowed(worker))
         await publish(publisher, 10)
         await wait_until(lambda: shadowed(worker, "failed") == 10)
 
