@@ -1,7 +1,7 @@
 """The engine: the only part of the consumer that uses torch, and its interface. No torch is imported here.
 
 encode(abstract) -> Tokens                 on any thread
-classify([Tokens, ...]) -> Classified      on the one compute thread
+classify([Tokens, ...]) -> Classified      on the compute thread only
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class Tokens:
     """One prompt as token ids.
 
     Attributes:
-        ids: the whole prompt, prefix + body + suffix.
-        body: where the abstract's own tokens are in ``ids``.
+        ids: the whole prompt: prefix + body + suffix.
+        body: the slice of ``ids`` that holds the abstract's own tokens.
         truncated: whether the abstract was cut to fit.
     """
 
@@ -30,12 +30,12 @@ class Tokens:
 
     @property
     def tail_length(self) -> int:
-        """The number of tokens after the prompt's fixed beginning, which is computed once for all prompts."""
+        """The number of tokens after the prefix, which all prompts share and which is run once."""
         return len(self.ids) - int(self.body.start)
 
 
 class Rung(NamedTuple):
-    """One question for scoring; ``asked_if`` is the earlier question and the label that it requires."""
+    """One question as it is scored; ``asked_if`` is an earlier question and the answer to it that this one requires."""
 
     question: str
     labels: tuple[str, ...]
@@ -46,7 +46,7 @@ class Rung(NamedTuple):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model that answers, and how its scores are interpreted; replaced as a whole at a switch."""
+    """The model in service and how to read its scores: immutable, and replaced as a whole when the adapter changes."""
 
     receipt: ModelReceipt
     task: Task
@@ -56,7 +56,7 @@ class ServedModel:
 
     @cached_property
     def ladder(self) -> tuple[Rung, ...]:
-        """The questions in order, prepared once and not for every abstract."""
+        """The questions in order, each with its calibration and threshold; made once, not for every abstract."""
         return tuple(
             Rung(
                 question.name,
@@ -69,20 +69,20 @@ class ServedModel:
         )
 
 
-# One row per question of the task: the logit of each of its labels.
+# For each question of the task, the logits of its labels.
 LabelLogits = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """The logits of one batch, with the model that computed them."""
+    """The label logits of one batch, with the model that gave them."""
 
     model: ServedModel
     logits: list[LabelLogits]
 
 
 class Engine(Protocol):
-    """Phi-3 (``phi3.Phi3Engine``), or the deterministic stand-in for stream work (``fake.FakeEngine``)."""
+    """Phi-3 (``phi3.Phi3Engine``), or a deterministic stand-in for tests of the streams (``fake.FakeEngine``)."""
 
     @property
     def model(self) -> ServedModel: ...

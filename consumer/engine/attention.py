@@ -1,7 +1,7 @@
-"""Causal attention of packed prompts: each looks at the prompt's fixed beginning and at itself, at no neighbour.
+"""Causal attention over packed prompts: each attends to the shared prefix and to itself, never to its neighbours.
 
-By blocks of query rows, each one product, softmax, product: on CPUs faster than torch's own kernel, for training too
-(DECISIONS.md). What a block may see is worked out once and serves every layer.
+Queries are computed in blocks: scores, softmax, weighted sum. On CPUs this is faster than torch's own kernel, in
+training too (DECISIONS.md). The blocks and their masks are made once for a row of prompts and serve every layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,27 +18,27 @@ from torch.nn import functional
 from .means import RunningMeans
 
 Past = tuple[Tensor, Tensor]
-"""Keys and values of the prompt's fixed beginning in one layer, laid out for the attention that they are for."""
+"""The KV cache of the prefix in one layer: its keys and values, in the layout of the attention that reads them."""
 
-# Positions are cut at its multiples, so that the blocks of all prompts have few shapes: oneDNN prepares each shape,
-# which takes longer than its product.
+# Blocks are cut at multiples of this position, so that those of all prompts have few shapes: oneDNN prepares each new
+# shape, which takes longer than the product itself.
 _BLOCK = 128
-_ROWS = (8, 32, 64, 128)  # of a block, filled up; the fewest are for slots
-_KEYS = 64  # a multiple of it, filled up
-_MASKED = 32  # a multiple of it, which is what a vector holds: the rest of a row is added one by one
+_ROWS = (8, 32, 64, 128)  # a block is padded to one of these numbers of queries; the smallest is for slots
+_KEYS = 64  # keys are padded to a multiple of this
+_MASKED = 32  # a mask begins at a multiple of this, the width of a vector: torch adds the rest of a row one by one
 
 
 @dataclass(frozen=True)
 class Block:
-    """Query rows of one prompt that are computed at once.
+    """Queries of one prompt that are computed at once.
 
     Attributes:
-        count: of the queries.
-        filling: rows behind them that are computed and dropped.
-        keys: what any of them sees, perhaps some beyond the prompt's last that none sees.
-        masked: of these the first that not all see.
-        hidden: minus infinity where a row does not see a key from ``masked`` on, else zero; shape (rows, keys). None
-            where all are seen.
+        count: number of queries.
+        filling: padding rows after the queries, which are computed and dropped.
+        keys: the keys that the queries see, and perhaps padding after the prompt's last key, which none sees.
+        masked: where the mask begins, counted from the first of ``keys``: every query sees the keys before it.
+        hidden: the additive mask from ``masked`` on, shape (rows, masked keys): minus infinity where a row does not
+            see a key, else zero. None where every row sees every key.
     """
 
     count: int
@@ -49,13 +49,13 @@ class Block:
 
 
 def causal_blocks(positions: Sequence[int], window: int, dtype: torch.dtype, device: torch.device) -> list[Block]:
-    """The blocks of one prompt's queries at ``positions``, which rise; keys stand at 0, 1, 2, ….
+    """Cut one prompt's queries into blocks.
 
     Args:
-        positions: of the queries.
-        window: tokens that a query looks back, its own included.
+        positions: of the queries, in rising order; the keys' positions are 0, 1, 2, ….
+        window: size of the sliding window: how many tokens a query sees, itself included.
         dtype: of the scores.
-        device: where they are.
+        device: of the scores.
     """
     together = groupby(positions, key=lambda position: position // _BLOCK)
     return [_block(list(some), window, dtype, device) for _, some in together]
@@ -64,16 +64,16 @@ def causal_blocks(positions: Sequence[int], window: int, dtype: torch.dtype, dev
 def _block(positions: list[int], window: int, dtype: torch.dtype, device: torch.device) -> Block:
     filling = next(rows for rows in _ROWS if rows >= len(positions)) - len(positions)
     first, end = max(0, positions[0] + 1 - window), -(-(positions[-1] + 1) // _KEYS) * _KEYS
-    # All rows see the keys before the first row's own, unless the last row's window has left some behind.
+    # Every query sees the keys up to the first query's own, unless the last query's window has moved past some.
     masked = first if positions[-1] >= window else positions[0] + 1
     masked -= (masked - first) % _MASKED
-    # What fills up goes on from the last, as another prompt's rows would; each must see a key.
+    # Padding takes the next positions, as the rows of a longer prompt would; each row must see a key.
     rows = [*positions, *(min(positions[-1] + 1 + number, end - 1) for number in range(filling))]
     hidden = _hidden(tuple(rows), masked, end, window, dtype, device)
     return Block(len(positions), filling, slice(first, end), masked - first, hidden)
 
 
-@lru_cache(64)  # most prompts have the same
+@lru_cache(64)  # most prompts have the same masks
 def _hidden(
     rows: tuple[int, ...], masked: int, end: int, window: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
@@ -85,16 +85,17 @@ def _hidden(
 def attend(
     query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block], past: Past | None = None
 ) -> list[Tensor]:
-    """Attention of one prompt's queries, already scaled, block by block.
+    """Attention of one prompt's queries, which are already scaled, block by block.
 
     Args:
-        query: shape (heads, queries, size).
-        key, value: shape (key heads, keys, size).
+        query: shape (heads, queries, head size).
+        key, value: shape (key heads, keys, head size).
         blocks: of these queries.
-        past: keys and values that stand in front of these.
+        past: keys and values that precede these.
 
     Returns:
-        Of each block shape (queries, heads, size), not contiguous: the caller joins them all at once.
+        One tensor for each block, shape (queries, heads, head size), not contiguous: the caller concatenates the
+        tensors of all prompts at once.
     """
     key, value = (per_head(each, len(query)) for each in _all_keys_and_values(key, value, blocks, past))
     return [done for _, done in _block_by_block(query, key, value, blocks)]
@@ -108,13 +109,13 @@ def _all_keys_and_values(key: Tensor, value: Tensor, blocks: Sequence[Block], pa
 def _block_by_block(
     query: Tensor, key: Tensor, value: Tensor, blocks: Sequence[Block]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each block the weights, shape (heads, rows, keys), and what ``attend`` returns."""
+    """For each block its attention weights, shape (heads, rows, keys), and its output as ``attend`` returns it."""
     for block, weights in zip(blocks, _weights(query, key, blocks), strict=True):
         yield weights, torch.bmm(weights, value[:, block.keys])[:, : block.count].transpose(0, 1)
 
 
 def _weights(query: Tensor, key: Tensor, blocks: Sequence[Block]) -> Iterator[Tensor]:
-    """What the rows of each block give its keys, shape (heads, rows, keys)."""
+    """The attention weights of each block, shape (heads, rows, keys)."""
     for block, rows in zip(blocks, _split(query, blocks), strict=True):
         scores = torch.bmm(rows, transposed(key[:, block.keys]))
         if block.hidden is not None:
@@ -123,7 +124,7 @@ def _weights(query: Tensor, key: Tensor, blocks: Sequence[Block]) -> Iterator[Te
 
 
 def _split(rows: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
-    """Those of each block, filled up; shape (heads, rows, size)."""
+    """Split rows by block, each padded to the block's size; shape (heads, rows, head size)."""
     parts = rows.split([block.count for block in blocks], 1)
     return [
         functional.pad(part, (0, 0, 0, block.filling)) if block.filling else part
@@ -132,12 +133,12 @@ def _split(rows: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
 
 
 def transposed(part: Tensor) -> Tensor:
-    """Of each head, as oneDNN multiplies with it as it is: a part of a tensor it copies, and transposed slowly."""
+    """The transpose of each head. A slice is copied first: torch would copy a transposed one number by number."""
     return part.contiguous().transpose(1, 2)
 
 
 def _behind(past: Tensor | None, own: Tensor, end: int) -> Tensor:
-    """Keys or values, one behind the other, and zeros up to ``end``."""
+    """Past and own keys or values, concatenated and padded with zeros up to ``end``."""
     pieces = [own] if past is None else [past, own]
     if filling := end - sum(each.shape[1] for each in pieces):
         pieces.append(own.new_zeros(len(own), filling, own.shape[2]))
@@ -145,7 +146,10 @@ def _behind(past: Tensor | None, own: Tensor, end: int) -> Tensor:
 
 
 class InBlocks:
-    """Of the prompts of one row, on any device. Heads come as shape (tokens, heads, size)."""
+    """Attention over the packed prompts of one row, in blocks, on any device.
+
+    ``queries``, ``keys`` and ``values`` take heads of shape (tokens, heads, head size) and lay them out for ``attend``.
+    """
 
     def __init__(
         self,
@@ -158,10 +162,10 @@ class InBlocks:
         """
         Args:
             positions: of each prompt's queries.
-            lengths: tokens of each prompt beyond what is past.
-            window: tokens that a query looks back, its own included.
+            lengths: the number of each prompt's own keys, without those of the past.
+            window: size of the sliding window: how many tokens a query sees, itself included.
             dtype: of queries, keys and values.
-            device: where they are.
+            device: of queries, keys and values.
         """
         self._positions, self._counts, self._lengths = positions, list(map(len, positions)), list(lengths)
         self._blocks = [causal_blocks(each, window, dtype, device) for each in positions]
@@ -176,7 +180,7 @@ class InBlocks:
         return heads.transpose(0, 1)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
-        """One row a query, its heads side by side. Heads that have values and no keys come last, and are means."""
+        """One row for each query, its heads concatenated. The last heads, if they have values only, are mean heads."""
         if len(keys) == len(values):
             return self._attend(queries, keys, values, past).flatten(1)
         kinds = [len(keys), len(values) - len(keys)]
@@ -190,7 +194,7 @@ class InBlocks:
         return torch.cat([looking, means], 1).flatten(1)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None) -> Tensor:
-        """Of the heads that look, shape (queries, heads, size)."""
+        """The output of the heads that have queries and keys, shape (queries, heads, head size)."""
         if torch.is_grad_enabled() and queries.requires_grad:
             learned: Tensor = _Attended.apply(self, queries, keys, values, *(past or (None, None)))  # type: ignore[no-untyped-call]
             return learned
@@ -206,7 +210,7 @@ class InBlocks:
     def each(
         self, queries: Tensor, keys: Tensor, values: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, list[Block]]]:
-        """Of each prompt."""
+        """The queries, keys, values and blocks of each prompt."""
         return zip(
             queries.split(self._counts, 1), keys.split(self._lengths, 1), values.split(self._lengths, 1), self._blocks,
             strict=True,
@@ -214,25 +218,25 @@ class InBlocks:
 
 
 class OverStates(InBlocks):
-    """At a few tokens of each prompt, on states of all tokens in place of values; without gradient.
+    """Attention at a few tokens of each prompt that sums hidden states instead of values; without gradient.
 
-    Values are states times a weight, and a sum of products is the product of the sum: so a layer that answers at few
-    tokens multiplies what these have found, and not what stands at all tokens.
+    A value is a state times a weight, and a weighted sum of such products is the product of the weighted sum. So a
+    layer whose output is needed at few tokens multiplies only the sums with the weight, not the states of all tokens.
     """
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
-        """What each head finds, and behind them the mean of all states; shape (queries, heads + 1, size of a state).
+        """The weighted sums of each head, then the mean of all states; shape (queries, heads + 1, hidden size).
 
         Args:
-            queries, keys: as ``InBlocks`` lays them out.
-            values: the states, as values of one head.
-            past: keys and states.
+            queries, keys: in the layout of ``InBlocks``.
+            values: the states, as the values of a single head.
+            past: keys and states of the prefix.
         """
         found: list[Tensor] = []
         for query, key, state, blocks in self.each(queries, keys, values):
             key, [states] = _all_keys_and_values(key, state, blocks, past)
             key = per_head(key, len(query))
-            # A head without a query weighs all alike, whatever the keys.
+            # The additional head has zeros as queries, so it weighs all states alike, whatever the keys.
             query, key = functional.pad(query, (0, 0, 0, 0, 0, 1)), torch.cat([key, key[:1]])
             for block, weights in zip(blocks, _weights(query, key, blocks), strict=True):
                 sums = weights[:, : block.count].flatten(0, 1) @ states[block.keys]
@@ -241,9 +245,10 @@ class OverStates(InBlocks):
 
 
 class _Attended(torch.autograd.Function):
-    """Sums what the blocks find of keys and values in place; autograd would make a tensor of all keys for each block.
+    """Attention whose backward pass adds up the gradients of keys and values in place.
 
-    The heads come as ``InBlocks.attend`` takes them, and are given as shape (queries, heads, size).
+    Autograd would make a tensor of all keys for each block. Queries, keys and values are in the layout of
+    ``InBlocks.attend``; the output has shape (queries, heads, head size).
     """
 
     @staticmethod
@@ -276,7 +281,7 @@ class _Attended(torch.autograd.Function):
         queries, *saved = ctx.saved_tensors
         heads, size, rest = queries.shape[0], queries.shape[2], iter(saved)
         of_queries, of_keys = torch.empty_like(queries), queries.new_empty(*ctx.own, size)
-        of_values = queries.new_empty(ctx.own[1], ctx.own[0], size).transpose(0, 1)  # as the product before takes them
+        of_values = queries.new_empty(ctx.own[1], ctx.own[0], size).transpose(0, 1)  # as the projection takes them
         of_past = [queries.new_zeros(ctx.own[0], ctx.past, size) for _ in range(2)]
         each = zip(
             ctx.prompts.each(queries, of_keys, of_values), ctx.prompts.each(of_queries, of_keys, of_values),
@@ -301,7 +306,7 @@ def _gradients(
     blocks: Sequence[Block],
     of_query: Tensor,
 ) -> list[Tensor]:
-    """Of one prompt's keys and values; those of its queries are written to ``of_query``."""
+    """The gradients of one prompt's keys and values; those of its queries are written to ``of_query``."""
     key, value = joint
     of_key, of_value = (torch.zeros_like(each) for each in joint)
     counts = [block.count for block in blocks]
@@ -316,5 +321,5 @@ def _gradients(
 
 
 def per_head(each: Tensor, heads: int) -> Tensor:
-    """Keys or values repeated, where several heads share them; the heads come first."""
+    """Keys or values, repeated where several heads share them (grouped-query attention); shape (heads, …)."""
     return each if len(each) == heads else each.repeat_interleave(heads // len(each), dim=0)

@@ -1,4 +1,4 @@
-"""Breaks in long work: a thread that loads a model lets answering threads go first between two of its steps."""
+"""Breaks in long work: a thread that loads a model in many steps lets batches be answered between two of them."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,14 +8,14 @@ _mine = threading.local()
 
 
 def take_a_break() -> None:
-    """Called between two steps of loading. Returns at once, or when nothing more urgent is going on."""
+    """Called between two steps of loading: waits as ``with_breaks`` says, and outside of it not at all."""
     if wait := getattr(_mine, "wait", None):
         wait()
 
 
 @contextmanager
 def with_breaks(wait: Callable[[], None]) -> Iterator[None]:
-    """Call ``wait`` at each break that this thread takes within the block."""
+    """Within the block, call ``wait`` at each break that this thread takes."""
     _mine.wait = wait
     try:
         yield

@@ -1,7 +1,7 @@
-"""How many tokens one forward pass takes: on GPUs found by a short probe, and remembered; halved where memory ends.
+"""How many tokens one forward pass takes: on GPUs found by a short probe, and remembered; halved if memory runs out.
 
-More tokens keep a GPU busy. A CPU computes rows in pieces that fit its caches, however many a pass has, so that a
-worker's batch may be a single pass.
+More tokens keep a GPU busy. A CPU processes rows in pieces that fit its caches, however many a pass has, so that a
+worker's whole batch may be one pass.
 """
 
 import json
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 _SMALLEST, _PROBE_SECONDS = 512, 0.5
 _GAIN = 1.03  # a budget twice as large must be faster by this factor to justify its memory and delay
-_UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # if nothing is probed
+_UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # budgets where nothing is probed
 
 
 class Budget:
-    """How many tokens a pass takes, without the prompts' fixed beginning. Used only by the compute thread."""
+    """The most tokens of one pass, not counting the prefix. Belongs to the compute thread."""
 
     def __init__(self, device: torch.device, memory: Path | None = None, key: str = "") -> None:
         """
         Args:
             device: where the passes run.
-            memory: the file that remembers budgets of GPUs by key; None to remember nothing.
-            key: of device, model and dtype.
+            memory: the file that remembers the budgets of GPUs by key; None to remember nothing.
+            key: names device, model and dtype.
         """
         self._device, self._key = device, key
         self._memory = memory if device.type != "cpu" else None  # CPUs are not probed, so there is nothing to remember
@@ -40,10 +40,10 @@ class Budget:
         self.tokens = self._known or _UNKNOWN.get(device.type, _UNKNOWN["cpu"])
 
     def probe(self, run: Callable[[int], object], longest: int) -> None:
-        """Find the budget of a GPU, unless it is known or could not be remembered.
+        """Find the budget of a GPU, unless it is known or there is no file to remember it in.
 
         Args:
-            run: runs a forward pass over this many tokens.
+            run: runs a forward pass over the given number of tokens.
             longest: the largest budget to try.
         """
         if not self._memory or self._known:
@@ -65,9 +65,10 @@ class Budget:
     def run(
         self, batch: Sequence[Tokens], compute: Callable[[Sequence[Tokens]], list[T]], lanes: Lanes | None = None
     ) -> list[T]:
-        """The results of ``compute`` for all of ``batch``, in as many passes as the budget requires.
+        """Apply ``compute`` to all of ``batch``, in as many passes as the budget requires.
 
-        With lanes, several passes run at once. If memory runs out, they are run one by one, and the budget is halved.
+        With lanes, several passes run at once. If memory runs out, they run one by one, and the budget is halved
+        whenever one still does not fit.
 
         Raises:
             RuntimeError: there is not enough memory for a single abstract.
@@ -101,7 +102,7 @@ class Budget:
 
 
 def passes(batch: Sequence[Tokens], tokens: int) -> Iterator[Sequence[Tokens]]:
-    """Split a batch in order into passes of at most ``tokens``, except for single abstracts that are longer."""
+    """Split a batch, in order, into passes of at most ``tokens`` tokens; a longer abstract is a pass of its own."""
     start, held = 0, 0
     for number, one in enumerate(batch):
         if number > start and held + one.tail_length > tokens:
@@ -113,12 +114,12 @@ def passes(batch: Sequence[Tokens], tokens: int) -> Iterator[Sequence[Tokens]]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU or the machine is out of memory; for the latter torch has no class of its own."""
+    """Whether the GPU or the machine ran out of memory; for the latter torch has no exception class."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _rate(run: Callable[[int], object], tokens: int) -> float:
-    """Tokens a second; the first pass of a size is not counted."""
+    """Tokens per second; the first pass of a size is a warm-up."""
     run(tokens)
     begun = time.perf_counter()
     run(tokens)
@@ -134,7 +135,7 @@ def _read(memory: Path) -> dict[str, int]:
 
 
 def _write(memory: Path, key: str, tokens: int) -> None:
-    """Write atomically, because workers share the file. If writing fails, the next start probes again."""
+    """Replace the file atomically, since workers share it. If that fails, the next start probes again."""
     aside = memory.with_name(f"{memory.name}.{os.getpid()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Settings of the engine: which model it is and where it runs, with the reasons for defaults."""
+"""The settings of the engine, with their units and the reasons for their defaults."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,10 +17,10 @@ class EngineConfig(BaseModel):
     model: str  # a local folder, or a Hugging Face id
     revision: str | None = None  # of the Hugging Face id
     device: Device = "auto"  # CUDA where there is one
-    # auto: bfloat16 on CUDA, float32 on CPU. fp8 and int8 are never chosen automatically.
+    # auto: bfloat16 on CUDA, float32 on CPUs; never fp8 or int8.
     dtype: Dtype = "auto"
     # From 2 047 tokens on, Phi-3-mini's sliding window begins to hide the start of the prompt.
     max_prompt_tokens: Annotated[int, Field(ge=64, le=131_072)] = 2_046
-    threads: PositiveInt | None = None  # of the CPU; torch's default if None
-    budgets: Path | None = None  # a file that remembers how many tokens a pass takes; GPUs are not probed if None
+    threads: PositiveInt | None = None  # of the CPU; torch's default where None
+    budgets: Path | None = None  # a file that remembers how many tokens a pass takes; no GPU is probed where None
     slots: tuple[int, ...] = ()  # file descriptors from ``make_slots``, shared by the replicas on this machine

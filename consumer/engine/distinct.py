@@ -1,6 +1,6 @@
-"""Tokens that occur several times in a row: what depends on the token alone is computed once.
+"""Computes what depends on a token alone once for each distinct token, not at each of its places.
 
-Of a pass of 2 048 tokens a third is distinct (ops/bench/RESULTS.md).
+About a third of the tokens of a 2 048-token pass are distinct (ops/bench/RESULTS.md).
 """
 
 from typing import Any
@@ -11,7 +11,9 @@ from torch.autograd.function import once_differentiable
 
 
 def distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Each token once, and the index of each of ``ids`` in them; on GPUs ``ids`` itself, as counting would synchronize.
+    """The distinct tokens, and for each of ``ids`` its index among them.
+
+    On GPUs ``ids`` as they are, and None: the host would have to wait for the number of distinct tokens.
 
     Args:
         ids: shape (tokens,).
@@ -20,7 +22,7 @@ def distinct(ids: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def spread(rows: Tensor, places: Tensor | None) -> Tensor:
-    """The rows of distinct tokens, repeated at each of their places from ``distinct``."""
+    """Copy the rows of distinct tokens to all their places, which ``distinct`` returned."""
     if places is None:
         return rows
     if rows.requires_grad:
@@ -30,7 +32,7 @@ def spread(rows: Tensor, places: Tensor | None) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """Adds the gradients of all places in float32, because in bfloat16 every addition would be rounded."""
+    """Adds gradients in float32: in bfloat16 a frequent token's sum would be rounded at each addition."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:

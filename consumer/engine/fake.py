@@ -1,4 +1,4 @@
-"""A deterministic engine for stream and load tests: no model, no torch; every answer depends on the text alone."""
+"""A deterministic engine for stream and load tests, without a model or torch: the same text gets the same answer."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ BASE = BaseModelRef(id="fake", revision="1")
 
 
 class FakeEngine:
-    """Answers by a hash of the words, and of the adapter's weights where there is one."""
+    """Derives its logits from a hash of the words and, with an adapter, of the adapter's weights."""
 
     def __init__(
         self, task: Task = ONCOLOGY, max_prompt_tokens: int = 2_046, adapter: VerifiedAdapter | None = None
     ) -> None:
-        """An adapter brings its own task.
+        """An adapter brings its own task, which replaces ``task``.
 
         Raises:
-            AdapterRefused: made for another base.
+            AdapterRefused: the adapter was made for another base.
         """
         manifest = adapter.manifest if adapter else None
         if manifest and manifest.base_model != BASE:
@@ -48,7 +48,7 @@ class FakeEngine:
         )
 
     def encode(self, abstract: Text) -> Tokens:
-        """One token a word."""
+        """One token for each word."""
         words = Prompt.body(abstract).split()
         ids = tuple(crc32(word.encode()) for word in words[: self._limit])
         return Tokens(ids=ids, body=slice(0, len(ids)), truncated=len(words) > self._limit)
@@ -67,5 +67,5 @@ class FakeEngine:
 
 
 def _digest_of_weights(adapter: VerifiedAdapter) -> str:
-    """Not the adapter's digest, which is over the expected answers too."""
+    """The digest of the weights alone: the adapter's own also covers its expected answers."""
     return next(file.sha256 for file in adapter.manifest.files if file.path == ADAPTER_FILES[1])

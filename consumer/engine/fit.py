@@ -1,6 +1,6 @@
-"""Whether an adapter's tensors are those that its configuration requires in this base, from the files' headers.
+"""Checks, from file headers alone, that an adapter has the tensors its configuration asks for in this base.
 
-PEFT only warns of tensors that match no layer, and of targets without tensors: it would serve the bare base.
+PEFT only warns of tensors without a target and of targets without tensors: it would serve the bare base.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ...schemas.artifacts import ADAPTER_FILES
 from ...schemas.lora import LoraConfig, read_lora
 
 Shapes = dict[str, tuple[int, ...]]
-"""Tensor name to shape."""
+"""The shapes of tensors by name."""
 
 _PEFT_ROOT = "base_model.model."
 _EMBEDDINGS = "embed_tokens"
@@ -21,10 +21,10 @@ _DTYPES = frozenset({"F32", "F16", "BF16"})
 
 
 def check_fit(base: Path, adapter: Path) -> None:
-    """Compare the header of the adapter's weights with its configuration and the headers of the base's weights.
+    """Compare the adapter's tensors with its configuration and with the base's weights.
 
     Raises:
-        AdapterRefused: a tensor matches no layer, a target has no tensors, or rank, shape or dtype is wrong.
+        AdapterRefused: a tensor has no target, a target lacks its tensors, or a rank, shape or dtype does not fit.
     """
     lora = read_lora(adapter / ADAPTER_FILES[0])
     found = _adapter_shapes(adapter / ADAPTER_FILES[1])
@@ -38,10 +38,10 @@ def check_fit(base: Path, adapter: Path) -> None:
 
 
 def _wanted(lora: LoraConfig, base: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of both tensors of every target layer.
+    """Name and shape of both LoRA matrices of every target layer.
 
     Raises:
-        AdapterRefused: the base has no layer of a target.
+        AdapterRefused: no layer of the base matches a target.
     """
     layers = {name.removesuffix(".weight"): shape for name, shape in base.items() if len(shape) == 2}
     for target in lora.target_modules:
@@ -50,7 +50,7 @@ def _wanted(lora: LoraConfig, base: Shapes) -> Iterator[tuple[str, tuple[int, ..
             raise AdapterRefused(f"the adapter is for layers named {target}: this base has none")
         for layer in matched:
             rows, columns = layers[layer]
-            if layer.endswith(_EMBEDDINGS):  # transposed in the base
+            if layer.endswith(_EMBEDDINGS):  # its weight is stored transposed
                 yield f"{_PEFT_ROOT}{layer}.lora_embedding_A", (lora.r, rows)
                 yield f"{_PEFT_ROOT}{layer}.lora_embedding_B", (columns, lora.r)
             else:
@@ -69,7 +69,7 @@ def _same_names(found: set[str], wanted: set[str]) -> None:
 def _adapter_shapes(path: Path) -> Shapes:
     try:
         with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             if others := {piece.get_dtype() for piece in slices.values()} - _DTYPES:
                 raise AdapterRefused(f"the adapter's tensors are of type {', '.join(sorted(others))}")
             return {name: tuple(piece.get_shape()) for name, piece in slices.items()}
@@ -78,7 +78,7 @@ def _adapter_shapes(path: Path) -> Shapes:
 
 
 def _base_shapes(folder: Path) -> Shapes:
-    """The shapes in all files; one that cannot be read is reported when the base is loaded."""
+    """The shapes in all shards. An unreadable shard is skipped: loading the base reports it."""
     shapes: Shapes = {}
     for path in folder.glob("*.safetensors"):
         try:

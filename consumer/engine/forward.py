@@ -1,8 +1,8 @@
-"""The forward pass, the same for serving and for training: every question of every prompt in one go.
+"""The forward pass, the same for serving and for training: all questions of all prompts in one pass.
 
-Prompts stand in one row of tokens, one behind the other, without padding; each attends to itself alone. The prompt's
-fixed beginning is run once, and its keys and values stand before those of each prompt. The last layer is run at the
-slots only, and multiplied by the rows of the label tokens only.
+Prompts are packed into one row of tokens without padding, and each attends to itself alone. Their common beginning,
+the prefix, is run once, and its keys and values precede those of each prompt. The last layer is computed only at the
+slots, the tokens whose next token is an answer, and multiplied only with the output head's rows of the label tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,18 +33,19 @@ if TYPE_CHECKING:
     from transformers import Phi3ForCausalLM
 
 Prefix = list[Past]
-"""Of every layer."""
+"""The KV cache of the prefix: one entry for each layer."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a forward pass is made of.
+    """The modules of a forward pass.
 
     Attributes:
-        embed: token ids to rows.
-        last: of the layers, as it answers at the slots.
-        norm: what follows the last layer.
-        head: gives the rows of all tokens that may come next, shape (vocabulary, hidden size).
+        embed: from token ids to embeddings.
+        layers: all of them, the last included.
+        last: the last layer, which can also be computed at the slots only.
+        norm: the norm after the last layer.
+        head: returns the weight of the output head, shape (vocabulary, hidden size).
     """
 
     shape: Shape
@@ -56,7 +57,7 @@ class Network:
 
 
 def served(parts: Parts, shape: Shape) -> Network:
-    """Of bare weights, named as transformers names them in a file; without gradient."""
+    """A network over bare weights, named as in transformers' checkpoints; without gradient."""
     shape = replace(shape, means=parts.means)
     names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     embedding, norm, head = map(parts.tensor, names)
@@ -73,7 +74,7 @@ def served(parts: Parts, shape: Shape) -> Network:
 
 
 def trained(phi3: "Phi3ForCausalLM") -> Network:
-    """Of a model whose weights, or LoRA layers in it, learn."""
+    """A network over a model whose weights, or the LoRA layers in it, are trained."""
     shape = shape_of(phi3.config.to_dict())
     if phi3.device.type == "cpu":
         shape = replace(shape, means=mean_heads(map(_joint, phi3.model.layers), shape))
@@ -82,7 +83,7 @@ def trained(phi3: "Phi3ForCausalLM") -> Network:
 
 
 def _joint(layer: Any) -> list[Tensor]:
-    """What makes queries, keys and values of one layer: its weight, and LoRA's second matrices."""
+    """What projects to queries, keys and values in one layer: the weight and, with LoRA, the B matrices."""
     module = layer.self_attn.qkv_proj
     if not hasattr(module, "lora_B"):
         return [module.weight]
@@ -90,7 +91,7 @@ def _joint(layer: Any) -> list[Tensor]:
 
 
 class Forward:
-    """Runs a network over the prompts of one encoder, where the network's weights are."""
+    """Runs a network over the prompts of one encoder, on the device of the network's weights."""
 
     def __init__(self, network: Network, encoder: PromptEncoder) -> None:
         self._network = network
@@ -105,7 +106,7 @@ class Forward:
         self._labels = [torch.tensor(slot.labels, device=self._device) for slot in encoder.slots]
 
     def run_prefix(self) -> Prefix:
-        """The prompt's fixed beginning, once; with gradient where gradients are enabled."""
+        """Run the prefix and return its KV cache; differentiable where gradients are enabled."""
         row = self._rows.beginning()
         hidden = self._network.embed(self._prefix_ids)
         kept: Prefix = []
@@ -113,16 +114,16 @@ class Forward:
             query, key, value = self._projected(layer, hidden, row)
             kept.append((key, value))
             hidden = layer.finish(hidden, row.attention.attend(query, key, value))
-        anywhere = self._prefix_ids.new_zeros(1)  # nobody asks there
+        anywhere = self._prefix_ids.new_zeros(1)  # the prefix has no slots, and this query is dropped
         _, key, value = self._heads_at(hidden, anywhere, row.rotation, row.attention)
         return [*kept, (key, value)]
 
     def slot_logits(self, ids: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> list[Tensor]:
-        """Label logits for each question, in float32, each of shape (prompts, labels).
+        """The label logits of each question, in float32, each of shape (prompts, labels).
 
         Args:
-            ids: what follows the prefix, of all prompts one behind the other; shape (tokens,).
-            lengths: the tokens of each.
+            ids: the packed prompts without their prefix, shape (tokens,).
+            lengths: the number of tokens of each prompt.
             prefix: from ``run_prefix``; run anew where None.
         """
         past = prefix or self.run_prefix()
@@ -131,25 +132,25 @@ class Forward:
         return self.label_logits(self._network.norm(states))
 
     def all_states(self, ids: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The states before the last layer and after it, of every token; arguments as ``slot_logits``.
+        """The hidden states of every token before the last layer and after it; arguments as for ``slot_logits``.
 
-        Each of shape (tokens, hidden size); only the second has been through the last norm.
+        Both have shape (tokens, hidden size). Only the second has been through the final norm.
         """
         _, before, after = self._through(ids, lengths, self.run_prefix())
         return before, self._network.norm(after)
 
     def slots_of(self, lengths: Sequence[int]) -> list[int]:
-        """Where the answers are read in a row of such prompts: all slots of the first, then of the second, …"""
+        """The index of each slot in a row of such prompts: all slots of the first prompt, then of the second, …"""
         return [end + offset for end in accumulate(lengths) for offset in self._offsets]
 
     def label_logits(self, states: Tensor) -> list[Tensor]:
-        """From the states at the slots, in the order of ``slots_of``; as ``slot_logits`` gives them."""
+        """As ``slot_logits``, from the normed hidden states at the slots, in the order of ``slots_of``."""
         weight, by_slot = self._network.head(), states.unflatten(0, (-1, len(self._offsets)))
-        with torch.autocast(states.device.type, enabled=False):  # answers are worth full precision
+        with torch.autocast(states.device.type, enabled=False):  # answers are computed in full precision
             return [by_slot[:, slot].float() @ weight[labels].float().T for slot, labels in enumerate(self._labels)]
 
     def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Rotation, Tensor, Tensor]:
-        """As many layers as there are in ``past``: the rotation, and the tokens' states before and after the last."""
+        """Run as many layers as ``past`` has: the rotation, and the hidden states before and after the last of them."""
         row = self._rows.row(lengths)
         tokens, places = distinct(functional.pad(ids, (0, row.filling)) if row.filling else ids)
         embedded = self._network.embed(tokens)
@@ -165,7 +166,7 @@ class Forward:
         return (cosines[: len(ids)], sines[: len(ids)]), before[: len(ids)], hidden[: len(ids)]
 
     def _at_slots(self, hidden: Tensor, rotation: Rotation, lengths: Sequence[int], past: Past) -> Tensor:
-        """The last layer, where answers are read."""
+        """The last layer's output at the slots."""
         slots = self._rows.slots(lengths, self._offsets)
         query, key, value = self._heads_at(hidden, slots.queries, rotation, slots.attention)
         attended = slots.attention.attend(query, key, value, past)
@@ -176,7 +177,8 @@ class Forward:
     def _projected(self, layer: Layer, hidden: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all tokens as ``attend`` takes them.
 
-        Some tokens after others, where one tensor of all would be so large that the system clears its memory each time.
+        They are made in pieces where the whole would exceed ``LARGE_BLOCK_BYTES``: such a block goes back to the system
+        when it is freed, which clears its memory for each new one.
         """
         in_blocks = self._network.last.over_states and self._device.type == "cpu"
         if not in_blocks or 3 * hidden.numel() * hidden.element_size() < LARGE_BLOCK_BYTES:
@@ -187,7 +189,7 @@ class Forward:
         return query, key, value
 
     def _heads(self, projected: Tensor, rotation: Rotation, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values as ``attend`` takes them, of all tokens."""
+        """Queries, keys and values as ``attend`` takes them, from the joint projection of all tokens."""
         shape = self._shape
         counts = shape.heads - shape.means, shape.key_heads - shape.means, shape.key_heads
         query, key, value = projected.unflatten(1, (-1, shape.head)).split(counts, 1)
@@ -200,7 +202,7 @@ class Forward:
     def _heads_at(
         self, hidden: Tensor, at: Tensor, rotation: Rotation, attention: Attention
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the last layer: queries of some tokens, keys and values, or states, of all."""
+        """In the last layer: queries of the tokens ``at``; keys and values, or states in their place, of all tokens."""
         query, key, value = self._network.last.project_at(hidden, at)
         cosines, sines = rotation
         return (
@@ -211,7 +213,7 @@ class Forward:
 
 
 class SlotClassifier(nn.Module):
-    """A Phi-3, where it will run, that gives the logits of the label tokens at each slot, and learns."""
+    """A trainable Phi-3, already on its device, that returns the label logits of each question."""
 
     def __init__(self, phi3: "Phi3ForCausalLM", encoder: PromptEncoder) -> None:
         super().__init__()
@@ -219,12 +221,12 @@ class SlotClassifier(nn.Module):
         self.run = Forward(trained(phi3), encoder)
 
     def forward(self, ids: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """As ``Forward.slot_logits``; the prompt's fixed beginning is run once, with gradient."""
+        """As ``Forward.slot_logits``; the prefix is run once for all prompts, with gradient."""
         return self.run.slot_logits(ids, lengths)
 
 
 def pack(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, list[int]]:
-    """What follows the prefix, one behind the other: ids of shape (tokens,), and the tokens of each."""
+    """Pack prompts without their prefix: the ids, shape (tokens,), and the number of tokens of each prompt."""
     tails = [tokens.ids[tokens.body.start :] for tokens in batch]
     ids = torch.from_numpy(np.fromiter(chain.from_iterable(tails), np.int64))
     return moved(ids, device), [len(tail) for tail in tails]

@@ -1,6 +1,6 @@
-"""Products in eight bits on GPUs of the Hopper generation and newer, with a scale for each token and each weight row.
+"""FP8 products on GPUs of NVIDIA's Hopper generation and newer: a scale for each token and for each row of a weight.
 
-Weights are quantized once, tokens on the fly. Sums, and everything between the products, stay in bfloat16.
+Weights are quantized once, activations at each call. Results, and everything between the products, are bfloat16.
 """
 
 from functools import cache
@@ -12,21 +12,21 @@ from .fused import Fused
 from .products import Plain
 
 _LARGEST = float(torch.finfo(torch.float8_e4m3fn).max)
-_TOLERANCE = 6e-2  # of the largest number: three bits of mantissa on both sides
+_TOLERANCE = 6e-2  # of the largest value: both operands have three bits of mantissa
 
 
 class Scaled:
-    """A ``Product`` of bfloat16 rows."""
+    """A ``Product`` of bfloat16 rows with an FP8 weight."""
 
     def __init__(self, weight: Tensor) -> None:
         rows, scales = quantized(weight)
-        self._weight, self._scales = rows.T, scales.T  # the products want columns one behind the other
+        self._weight, self._scales = rows.T, scales.T  # the products take the weight column-major
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self.of_quantized(*_quantized(rows))
 
     def of_quantized(self, rows: Tensor, scales: Tensor) -> Tensor:
-        """The product of rows that ``quantized`` gave."""
+        """The product of rows that ``quantized`` returned."""
         dtype, fast = torch.bfloat16, True
         done: Tensor = torch._scaled_mm(rows, self._weight, scales, self._scales, out_dtype=dtype, use_fast_accum=fast)
         return done
@@ -42,7 +42,7 @@ class Scaled:
 
 
 def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row in eight bits, and what to multiply it with: shapes as ``rows``, and (rows, 1)."""
+    """Quantize each row: FP8 values of the shape of ``rows``, and the scales to multiply them by, shape (rows, 1)."""
     scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / _LARGEST
     return (rows / scales).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), scales
 
@@ -52,7 +52,7 @@ _quantized = Fused(quantized)
 
 @cache
 def fp8_works(device: torch.device) -> bool:
-    """Whether torch supports these products on this GPU with correct results; tried once, on a small weight."""
+    """Whether torch has these products for this GPU, and they are correct; tried once, on a small weight."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
         return False
     return products_are_right(device)
@@ -60,7 +60,7 @@ def fp8_works(device: torch.device) -> bool:
 
 @torch.inference_mode()
 def products_are_right(device: torch.device) -> bool:
-    """Whether ``Scaled`` gives about the same results as bfloat16."""
+    """Whether ``Scaled`` agrees with bfloat16 within the tolerance."""
     generator = torch.Generator().manual_seed(1)
     weight, rows = (torch.randn(size, 64, generator=generator).to(device, torch.bfloat16) for size in (48, 33))
     try:

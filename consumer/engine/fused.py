@@ -1,6 +1,6 @@
 """Element-wise functions that torch compiles into one kernel on CUDA. Elsewhere, or if that fails, they run as written.
 
-torch's own ``TORCH_COMPILE_DISABLE=1`` turns this off.
+torch's own ``TORCH_COMPILE_DISABLE=1`` turns compiling off.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Fused(Generic[T]):
-    """``function``, whose first argument is a tensor, in as few kernels as possible."""
+    """``function``, whose first argument is a tensor, compiled at its first call on CUDA without gradient."""
 
     def __init__(self, function: Callable[..., T]) -> None:
         self._plain = function
@@ -29,7 +29,7 @@ class Fused(Generic[T]):
         return self.compiled(first, *others)
 
     def compiled(self, *arguments: Any) -> T:
-        """Run the compiled function, for any number of tokens; after the first failure always as written."""
+        """Call the function compiled for any number of tokens; after the first failure, always as written."""
         if self._compiled is None:
             self._compiled = torch.compile(self._plain, dynamic=True)
         try:

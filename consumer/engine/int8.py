@@ -1,7 +1,7 @@
-"""Products in eight bits on CPUs by oneDNN, with a scale for each token and each row of a weight.
+"""Int8 products on CPUs by oneDNN: a scale for each token and for each row of a weight.
 
-Weights are quantized once, tokens on the fly. Sums are integers, and everything between the products stays in bfloat16.
-Each token has its own scale, so that other tokens of the pass do not change its result.
+Weights are quantized once, activations at each call. Sums are integers; everything between the products is bfloat16.
+Each token has its own scale, so its result does not depend on the other tokens of a pass.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from torch.nn import functional
 from .products import Plain
 
 _LARGEST = 127
-_ZERO = 128  # of tokens: CPUs multiply unsigned bytes with signed ones
-_PACKED_FOR_ROWS = 512  # about a prompt; other numbers of rows work as well
-_TOLERANCE = 3e-2  # of the largest number
+_ZERO = 128  # zero point of the activations: CPUs multiply unsigned bytes with signed ones
+_PACKED_FOR_ROWS = 512  # about the length of a prompt; any other number of rows works too
+_TOLERANCE = 3e-2  # of the largest value
 
 
 class Eight:
-    """A ``Product`` of bfloat16 rows."""
+    """A ``Product`` of bfloat16 rows with an int8 weight."""
 
     def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
         """
         Args:
-            tensors: the packed weight in integers, and the scale of each of its rows.
-            memory: owns their bytes, if they do not.
+            tensors: the quantized weight, packed, and the scale of each of its rows.
+            memory: what the tensors' bytes lie in, if not their own memory; kept alive by the product.
         """
         self.tensors = tensors
         self._weight, self._scales = tensors
@@ -37,7 +37,7 @@ class Eight:
 
     @classmethod
     def of(cls, weight: Tensor) -> "Eight":
-        """Quantize and pack a plain weight."""
+        """Quantize and pack a weight."""
         weight = weight.float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / _LARGEST
         whole = (weight / scales.unsqueeze(1)).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
@@ -64,17 +64,17 @@ class Eight:
 
 @cache
 def int8_works() -> bool:
-    """Whether torch supports these products on this CPU with correct results; tried once, on a small weight."""
+    """Whether torch has these products for this CPU, and they are correct; tried once, on small weights."""
     return products_are_right()
 
 
 @torch.inference_mode()
 def products_are_right() -> bool:
-    """Whether ``Eight`` gives about the same results as bfloat16, even if every sum is as large as possible."""
+    """Whether ``Eight`` agrees with plain products within the tolerance, even where sums are as large as possible."""
     generator = torch.Generator().manual_seed(1)
     for weight, rows in (
         (torch.randn(48, 64, generator=generator), torch.randn(33, 64, generator=generator)),
-        (torch.ones(48, 64), torch.ones(33, 64)),  # older CPUs add pairs in sixteen bits, and saturate
+        (torch.ones(48, 64), torch.ones(33, 64)),  # older CPUs add pairs in 16 bits, which saturate
     ):
         expected = Plain.of(weight)(rows)
         try:

@@ -1,7 +1,7 @@
-"""Running the passes of one batch concurrently on a CPU: each on a single thread, all with the same weights.
+"""Runs the passes of one batch at once on a CPU: each on a thread of its own, all over the same weights.
 
-For a small model, several threads in one pass have too little to do. They wait for each other after every operation,
-and if one core has other work, all of them wait for it. Only a single pass uses all threads.
+One pass of a small model has too little work for several threads: they wait for each other after every operation, and
+if a core is busy otherwise, they all wait for the slowest. Only a pass that is alone uses all threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 
 class Lanes:
-    """Threads for passes, shared by all engines of a process."""
+    """A pool of ``count`` threads, shared by all engines of a process."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._threads = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, passes: Sequence[Sequence[Tokens]], compute: Callable[[Sequence[Tokens]], list[T]]) -> list[T]:
-        """The results of ``compute`` for all passes, in order."""
+        """Apply ``compute`` to all passes at once, and return the results of all in order."""
         with one_thread():
             return [one for done in self._threads.map(compute, passes) for one in done]
 
     def share_out(self, batch: Sequence[Tokens], tokens: int) -> list[Sequence[Tokens]]:
-        """Split a batch in order into passes of about ``tokens`` or fewer, so that all lanes have equal work."""
+        """Split a batch, in order, into passes of about ``tokens`` tokens or fewer, the same work for each lane."""
         total = sum(one.tail_length for one in batch)
         passes = self.count * -(-total // (tokens * self.count))
         placed, end = [], 0
@@ -43,13 +43,13 @@ class Lanes:
 
 @cache
 def lanes(count: int) -> Lanes:
-    """The lanes of this process."""
+    """The lanes of this process, made once for each ``count``."""
     return Lanes(count)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread for each operation within the block. MKL has a single setting for the whole process."""
+    """Within the block, every thread's operations use one thread: MKL has a single number for the process."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

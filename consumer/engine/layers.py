@@ -1,7 +1,7 @@
-"""A layer of Phi-3 apart from its attention: what comes before it, and what comes after.
+"""A layer of Phi-3 without its attention: the projection before it, and the output projection and MLP after it.
 
-``TrainedLayer`` runs transformers' own modules, so that LoRA layers put into them learn. ``ServedLayer`` runs the bare
-weights, for which neither transformers nor PEFT is imported; on CPUs by oneDNN with weights packed once.
+``TrainedLayer`` runs transformers' own modules, so that LoRA layers in them are trained. ``ServedLayer`` runs bare
+weights, without importing transformers or PEFT; on CPUs by oneDNN, with weights packed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,42 +19,42 @@ from .shape import Shape
 
 
 class Layer(Protocol):
-    """A token is a row. ``project`` and ``finish`` know no other row."""
+    """A decoder layer. Tensors have one row per token, and ``project`` and ``finish`` treat each row on its own."""
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Queries, keys and values in one: shape (tokens, (heads + 2 * key heads - 2 * means) * size)."""
+        """Queries, keys and values, joint: shape (tokens, (heads + 2 * key heads - 2 * means) * head size)."""
         ...
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """The layer's output, from its input and its attention's, each of shape (tokens, hidden size)."""
+        """The layer's output, from its input and its attention's output, each of shape (tokens, hidden size)."""
         ...
 
 
 class LastLayer(Layer, Protocol):
-    """Needs no more than keys and values of all tokens, and all else at the slots.
+    """The last layer, which needs keys and values of all tokens, and everything else at the slots only.
 
     Attributes:
-        over_states: whether its attention at the slots is ``attention.OverStates``, with states in place of values.
+        over_states: whether attention at the slots is ``attention.OverStates``, with hidden states in place of values.
     """
 
     over_states: bool
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the rows ``at``, keys and values of all; shape (rows, heads, size)."""
+        """Queries of the tokens ``at``, keys and values of all tokens, each of shape (tokens, heads, head size)."""
         ...
 
     def finish_at(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """As ``finish``, of the rows where queries were asked for."""
+        """As ``finish``, for the tokens whose queries were asked for."""
         ...
 
 
-# A piece is filled up to one of few sizes: oneDNN prepares a product for each number of rows, which takes longer than
+# Pieces are padded to one of a few sizes: oneDNN prepares a product for each number of rows, which takes longer than
 # the product itself.
 _STEP, _FEW = 32, 8
 
 
 class TrainedLayer:
-    """Over a ``Phi3DecoderLayer``, perhaps with LoRA layers in it."""
+    """A layer over a ``Phi3DecoderLayer``, which may have LoRA layers in it."""
 
     over_states = False
 
@@ -88,17 +88,17 @@ class TrainedLayer:
 
 
 class ServedLayer:
-    """Over the tensors of one layer. On CPUs each addition, and the activation, is done by the product before it."""
+    """A layer over bare weights. On CPUs each addition, and the activation, is fused into the product before it."""
 
     def __init__(self, parts: Parts, number: int, shape: Shape, cut: int | tuple[int, ...] = 1) -> None:
         """
         Args:
-            parts: with the layer's tensors.
-            number: of the layer.
+            parts: holds the layer's weights.
+            number: index of the layer.
             shape: of the network.
-            cut: of the weight that makes queries, keys and values.
+            cut: where the weight that projects to queries, keys and values is cut, as in ``Parts.products``.
         """
-        take_a_break()  # to pack the weights of a layer takes milliseconds
+        take_a_break()  # packing the weights of a layer takes milliseconds
         of = f"model.layers.{number}."
         self._before, self._after = (
             parts.tensor(of + name) for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
@@ -129,7 +129,7 @@ class ServedLayer:
 
 
 class ServedLast(ServedLayer):
-    """The last one. In blocks its values are made of what heads have found at the slots, and not of every token."""
+    """The last layer. With ``over_states``, values are projected from the sums at the slots, not from each token."""
 
     def __init__(self, parts: Parts, number: int, shape: Shape, *, over_states: bool) -> None:
         self._looking, keys = shape.heads - shape.means, shape.key_heads - shape.means
@@ -151,7 +151,7 @@ class ServedLast(ServedLayer):
         return heads
 
     def _values(self, found: Tensor) -> Tensor:
-        """Of what ``OverStates`` gives, one row a query; all heads that are means found the same."""
+        """The heads' output, concatenated, from what ``OverStates`` returns; all mean heads share its last sum."""
         values = self._heads(self._joint[-1], found.flatten(0, 1)).unflatten(0, found.shape[:2])
         heads = torch.arange(self._shape.heads, device=found.device)
         own = heads.clamp(max=self._looking), heads * self._shape.key_heads // self._shape.heads
@@ -160,7 +160,7 @@ class ServedLast(ServedLayer):
 
 
 def in_pieces(make: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    """``make`` of all rows of several tensors, where each row is made of its like alone; on CPUs piece by piece."""
+    """Apply ``make``, which treats each row on its own, to the rows of several tensors; on CPUs piece by piece."""
     if rows[0].device.type != "cpu":
         return make(*rows)
     pieces = zip(*(each.split(PIECE) for each in rows), strict=True)
@@ -169,7 +169,7 @@ def in_pieces(make: Callable[..., Tensor], *rows: Tensor) -> Tensor:
 
 
 def filled_up(rows: Sequence[Tensor]) -> Sequence[Tensor]:
-    """With rows of zeros, to one of few sizes."""
+    """Pad with rows of zeros to one of a few sizes."""
     count = len(rows[0])
     filling = -count % (_STEP if count > 2 * _FEW else _FEW)
     return [functional.pad(each, (0, 0, 0, filling)) for each in rows] if filling else rows

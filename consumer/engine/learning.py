@@ -1,4 +1,4 @@
-"""LoRA's sum, the norms and the MLP's gate, with fewer passes over memory than the modules of a layer need.
+"""LoRA, RMSNorm and the MLP's gate for training, with fewer passes over memory than a layer's own modules make.
 
 The results are those of PEFT and transformers, except for one rounding less in bfloat16.
 """
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-PIECE = 256  # rows at a time on a CPU, so that intermediate results stay in its caches
+PIECE = 256  # rows that a CPU processes at once, so that intermediate results stay in its caches
 
 
 def linear(module: Any, rows: Tensor) -> Tensor:
-    """What ``module`` gives for ``rows``; plain LoRA is scaled and added by the product itself."""
+    """Apply ``module`` to ``rows``; plain LoRA is scaled and added within the product (``addmm``)."""
     if (name := _plain_lora(module, rows)) is None:
         given: Tensor = module(rows)
         return given
@@ -25,7 +25,7 @@ def linear(module: Any, rows: Tensor) -> Tensor:
 
 
 class _Added(torch.autograd.Function):
-    """Both ways the two small products are added by the product itself, and LoRA's matrices are cast once."""
+    """A linear layer with LoRA: adds LoRA's products in place, forward and backward, and casts its matrices once."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -46,7 +46,7 @@ class _Added(torch.autograd.Function):
 
 
 def _plain_lora(module: Any, rows: Tensor) -> str | None:
-    """The one adapter of a layer of PEFT, where nothing but two matrices is added to a plain, frozen layer."""
+    """The name of a PEFT layer's adapter, if all it does is to add two matrices' product to a plain, frozen layer."""
     if not hasattr(module, "lora_A") or type(module.base_layer) is not nn.Linear or _is_mixed(module.base_layer, rows):
         return None
     names = [name for name in module.active_adapters if name in module.lora_A]
@@ -60,20 +60,20 @@ def _plain_lora(module: Any, rows: Tensor) -> str | None:
 
 
 def _is_mixed(base: nn.Linear, rows: Tensor) -> bool:
-    """Whether the layer learns itself, has a bias, or does not multiply numbers of one kind."""
+    """Whether the layer is trained itself, has a bias, or multiplies tensors of different dtypes."""
     device, dtype = rows.device.type, base.weight.dtype
     multiplied = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
     return base.weight.requires_grad or base.bias is not None or not rows.dtype == dtype == multiplied
 
 
 def gated(joint: Tensor) -> Tensor:
-    """SiLU of the first half of each row, times the second half."""
+    """SiLU of the first half of each row, times the second half (SwiGLU)."""
     done: Tensor = _Gated.apply(joint)  # type: ignore[no-untyped-call]
     return done
 
 
 class _Gated(torch.autograd.Function):
-    """Keeps its input alone, and writes the gradients of both halves where they belong."""
+    """Saves nothing but its input, and writes the gradients of both halves into one tensor."""
 
     @staticmethod
     def forward(ctx: Any, joint: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class _Gated(torch.autograd.Function):
 
 
 def normed(module: Any, rows: Tensor) -> Tensor:
-    """What ``module``, an RMSNorm of transformers, gives for ``rows``."""
+    """Apply ``module``, an RMSNorm of transformers, to ``rows``."""
     if rows.device.type != "cpu" or module.weight.requires_grad or not rows.requires_grad:
         given: Tensor = module(rows)
         return given
@@ -105,7 +105,7 @@ def normed(module: Any, rows: Tensor) -> Tensor:
 
 
 class _Normed(torch.autograd.Function):
-    """Keeps its input and a number a row; what it makes in float32 never leaves the caches."""
+    """RMSNorm that saves its input and one scale per row; its float32 intermediates stay in the caches."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -130,5 +130,5 @@ class _Normed(torch.autograd.Function):
 
 
 def _pieces(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Some rows of each at once; all of them beyond CPUs."""
+    """Slices of the same rows of each tensor; on other devices than CPUs, one slice with all rows."""
     return zip(*(each.split(PIECE if each.device.type == "cpu" else len(each)) for each in rows), strict=True)

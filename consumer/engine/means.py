@@ -1,7 +1,7 @@
-"""Heads whose queries and keys are zero, so that they give equal weight to all tokens: they compute means.
+"""Mean heads: attention heads whose queries and keys are zero, so that they weigh all tokens they see alike.
 
-phi3-nano has one in each layer (DECISIONS.md). A running sum gives the same result as attention, so on CPUs these heads
-get neither queries nor keys. Their gradients are zero too, so that they stay so in training.
+phi3-nano has one in each layer (DECISIONS.md). On CPUs their output is a running mean of the values, and their queries
+and keys are left out. The gradients of these are zero too, so that a mean head stays one in training.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,17 +13,18 @@ from .shape import Shape
 
 
 def joint_weights(shape: Shape) -> list[str]:
-    """The names of the weights for queries, keys and values, by layer."""
+    """The names of the weights that project to queries, keys and values, one for each layer."""
     return [f"model.layers.{layer}.self_attn.qkv_proj.weight" for layer in range(shape.layers)]
 
 
 def mean_heads(by_layer: Iterable[Sequence[Tensor]], shape: Shape) -> int:
-    """How many of the last heads are means in every layer; at least one other head is left.
+    """How many heads, counted from the last, are mean heads in every layer; at most all but one.
 
-    Zero if heads share keys, or if a window may hide earlier tokens, so that the mean would not be that of all.
+    0 where heads share keys, or where a sliding window may hide earlier tokens, so that the mean is not over all.
 
     Args:
-        by_layer: what has a row for each number of queries, keys and values: a weight, and LoRA's second matrices.
+        by_layer: the matrices of each layer that have a row for each component of queries, keys and values: the
+            weight and, with LoRA, the B matrices.
         shape: of the model.
     """
     if shape.heads != shape.key_heads or shape.window < shape.max_tokens:
@@ -31,7 +32,7 @@ def mean_heads(by_layer: Iterable[Sequence[Tensor]], shape: Shape) -> int:
     fewest = shape.heads - 1
     for joint in by_layer:
         if any(len(each) != 3 * shape.hidden for each in joint):
-            return 0  # packed in four bits
+            return 0  # a weight quantized to four bits
         queries, keys = zip(*(each.unflatten(0, (3, shape.heads, -1))[:2] for each in joint), strict=True)
         looks = (any(each[-count].any() for each in (*queries, *keys)) for count in range(1, fewest + 1))
         fewest = next((count for count, one in enumerate(looks) if one), fewest)
@@ -39,7 +40,7 @@ def mean_heads(by_layer: Iterable[Sequence[Tensor]], shape: Shape) -> int:
 
 
 def without_looking(weights: Mapping[str, Tensor], shape: Shape, means: int) -> dict[str, Tensor]:
-    """The weights without queries and keys of so many heads of each layer."""
+    """The weights without the rows for queries and keys of the last ``means`` heads of each layer."""
     lean = dict(weights)
     for name in joint_weights(shape) if means else ():
         queries, keys, values = weights[name].chunk(3)
@@ -49,24 +50,24 @@ def without_looking(weights: Mapping[str, Tensor], shape: Shape, means: int) -> 
 
 
 class RunningMeans:
-    """Of the values of several prompts in one row, at some positions of each."""
+    """Means of the values up to given positions, for the packed prompts of one row."""
 
     def __init__(self, positions: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
         """
         Args:
-            positions: where means are asked for.
-            lengths: tokens of each prompt beyond what is past.
+            positions: of each prompt, where means are asked for.
+            lengths: the number of each prompt's tokens, without those of the past.
         """
         self._lengths = list(lengths)
         self._positions = [torch.tensor(each) for each in positions]
         self._shares = [1 / (each + 1).unsqueeze(1) for each in self._positions]
 
     def of(self, values: Tensor, past: Tensor | None) -> Tensor:
-        """The mean of all up to each position, shape (positions, heads, size).
+        """The mean of all values up to each position, shape (positions, heads, head size).
 
         Args:
-            values: shape (heads, tokens, size).
-            past: of the prompt's fixed beginning, as ``values``.
+            values: shape (heads, tokens, head size).
+            past: the values of the prefix, shaped as ``values``.
         """
         before, count = (0, 0) if past is None else (past.sum(1, keepdim=True, dtype=torch.float32), past.shape[1])
         means: list[Tensor] = []

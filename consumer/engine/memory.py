@@ -1,4 +1,4 @@
-"""Which device this is, and what the GPU of this process holds in memory."""
+"""The name of a device, and how much memory of the GPU is in use."""
 
 import platform
 
@@ -6,9 +6,9 @@ import torch
 
 
 def gpu_memory_bytes() -> dict[str, int]:
-    """By kind; nothing where no GPU is in use.
+    """Bytes by kind; empty where no GPU is in use.
 
-    ``allocated`` is in tensors, ``reserved`` is kept by this process, ``free`` and ``total`` are of the whole GPU.
+    ``allocated`` is held by tensors, ``reserved`` by this process; ``free`` and ``total`` are those of the whole GPU.
     """
     if not torch.cuda.is_initialized():
         return {}
@@ -22,7 +22,7 @@ def gpu_memory_bytes() -> dict[str, int]:
 
 
 def device_name(device: torch.device) -> str:
-    """Alike for devices that are alike: the GPU's, or the kind of CPU and how many threads work on it."""
+    """A name that like devices share: the GPU's, or the kind of CPU with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,8 +1,8 @@
-"""A base model, read once in the life of a process, and adapters merged into copies of the tensors that they change.
+"""A base model, read once per process, and adapters merged into copies of the tensors they change.
 
-Merging always starts from the base on disk, in float32, and only then converts to the served dtype. So after a hundred
-adapters the numbers are still those of a fresh start, to the bit. Unchanged tensors are shared by all engines. The
-arithmetic is that of PEFT, but PEFT is not used, because importing and wrapping take longer than everything else.
+Each merge starts from the base as stored on disk, in float32, and only then casts to the dtype that is served: so after
+a hundred adapters the weights are those of a fresh start, to the bit. Tensors that no adapter changes are shared by all
+engines. The arithmetic is PEFT's, without PEFT, whose import and wrapping take longer than all the rest.
 """
 
 import re
@@ -37,11 +37,11 @@ _DOWN = re.compile(r"base_model\.model\.(?P<layer>.+)\.(?:lora_A\.weight|lora_em
 
 
 class Base:
-    """A base model on its device. Owns its tensors as they are on disk, mapped into memory.
+    """A base model on the device that serves it. Owns its tensors as stored on disk, mapped into memory.
 
     Attributes:
-        slots: memory shared with other replicas on this machine, if any.
-        key: identifies the base in its served form, for shared memory.
+        slots: the memory shared with other replicas on this machine; None where nothing is shared.
+        key: names the base and its precision in shared memory.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -57,13 +57,13 @@ class Base:
         self._tokenizers = load_tokenizers(self.folder.path)
         self._encoder: tuple[str, PromptEncoder] | None = None
         self._stored = _read(self.folder.path, self.shape)
-        self._shared: WeakValueDictionary[str, Tensor] = WeakValueDictionary()  # as served
+        self._shared: WeakValueDictionary[str, Tensor] = WeakValueDictionary()  # tensors as served
         shares = config.slots and self.device.type == "cpu" and sharing_works()
         self.slots = Slots(config.slots) if shares else None
         self.key = f"{self.folder.ref.revision} {self.precision}"
 
     def encoder(self, task: Task) -> PromptEncoder:
-        """The prompt encoder of a task; the same one as long as the task is the same."""
+        """The encoder of prompts for a task; the same object as long as the task is the same."""
         prompt = Prompt(task)
         if self._encoder is None or self._encoder[0] != prompt.digest:
             limit = min(self.config.max_prompt_tokens, self.shape.max_tokens)
@@ -71,18 +71,19 @@ class Base:
         return self._encoder[1]
 
     def weights(self, adapter: VerifiedAdapter | None) -> dict[str, Tensor]:
-        """Every tensor by its name, as served, the adapter merged into it. The output head is the base's own.
+        """All tensors by name, as served, with the adapter merged in. The output head is always the base's own.
 
         Raises:
-            AdapterRefused: made for another base, its tensors do not fit this one, or change nothing.
+            AdapterRefused: it was made for another base, or its tensors do not fit this one, are not finite, or change
+                nothing.
         """
         merged = dict(self._merge(adapter)) if adapter else {}
         return {name: merged[name] if name in merged else self.as_it_is(name) for name in (*self._stored, HEAD)}
 
     def as_it_is(self, name: str) -> Tensor:
-        """The tensor of the bare base in its served form; the same one for all engines."""
+        """A tensor of the bare base, as served; the same object for all engines."""
         if name not in self._stored:
-            name = EMBEDDING  # is the output head too
+            name = EMBEDDING  # tied: it is the output head too
         if (tensor := self._shared.get(name)) is None:
             tensor = self._shared[name] = self._as_served(name)
         return tensor
@@ -95,7 +96,7 @@ class Base:
 
     @torch.inference_mode()
     def _merge(self, adapter: VerifiedAdapter) -> Iterator[tuple[str, Tensor]]:
-        """The tensors that the adapter touches, as served."""
+        """The tensors that the adapter changes, as served."""
         wanted, revision = adapter.manifest.base_model, self.folder.ref.revision
         if wanted.revision != revision:
             raise AdapterRefused(f"the adapter was trained on {wanted.id} {wanted.revision}, this base is {revision}")
@@ -105,7 +106,7 @@ class Base:
         for layer, delta in self._deltas(adapter.path / ADAPTER_FILES[1], lora):
             take_a_break()
             merged = self._stored[f"{layer}.weight"].to(self.device, torch.float32) + delta
-            if not merged.sum().isfinite():  # a single NaN or infinity makes the sum so
+            if not merged.sum().isfinite():  # infinity and NaN carry over to the sum
                 raise AdapterRefused(f"the adapter's weights are not finite numbers, such as those of {layer}")
             changes = changes or bool(delta.any())
             yield f"{layer}.weight", merged.to(self.dtype)
@@ -113,9 +114,9 @@ class Base:
             raise AdapterRefused("the adapter changes nothing: one tensor of each pair is zero, as before a training")
 
     def _deltas(self, path: Path, lora: LoraConfig) -> Iterator[tuple[str, Tensor]]:
-        """What is added to the weight of each layer, in float32; ``check_fit`` has seen the shapes."""
+        """What LoRA adds to the weight of each layer, in float32; ``check_fit`` has checked the shapes."""
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
+            for name in file.keys():  # noqa: SIM118 - not a mapping
                 if not (match := _DOWN.fullmatch(name)):
                     continue
                 layer, embeds = match["layer"], name.endswith("lora_embedding_A")
@@ -131,16 +132,16 @@ def _alpha(lora: LoraConfig, layer: str) -> float:
 
 
 def _read(folder: Path, shape: Shape) -> dict[str, Tensor]:
-    """Every tensor of every shard, mapped and not read.
+    """All tensors of all shards, mapped into memory and not yet read.
 
     Raises:
-        ModelUnusable: a file is broken, or a tensor is lacking.
+        ModelUnusable: a file is broken, or a tensor is missing.
     """
     stored: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                stored |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                stored |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError) as error:
             raise ModelUnusable(f"the weights in {folder} cannot be loaded: {path.name}: {error}") from error
     layers = (f"model.layers.{number}.{part}.weight" for number in range(shape.layers) for part in _OF_A_LAYER)
@@ -150,10 +151,10 @@ def _read(folder: Path, shape: Shape) -> dict[str, Tensor]:
 
 
 def device_of(wanted: Device) -> torch.device:
-    """The device that is meant.
+    """The device that a setting stands for here.
 
     Raises:
-        ModelUnusable: it is CUDA, and torch has no GPU here.
+        ModelUnusable: it is CUDA, and torch finds no GPU here.
     """
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
@@ -162,10 +163,10 @@ def device_of(wanted: Device) -> torch.device:
 
 
 def _precision(wanted: Dtype, device: torch.device) -> tuple[str, torch.dtype]:
-    """As the receipt names it, and the dtype of weights and states.
+    """The precision as the receipt names it, and the dtype of weights and hidden states.
 
     Raises:
-        ModelUnusable: this device has no such products.
+        ModelUnusable: this device has no products of that precision.
     """
     if wanted == "auto":
         wanted = "bfloat16" if device.type == "cuda" else "float32"

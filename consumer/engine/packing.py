@@ -1,4 +1,4 @@
-"""Which token sequences share a forward pass. Pure: from values to values."""
+"""Decides which token sequences share a batch. Pure: from values to values."""
 
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
@@ -10,9 +10,10 @@ T = TypeVar("T")
 def pack_by(
     items: Iterable[T], length: Callable[[T], int], max_batch_tokens: int, most: int | None = None
 ) -> Iterator[list[T]]:
-    """Batches of like length, shortest first; the longest times the number is at most ``max_batch_tokens``.
+    """Batches of similar length, shortest first, of at most ``most`` items each.
 
-    An item that is longer than that makes a batch alone. A batch has at most ``most`` items.
+    The length of a batch's longest item times the number of items is at most ``max_batch_tokens``; an item that is
+    longer by itself is a batch of its own.
     """
     batch: list[T] = []
     # Sorted by length, so that an item's length is the width of the whole batch.

@@ -1,7 +1,7 @@
-"""The parts of a served network: tensors, and products with them, private to this process or shared by several.
+"""The parts of a network in service: its tensors and products, held by this process or shared by several.
 
-Shared parts are in their final form, packed and in the served dtype. The process that writes them makes one part after
-the other and keeps none; from then on it maps the same bytes as the others.
+Parts are shared in the form they are computed with: packed, and in the dtype that is served. The process that writes
+them makes one part at a time and keeps none; from then on it maps the same bytes as the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,12 @@ _KINDS: dict[str, type[Shareable]] = {kind.__name__: kind for kind in (Packed, P
 
 
 class Parts(Protocol):
-    """By the names of a file of weights.
+    """Tensors, and products with them, by the names of a checkpoint.
 
     Attributes:
-        fuses: a product's activation and multiplication cost nothing, so that two halves are better than the whole.
-        means: heads of each layer whose queries and keys are left out (``means``).
+        fuses: whether a product's activation and multiplication cost nothing, so that one product for each half of the
+            MLP's gate is better than one for the whole.
+        means: how many heads of each layer are mean heads, whose queries and keys are left out (``means``).
     """
 
     fuses: bool
@@ -33,12 +34,12 @@ class Parts(Protocol):
     def tensor(self, name: str) -> Tensor: ...
 
     def products(self, name: str, cut: int | tuple[int, ...] = 1) -> Sequence[Product]:
-        """With a weight, cut at rows or into equal parts as by ``torch.tensor_split``."""
+        """The products with a weight that is cut at rows, or into equal parts, as by ``torch.tensor_split``."""
         ...
 
 
 class OwnParts:
-    """Of tensors that this process has."""
+    """Parts made of tensors that this process holds."""
 
     def __init__(
         self, tensors: Mapping[str, Tensor], make: Callable[[Tensor], Product] = product, means: int = 0
@@ -46,7 +47,7 @@ class OwnParts:
         self._tensors = tensors
         self._make = make
         self.means = means
-        # oneDNN does both while it writes the products.
+        # oneDNN activates and multiplies while it writes a product.
         self.fuses = make is product and all(tensor.device.type == "cpu" for tensor in tensors.values())
 
     def tensor(self, name: str) -> Tensor:
@@ -57,14 +58,14 @@ class OwnParts:
 
 
 class SharedParts:
-    """Of a slot, and what the base has as it is."""
+    """Parts in a slot of shared memory, beside tensors of the bare base."""
 
     def __init__(self, kept: Kept, common: Callable[[str], Tensor], *, fuses: bool) -> None:
         """
         Args:
             kept: what ``write_parts`` wrote.
-            common: gives the tensors that it left out.
-            fuses: as it is of the parts that were written.
+            common: returns the tensors of the bare base, which were left out.
+            fuses: as it was of the parts that were written.
         """
         self._memory = torch.frombuffer(kept.memory, dtype=torch.uint8)
         self._index: dict[str, Any] = kept.index
@@ -76,7 +77,7 @@ class SharedParts:
         return self._made(*at) if at else self._common(name)
 
     def products(self, name: str, _cut: int | tuple[int, ...] = 1) -> list[Product]:
-        """Cut as they were when they were written."""
+        """The products, cut as they were when they were written."""
         written = self._index["products"][name]
         return [_KINDS[kind]([self._made(*each) for each in tensors], self._memory) for kind, tensors in written]
 
@@ -87,12 +88,12 @@ class SharedParts:
 def write_parts(
     own: OwnParts, common: Callable[[str], Tensor], walk: Callable[[Parts], object], writer: Writer
 ) -> dict[str, Any]:
-    """Write all that ``walk`` asks for, except for tensors that are ``common``; the index for ``SharedParts``.
+    """Write all parts that ``walk`` asks for, except ``common`` tensors, and return the index for ``SharedParts``.
 
     Args:
-        own: what is written.
-        common: gives the tensors of the base as it is.
-        walk: asks for all that a network is made of; what it makes of the answers cannot be used.
+        own: the parts to write.
+        common: returns the tensors of the bare base.
+        walk: asks for all parts of a network; the network that it makes of them cannot be run.
         writer: of the slot.
     """
     written = _Written(own, common, writer)
@@ -101,7 +102,7 @@ def write_parts(
 
 
 class _Written:
-    """Parts that are written as they are asked for."""
+    """Parts that write themselves as they are asked for."""
 
     def __init__(self, own: OwnParts, common: Callable[[str], Tensor], writer: Writer) -> None:
         self._own = own
@@ -122,14 +123,14 @@ class _Written:
         ]
         self.index["products"][name] = [(kind, [self._add(each) for each in tensors]) for kind, tensors in made]
         nothing: Any = None
-        return [nothing] * len(made)  # nobody multiplies with them, and what nobody holds is freed at once
+        return [nothing] * len(made)  # the network is not run, and products that nobody holds are freed at once
 
     def _add(self, tensor: Tensor) -> tuple[Any, ...]:
         return self._writer.add(bytes_of(tensor)), *describe(tensor)
 
 
 def shared_tensor(slots: Slots, key: str, make: Callable[[], Tensor]) -> Tensor:
-    """The one of the key; made and written unless it is there, and of this process alone where it cannot be shared."""
+    """The tensor of a key, made and written unless it is there already; this process's own if it cannot be shared."""
 
     def write(writer: Writer) -> Any:
         made = make().contiguous()

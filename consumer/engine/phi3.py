@@ -1,4 +1,4 @@
-"""Phi-3 as a classifier: a base, perhaps an adapter merged into it, one task, in service."""
+"""Phi-3 as a classifier in service: a base, an adapter merged into it if there is one, and a task."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,13 +19,13 @@ from .merging import Base
 from .products import Product, product
 from .sharing import parts_in_service
 
-_PROBE_TOKENS = 512  # of a prompt, about as many as an abstract has
+_PROBE_TOKENS = 512  # of a prompt after its prefix, about as many as an abstract has
 
 _IN_EIGHT_BITS: dict[str, Callable[[Tensor], Product]] = {"fp8": Scaled, "int8": Eight.of}
 
 
 class Phi3Engine:
-    """One model in service: a base, perhaps an adapter, one task. ``classify`` belongs to one thread."""
+    """One model in service. ``classify`` may be called from one thread only."""
 
     def __init__(
         self,
@@ -35,13 +35,13 @@ class Phi3Engine:
         adapter: VerifiedAdapter | None = None,
         base: Base | None = None,
     ) -> None:
-        """Merge the adapter, which brings its own task, into the base.
+        """Merge the adapter, if there is one, into the base.
 
         Args:
-            config: of the engine.
-            task: what is asked of the bare base.
-            adapter: what is merged into it.
-            base: as another engine of the same config has read it; read anew where None.
+            config: the engine's settings.
+            task: what is asked of the bare base; an adapter brings its own.
+            adapter: what is merged into the base.
+            base: a base that another engine has read with the same config; read anew where None.
 
         Raises:
             ModelUnusable, AdapterRefused, Unavailable: see ``merging``.
@@ -63,14 +63,14 @@ class Phi3Engine:
         self._budget.probe(lambda tokens: self._pass(self._of_length(tokens)), 16 * self.encoder.max_tokens)
 
     def encode(self, abstract: Text) -> Tokens:
-        """Token ids of the whole prompt, cut to the limit. Safe on any thread."""
+        """Token ids of the whole prompt, cut to the limit. Thread-safe."""
         return self.encoder.encode(abstract)
 
     def classify(self, batch: Sequence[Tokens]) -> Classified:
-        """The label logits of every question for every prompt, in order; what shares a batch changes no answer.
+        """The label logits of every question for every prompt, in order. No answer depends on the rest of the batch.
 
         Raises:
-            RuntimeError: there is not memory enough for one of them.
+            RuntimeError: there is not enough memory for a single prompt.
         """
         return Classified(self.model, self._budget.run(batch, self._pass, self._lanes))
 
@@ -81,7 +81,7 @@ class Phi3Engine:
         return [tuple(map(tuple, rows)) for rows in by_abstract]
 
     def _of_length(self, tokens: int) -> list[Tokens]:
-        """Prompts of about real length, with so many tokens beyond the fixed beginning in all."""
+        """Prompts of a realistic length, with about ``tokens`` tokens in all after their prefix."""
         ids = (*self.encoder.prefix, *[0] * (_PROBE_TOKENS - len(self.encoder.suffix)), *self.encoder.suffix)
         begin = len(self.encoder.prefix)
         one = Tokens(ids, slice(begin, len(ids) - len(self.encoder.suffix)), truncated=False)

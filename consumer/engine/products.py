@@ -1,7 +1,7 @@
-"""Products with a weight, and the operation after them, with as few passes over memory as possible.
+"""Matrix products with a weight, and what follows them, in as few passes over memory as the machine allows.
 
-oneDNN adds, multiplies and activates while it writes a product, and reads a packed weight faster: in float32 it is a
-fifth faster than MKL on AMD CPUs (DECISIONS.md).
+oneDNN adds, multiplies and activates while it writes the product, and reads a weight faster that was packed for it
+once: in float32 it is a fifth faster than MKL on AMD CPUs (DECISIONS.md).
 """
 
 import os
@@ -15,32 +15,32 @@ from torch.nn import functional
 
 from .fused import Fused
 
-# oneDNN prepares each product for its number of rows, and by default keeps the last thousand, which may take 1 MB each.
-# Serving needs fewer, because rows come in pieces, and attention in blocks, of few sizes.
+# oneDNN prepares a product for each number of rows, and by default caches the last thousand of these, which may take
+# 1 MB each. Serving needs fewer: rows come in pieces, and attention in blocks, of few sizes.
 _KEPT_PRODUCTS = "96"
-for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's of the products, and oneDNN's
+for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's cache, and oneDNN's
     os.environ.setdefault(_name, _KEPT_PRODUCTS)
 
 _KEPT_IN_TRAINING = "1024"
 
-_PACKED_FOR_ROWS = 512  # about a prompt; other numbers of rows are computed as well
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest number: another order of additions
+_PACKED_FOR_ROWS = 512  # about the length of a prompt; any other number of rows works too
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest value: the order of additions differs
 
 
 def keep_more_products() -> None:
-    """For training, where attention and its gradients have more shapes than are kept for serving: a third faster.
+    """Have oneDNN cache more products, for the many shapes of attention and its gradients: training is a third faster.
 
-    To be called before the first product of the process, at which oneDNN looks once. What the user has set stays.
+    Must be called before the first product of the process, when oneDNN reads the setting. What the user has set stays.
     """
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     if os.environ[name] == _KEPT_PRODUCTS and torch.backends.mkldnn.is_available():
         os.environ[name] = _KEPT_IN_TRAINING
         torch.ones(1, 1).to_mkldnn().to_dense()
-        os.environ[name] = _KEPT_PRODUCTS  # of processes that are started from here
+        os.environ[name] = _KEPT_PRODUCTS  # for processes started from here
 
 
 class Product(Protocol):
-    """Products of rows with one weight; rows are of shape (tokens, columns of the weight)."""
+    """Multiplies rows with one weight; rows have shape (tokens, columns of the weight)."""
 
     def __call__(self, rows: Tensor) -> Tensor: ...
 
@@ -49,25 +49,25 @@ class Product(Protocol):
         ...
 
     def times(self, rows: Tensor, other: Tensor) -> Tensor:
-        """The product, each number times that of ``other``."""
+        """The product times ``other``, element by element."""
         ...
 
     def plus(self, rows: Tensor, other: Tensor) -> Tensor:
-        """The product and ``other``."""
+        """The product plus ``other``."""
         ...
 
 
 def product(weight: Tensor) -> Product:
-    """The fastest product that gives correct results for this weight."""
+    """The fastest product that is correct for this weight."""
     works = weight.device.type == "cpu" and packing_works(weight.dtype)
     return Packed.of(weight) if works else Plain.of(weight)
 
 
 def gated(products: Sequence[Product]) -> Callable[[Tensor], Tensor]:
-    """SiLU of the products with the first half of a weight's rows, times those with the second half.
+    """SiLU of the product with the first half of a weight's rows, times that with the second half (SwiGLU).
 
     Args:
-        products: with both halves, or one with the whole weight.
+        products: one for each half, or one for the whole weight.
     """
     if len(products) > 1:
         gate, up = products
@@ -84,10 +84,10 @@ _gate = Fused(_gate_as_written)
 
 
 class Plain:
-    """By torch, on any device."""
+    """A product by torch, on any device."""
 
     def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
-        """As ``Packed``, with the weight as it is."""
+        """Arguments as for ``Packed``, with the weight not packed."""
         self.tensors = tensors
         (self._weight,) = tensors
         self._memory = memory
@@ -110,13 +110,13 @@ class Plain:
 
 
 class Packed:
-    """By oneDNN, without gradient. These are the calls that torch's own compiler makes for CPUs."""
+    """A product by oneDNN, without gradient, with the calls that torch's own compiler makes for CPUs."""
 
     def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
         """
         Args:
             tensors: the weight, packed.
-            memory: what its bytes lie in, if that is not its own.
+            memory: what the weight's bytes lie in, if not its own memory; kept alive by the product.
         """
         self.tensors = tensors
         (self._weight,) = tensors
@@ -125,7 +125,7 @@ class Packed:
 
     @classmethod
     def of(cls, weight: Tensor) -> "Packed":
-        """Of a weight as it is."""
+        """Pack a weight."""
         return cls([torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_FOR_ROWS)])
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class Packed:
 
 @cache
 def packing_works(dtype: torch.dtype) -> bool:
-    """Whether torch supports oneDNN's products on this CPU with correct results; tried once, on a small weight."""
+    """Whether torch has oneDNN's products for this CPU, and they are correct; tried once, on a small weight."""
     if dtype not in _TOLERANCE or not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""The plain transformers path that every faster one is tested against: one prompt, whole logits, no shortcuts."""
+"""Plain transformers, which every faster path is tested against: one prompt, the logits of all tokens, no shortcuts."""
 
 import torch
 from transformers import Phi3ForCausalLM
@@ -9,7 +9,7 @@ from .tokens import PromptEncoder
 
 @torch.inference_mode()
 def reference_logits(phi3: Phi3ForCausalLM, encoder: PromptEncoder, tokens: Tokens) -> LabelLogits:
-    """The label logits of every question, read from ``Phi3ForCausalLM``'s own output for one prompt."""
+    """The label logits of every question for one prompt, from the output of ``Phi3ForCausalLM`` itself."""
     ids = torch.tensor([tokens.ids], device=phi3.device)
     served_with = phi3.config._attn_implementation
     phi3.set_attn_implementation("eager")

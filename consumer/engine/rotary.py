@@ -1,4 +1,4 @@
-"""Rotary positions: cosines and sines of every position once, and the heads turned by them."""
+"""Rotary position embeddings (RoPE): the cosines and sines of all positions, and the rotation of heads by them."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from .fused import Fused
 from .shape import Rotary
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of tokens, each of shape (tokens, rotated numbers); the first half of the sines is negative."""
+"""Cosines and sines of tokens, each of shape (tokens, rotated size); the first half of the sines is negated."""
 
 
 def cosines_and_sines(rotary: Rotary, positions: int, dtype: torch.dtype, device: torch.device) -> Rotation:
-    """Of the first so many positions."""
+    """The cosines and sines of the first ``positions`` positions."""
     steps = torch.arange(0, rotary.size, 2, dtype=torch.float) / rotary.size
     frequencies = 1 / (torch.tensor(rotary.stretch or 1.0) * rotary.theta**steps)
     angles = torch.arange(positions).float().unsqueeze(1) * frequencies
@@ -25,11 +25,11 @@ def cosines_and_sines(rotary: Rotary, positions: int, dtype: torch.dtype, device
 
 
 def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each head by its token's position; where a model rotates part of each head, the rest stays.
+    """Rotate each head by its token's position; where a model rotates part of each head, the rest stays as it is.
 
     Args:
-        heads: shape (heads, tokens, size), which is computed in long pieces, or (tokens, heads, size).
-        rotation: of these tokens; shaped as the heads, or without the first of their dimensions.
+        heads: shape (heads, tokens, head size), which is faster on CPUs, or (tokens, heads, head size).
+        rotation: of these tokens, of a shape that broadcasts over the heads.
 
     Returns:
         A contiguous tensor.
@@ -41,7 +41,7 @@ def rotate(heads: Tensor, rotation: Rotation) -> Tensor:
 
 
 class _Turned(torch.autograd.Function):
-    """Its gradient is the gradient turned back by the same angles, in half the passes that autograd would find."""
+    """A rotation whose gradient is rotated back by the same angles, in half the passes that autograd would make."""
 
     @staticmethod
     def forward(ctx: Any, heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

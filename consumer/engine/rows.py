@@ -1,6 +1,6 @@
-"""Prompts, less their fixed beginning, one behind the other in one row of tokens: where each stands and how it attends.
+"""Prompts without their prefix, packed into one row of tokens: the positions of each, and how it attends.
 
-In blocks on CPUs, and wherever the kernel that takes a whole row at once does not work.
+Attention runs in blocks on CPUs, and wherever torch's kernel for a whole row (``varlen``) does not work.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,14 @@ from .attention import InBlocks, OverStates, Past
 from .rotary import Rotation
 from .varlen import InOneCall, moved, varlen_works
 
-_MULTIPLE = 256  # of tokens, for which products on a GPU are cut; a prompt that nobody reads fills the row up
+_MULTIPLE = 256  # of tokens, by which GPUs tile products; a prompt that nobody reads pads the row
 
 
 class Attention(Protocol):
-    """Of the prompts of one row. Heads come as shape (tokens, heads, size), and are laid out for ``attend``.
+    """Attention over the packed prompts of one row.
 
-    Queries and keys are rotated when they are laid out.
+    ``queries``, ``keys`` and ``values`` take heads of shape (tokens, heads, head size) and lay them out for ``attend``.
+    Queries and keys are rotated after that.
     """
 
     def queries(self, heads: Tensor) -> Tensor: ...
@@ -31,7 +32,7 @@ class Attention(Protocol):
     def values(self, heads: Tensor) -> Tensor: ...
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
-        """One row a query: its heads side by side, or what ``OverStates`` finds."""
+        """One row for each query: its heads concatenated, or what ``OverStates`` returns."""
         ...
 
 
@@ -40,9 +41,9 @@ class Row:
     """One row of tokens.
 
     Attributes:
-        rotation: of every token.
-        attention: of every token.
-        filling: tokens at the end that belong to no prompt.
+        rotation: of all tokens.
+        attention: of all tokens.
+        filling: how many tokens at the end are padding.
     """
 
     rotation: Rotation
@@ -52,13 +53,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where the answers of a row are read.
+    """The slots of a row: the tokens at which answers are read.
 
     Attributes:
-        tokens: in the row, shape (slots,).
-        queries: the tokens whose queries the attention asks for: the slots, or a few tokens around them.
-        attention: of these.
-        chosen: the slots among these; None where these are the slots.
+        tokens: the index of each slot in the row, shape (slots,).
+        queries: indices of the tokens whose queries ``attention`` takes: the slots, or also tokens around them.
+        attention: of these queries.
+        chosen: where the slots are among these queries; None where they are the same.
     """
 
     tokens: Tensor
@@ -68,34 +69,34 @@ class Slots:
 
 
 class Rows:
-    """Makes rows for one model on one device."""
+    """Makes the rows of one model on one device."""
 
     def __init__(self, rotation: Rotation, window: int, past: int, *, over_states: bool) -> None:
         """
         Args:
-            rotation: of every position that a prompt may have.
-            window: tokens that a query looks back, its own included.
-            past: tokens of the prompt's fixed beginning.
-            over_states: whether at the slots states are given in place of values.
+            rotation: of all positions that a prompt may have.
+            window: size of the sliding window: how many tokens a query sees, itself included.
+            past: the number of tokens of the prefix.
+            over_states: whether attention at the slots takes hidden states in place of values.
         """
         self._window, self._past, self._device = window, past, rotation[0].device
         self._in_one_call = varlen_works(self._device, rotation[0].dtype)
-        # As ``rotate`` takes them for heads that the attention has laid out.
+        # Shaped to broadcast over heads in the layout of the attention.
         self._cosines, self._sines = (each.unsqueeze(1) if self._in_one_call else each for each in rotation)
         self._at_slots = OverStates if over_states else InBlocks
 
     def beginning(self) -> Row:
-        """The fixed beginning alone."""
+        """The row of the prefix alone."""
         return self._row([self._past], 0, 0)
 
     def row(self, lengths: Sequence[int]) -> Row:
-        """Prompts of so many tokens each, beyond the fixed beginning."""
+        """A row of prompts with the given numbers of tokens, without their prefix."""
         filling = -sum(lengths) % _MULTIPLE if self._in_one_call else 0
         return self._row([*lengths, filling] if filling else lengths, self._past, filling)
 
     def _row(self, lengths: Sequence[int], past: int, filling: int) -> Row:
         places = torch.cat([torch.arange(past, past + length) for length in lengths])
-        places = moved(places.clamp_(max=len(self._cosines) - 1), self._device)  # the filling may be longer than any
+        places = moved(places.clamp_(max=len(self._cosines) - 1), self._device)  # padding may be longer than any prompt
         return Row((self._cosines[places], self._sines[places]), self._attention(lengths, past), filling)
 
     def _attention(self, lengths: Sequence[int], past: int) -> Attention:
@@ -105,11 +106,11 @@ class Rows:
         return InBlocks(positions, lengths, self._window, self._cosines.dtype, self._device)
 
     def slots(self, lengths: Sequence[int], offsets: Sequence[int]) -> Slots:
-        """Of a row of such prompts.
+        """The slots of a row of prompts.
 
         Args:
-            lengths: as ``row`` takes them.
-            offsets: of the slots from the end of a prompt, negative, rising.
+            lengths: as for ``row``.
+            offsets: of the slots from the end of a prompt, negative, in rising order.
         """
         ends = torch.tensor([*accumulate(lengths)]).unsqueeze(1)
         tokens = moved((ends + torch.tensor(offsets)).flatten(), self._device)

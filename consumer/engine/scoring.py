@@ -1,4 +1,4 @@
-"""From the logits of label tokens to calibrated answers. Pure: no torch, no I/O."""
+"""From label logits to calibrated answers. Pure: no torch, no I/O."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ class Scored(TypedDict):
 
 
 Scores = tuple[dict[str, Scored], Review]
-"""The answers to all questions that are asked, and whether they need review."""
+"""The answers to all questions that are asked, and whether a person should review them."""
 
 
 def answer(model: ServedModel, logits: LabelLogits) -> tuple[dict[str, Answer], Review]:
-    """As ``score``, with the answers as models."""
+    """As ``score``, with the answers as pydantic models."""
     scored, review = score(model, logits)
     return {question: Answer(**one) for question, one in scored.items()}, review
 
@@ -49,7 +49,7 @@ def score(model: ServedModel, logits: LabelLogits) -> Scores:
 
 
 def score_batch(model: ServedModel, logits: Sequence[LabelLogits]) -> list[Scores | None]:
-    """As ``score`` for many abstracts, with identical results; None if a logit is not a finite number."""
+    """As ``score`` for many abstracts at once, the same to the bit; None where a logit is not a finite number."""
     answers: list[dict[str, Scored]] = [{} for _ in logits]
     unsure: dict[int, list[str]] = defaultdict(list)
     broken: set[int] = set()
@@ -88,7 +88,7 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
 
 
 def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Over the last axis."""
+    """Softmax over the last axis."""
     weights = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
     probabilities: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
     return probabilities

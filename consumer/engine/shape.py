@@ -1,6 +1,6 @@
-"""What a Phi-3's ``config.json`` says of its form: all that a forward pass needs to know beside the weights.
+"""The shape of a Phi-3 model, from its ``config.json``: all that a forward pass needs to know besides the weights.
 
-Read here and not by transformers, whose import takes longer than loading phi3-nano.
+It is read here and not by transformers, whose import takes longer than loading phi3-nano.
 """
 
 import json
@@ -16,13 +16,13 @@ _NO_WINDOW = 1 << 30  # tokens; more than any prompt has
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary positions (Su et al. 2021, arXiv:2104.09864).
+    """Parameters of rotary position embeddings (RoPE, Su et al. 2021, arXiv:2104.09864).
 
     Attributes:
-        size: how many numbers of a head are rotated; the rest stays.
+        size: how many components of a head are rotated; the rest stays as it is.
         theta: the base of the frequencies.
-        stretch: what each frequency is divided by; empty for none (LongRoPE, Ding et al. 2024, arXiv:2402.13753).
-        gain: factor of cosines and sines.
+        stretch: the divisor of each frequency; empty for none (LongRoPE, Ding et al. 2024, arXiv:2402.13753).
+        gain: the factor of cosines and sines.
     """
 
     size: int
@@ -33,12 +33,18 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Shape:
-    """The form of one Phi-3.
+    """The shape of one Phi-3 model.
 
     Attributes:
-        window: tokens that a query looks back, its own included.
-        max_tokens: the longest prompt whose positions are all of one kind.
-        means: heads, the last ones, that have neither queries nor keys (``means``).
+        layers: how many.
+        hidden: the hidden size.
+        heads: query heads.
+        key_heads: heads of keys and values; fewer than ``heads`` in grouped-query attention.
+        epsilon: of the norms.
+        window: size of the sliding window: how many tokens a query sees, itself included.
+        max_tokens: the longest prompt; with LongRoPE, the longest that has the short frequencies.
+        rotary: the rotary position embeddings.
+        means: how many heads, counted from the last, are mean heads without queries and keys (``means``).
     """
 
     layers: int
@@ -53,21 +59,21 @@ class Shape:
 
     @property
     def head(self) -> int:
-        """Numbers of one head."""
+        """The size of one head."""
         return self.hidden // self.heads
 
 
 def read_shape(folder: Path) -> Shape:
-    """Of the model in ``folder``.
+    """The shape of the model in ``folder``.
 
     Raises:
-        ModelUnusable: it has parts that this engine does not know.
+        ModelUnusable: it has parts that this engine does not support.
     """
     return shape_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def shape_of(config: dict[str, Any]) -> Shape:
-    """Of the values of a ``config.json``, written by transformers 4 or 5.
+    """The shape by the values of a ``config.json`` that transformers 4 or 5 has written.
 
     Raises:
         ModelUnusable: as ``read_shape``.

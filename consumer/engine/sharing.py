@@ -1,4 +1,4 @@
-"""The parts of a served model: shared with the other replicas on this machine, or private to this process.
+"""The parts of a model in service: shared with the other replicas on this machine, or held by this process alone.
 
 Answers are identical to the bit in both cases, so that a process that cannot share them uses its own.
 """
@@ -17,12 +17,12 @@ from .products import Product, product
 
 
 def parts_in_service(base: Base, adapter: VerifiedAdapter | None, make: Callable[[Tensor], Product] = product) -> Parts:
-    """Of the base, the adapter merged into it.
+    """The parts of the base with the adapter merged in.
 
     Args:
-        base: where it is served.
+        base: the base model.
         adapter: None for the bare base.
-        make: makes the products, and is one for one ``base.precision``.
+        make: makes the products; always the same function for the same ``base.precision``.
 
     Raises:
         AdapterRefused: see ``Base.weights``.
@@ -36,7 +36,7 @@ def parts_in_service(base: Base, adapter: VerifiedAdapter | None, make: Callable
 
     if not base.slots:
         return own()
-    # Which adapter was merged, and all that decides what form oneDNN packs it in.
+    # Names the adapter, and everything that decides the form in which oneDNN packs the weights.
     key = f"{base.key} {adapter.digest if adapter else 'bare'} {torch.__version__} {torch.get_num_threads()}"
     kept = base.slots.get(
         key, lambda writer: write_parts(own(), base.as_it_is, lambda parts: served(parts, base.shape), writer)

@@ -1,9 +1,10 @@
-"""Memory shared by the replicas on one machine: the first to need a model's weights writes them, and all map them.
+"""Memory shared by the replicas on one machine: the first that needs a model's weights writes them, and all map them.
 
-The memory consists of anonymous files (memfd), which the supervisor passes to each replica. One file, a slot, holds the
-tensors of one key. Whoever writes it or has it mapped holds a lock on it (flock), which ends with the mapping or the
-process; a slot without a lock is free. Only the process that has locked another file, the door, looks for slots or
-takes one. The kernel frees the memory when nobody has the file open, however the processes ended (Linux).
+The memory is anonymous files (memfd), whose descriptors the supervisor passes to its replicas. Each file is a slot and
+holds the tensors of one key. A process that writes or maps a slot holds a lock on its file (flock), which ends with the
+mapping or with the process; a slot that nobody has locked is free. One more file, the door, is a mutex: only the
+process that has locked it looks for a slot or takes one. The kernel frees what nobody has open any more, however the
+processes ended (Linux).
 """
 
 import json
@@ -16,21 +17,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-SLOTS = 16  # for the live model, one being loaded, one in the shadow, and what they share
-DOOR_SECONDS = 2.0  # the door is locked for less than a millisecond, unless its process is frozen
-PATIENCE_SECONDS = 10.0  # with a writer that makes no progress, because it is frozen
+SLOTS = 16  # a model in service, one being loaded, one in the shadow, and what they have in common
+DOOR_SECONDS = 2.0  # the door is held for less than a millisecond, unless a process freezes there
+PATIENCE_SECONDS = 10.0  # how long to wait for a writer that makes no progress, such as a frozen one
 _LOOK_SECONDS = 0.005
-_PAGE = 4_096  # bytes: of the head, and what each tensor is aligned to
+_PAGE = 4_096  # bytes: the size of the header, and the alignment of each tensor
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The tensors of one key. They stay as long as ``memory``, which everything must hold that reads it.
+    """The tensors of one key. They are valid as long as ``memory``, to which every reader must keep a reference.
 
     Attributes:
-        memory: mapped from the slot; what is written to it stays in this process.
+        memory: the slot, mapped copy-on-write: what is written to it stays in this process.
         index: what ``write`` returned.
     """
 
@@ -39,23 +40,23 @@ class Kept:
 
 
 class Slots:
-    """The files as one process has them."""
+    """The slots, as one process uses them."""
 
     def __init__(self, files: Sequence[int], patience_seconds: float = PATIENCE_SECONDS) -> None:
         """
         Args:
             files: descriptors from ``make_slots``, of this process or inherited.
-            patience_seconds: with a writer that does not go on.
+            patience_seconds: how long to wait for a writer that makes no progress.
         """
         self._door, *self._files = files
         self._patience_seconds = patience_seconds
 
     def get(self, key: str, write: Callable[["Writer"], Any]) -> Kept | None:
-        """What is kept under ``key``: found, waited for, or written; None where that cannot be.
+        """What is kept under ``key``: found, waited for, or written now; None where it cannot be shared.
 
         Args:
-            key: names all that decides the bytes.
-            write: gives the bytes to a ``Writer`` and returns an index of them, made of JSON's types.
+            key: names everything that decides the bytes.
+            write: passes the bytes to a ``Writer`` and returns an index of them, made of JSON's types.
         """
         size, since = -1, time.monotonic()
         try:
@@ -68,22 +69,22 @@ class Slots:
             if found is None:
                 raise TimeoutError("every slot is taken")
             return found if isinstance(found, Kept) else self._written(found, key, write)
-        except OSError as error:  # a TimeoutError is one, no memory another
+        except OSError as error:  # also a TimeoutError, and the lack of memory
             log.warning("weights are not shared with other replicas: %s", error)
             return None
 
     def free_unused(self) -> int:
-        """Give back the memory of what nobody reads or writes; how many slots hold something."""
-        with suppress(OSError), self._alone():  # it is tried again
+        """Free the slots that nobody reads or writes; returns how many slots still hold something."""
+        with suppress(OSError), self._alone():  # the next call tries again
             self._empty_the_free()
         return sum(os.fstat(file).st_size > 0 for file in self._files)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """While the block lasts, no other process looks or takes.
+        """Hold the door: within the block, no other process looks for a slot or takes one.
 
         Raises:
-            TimeoutError: another does, and does not end.
+            TimeoutError: another process does not release it.
         """
         door, deadline = _open(self._door), time.monotonic() + DOOR_SECONDS
         try:
@@ -96,7 +97,7 @@ class Slots:
             os.close(door)
 
     def _look(self, key: str) -> "Kept | Writer | int | None":
-        """What is kept; else a writer for it; else how many bytes another has written by now; None: no slot is free."""
+        """What is kept; or how many bytes another process has written; or a writer for it; or None: no slot is free."""
         with self._alone():
             self._empty_the_free()
             for number in self._files:
@@ -116,14 +117,14 @@ class Slots:
             head = {"key": key, "index": [writer.add(memoryview(index)), len(index)]}
             with self._alone():
                 _write_head(writer.file, head)
-                # It is let go of and taken anew: but for the door, another might empty the slot in between.
+                # flock drops the lock before it takes the other kind: without the door, another could empty the slot.
                 assert _lock(writer.file, shared=True)
             return _kept(writer.file, head)
         except BaseException:
             os.ftruncate(writer.file, 0)
             raise
         finally:
-            os.close(writer.file)  # its lock stays with the mapping
+            os.close(writer.file)  # the mapping keeps the lock
 
     def _empty_the_free(self) -> None:
         for number in self._files:
@@ -135,14 +136,14 @@ class Slots:
 
 
 class Writer:
-    """Fills a slot, which is locked meanwhile."""
+    """Fills a slot, on which it holds the lock."""
 
     def __init__(self, file: int) -> None:
         self.file = file
         self._end = _PAGE
 
     def add(self, data: memoryview) -> int:
-        """Write ``data``, bytes; where it stands."""
+        """Write ``data``, bytes, and return its offset in the file."""
         begin, done = -(-self._end // _PAGE) * _PAGE, 0
         while done < len(data):
             done += os.pwrite(self.file, data[done:], begin + done)
@@ -151,9 +152,9 @@ class Writer:
 
 
 def make_slots(count: int = SLOTS) -> list[int]:
-    """File descriptors of a door and so many slots, which take memory when they are used; none where there is no such.
+    """File descriptors of a door and ``count`` slots, which take memory when used; empty where there is no memfd.
 
-    They are to be handed to the processes that share them, under the same numbers.
+    The processes that share them must inherit them under the same numbers.
     """
     try:
         return [os.memfd_create("abstream-weights") for _ in range(count + 1)]
@@ -162,7 +163,7 @@ def make_slots(count: int = SLOTS) -> list[int]:
 
 
 def _mapped(number: int) -> Kept | None:
-    """None where it is being written, or the writer died this moment."""
+    """What a slot holds; None while it is being written, or where the writer has just died."""
     file = _open(number)
     try:
         whole = _lock(file, shared=True) and "index" in (head := _head(file))
@@ -187,13 +188,13 @@ def _write_head(file: int, head: dict[str, Any]) -> None:
 
 
 def _open(file: int) -> int:
-    """The same file opened anew: descriptors that were inherited have their locks in common."""
+    """Open the file anew: an inherited descriptor shares its lock with the process it came from."""
     return os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
 
 
 def _lock(file: int, *, shared: bool = False) -> bool:
-    """Whether it was to be had at once; what was held before is let go of."""
-    import fcntl  # Windows has none, nor such files
+    """Try to lock without waiting, and return whether that succeeded; a lock held before is released."""
+    import fcntl  # not on Windows, which has no memfd either
 
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """Tensors as bytes in a file that several processes map, including weights that oneDNN has packed.
 
-Packed weights are opaque tensors. torch returns their bytes and a description (``torch.ops.mkldnn``), and can create
-the tensor again from both over existing memory. AOTInductor maps the weights of compiled models this way, with an
-interface in C. The Python part is not public, so it is tried once, and if it does not work nothing is shared.
+A packed weight has an opaque layout. torch exposes its bytes and its description (``torch.ops.mkldnn``), and makes the
+tensor again from both over existing memory: AOTInductor maps the weights of compiled models this way, through a C
+interface. The Python part of this is not public: it is tried once, and where it does not work nothing is shared.
 """
 
 import base64
@@ -18,7 +18,7 @@ from .products import Packed, packing_works
 
 
 class Described(NamedTuple):
-    """Everything of a tensor except its numbers; ``packed`` is oneDNN's description of a packed tensor in base64."""
+    """A tensor's metadata. ``packed`` is oneDNN's description of a tensor that it packed, in base64, else None."""
 
     dtype: str
     shape: list[int]
@@ -26,14 +26,14 @@ class Described(NamedTuple):
 
 
 def describe(tensor: Tensor) -> Described:
-    """The description of a tensor on the CPU."""
+    """The metadata of a tensor on the CPU."""
     form: Any = torch.ops.mkldnn._get_mkldnn_serialized_md(tensor) if tensor.is_mkldnn else None
     packed = None if form is None else base64.b64encode(bytes(form.tolist())).decode()
     return Described(str(tensor.dtype).removeprefix("torch."), list(tensor.shape), packed)
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor in memory; the tensor must outlive the result."""
+    """A view of a tensor's bytes in memory; the tensor must be contiguous, and outlive the view."""
     of: Any = torch.ops.mkldnn
     packed = tensor.is_mkldnn
     address, length = (of.data_ptr(tensor), of._nbytes(tensor)) if packed else (tensor.data_ptr(), tensor.nbytes)
@@ -41,7 +41,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def made_of(memory: Tensor, described: Described) -> Tensor:
-    """The tensor whose bytes are at the beginning of ``memory``. A packed one does not keep ``memory`` alive."""
+    """The tensor whose bytes begin where ``memory`` does, not copied. A packed one does not keep ``memory`` alive."""
     dtype: torch.dtype = getattr(torch, described.dtype)
     if described.packed is None:
         count = torch.Size(described.shape).numel() * dtype.itemsize
@@ -51,11 +51,11 @@ def made_of(memory: Tensor, described: Described) -> Tensor:
 
 @cache
 def sharing_works() -> bool:
-    """Whether packed weights can be restored from their bytes with the same results; tried once, on a small one."""
+    """Whether a packed weight made again from its bytes gives the same products; tried once, on a small weight."""
     generator = torch.Generator().manual_seed(1)
     weight, rows = (torch.randn(size, generator=generator) for size in ((48, 64), (33, 64)))
     if not packing_works(weight.dtype):
-        return True  # then nothing is packed
+        return True  # nothing is packed here
     try:
         with torch.inference_mode():
             packed = Packed.of(weight)
@@ -94,5 +94,5 @@ def _capsule(handle: ctypes.c_void_p) -> object:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """torch's library, which is already loaded."""
+    """torch's own library, which is loaded already."""
     return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))

@@ -1,8 +1,8 @@
-"""From an abstract to token ids, such that the text of an abstract can never become a control token.
+"""From an abstract to token ids, such that the abstract's own text can never become a control token.
 
-The prompt is assembled from ids: prefix + body + suffix. Prefix and suffix are encoded by the model's tokenizer, the
-body by a copy of it without any added tokens, so that ``<|end|>`` in an abstract is seven plain characters. A flag of a
-shared tokenizer would not do, because it is state that two threads may set differently.
+The prompt is assembled as ids: prefix + body + suffix. The model's tokenizer encodes prefix and suffix. A copy of it
+without any added token encodes the body, so that ``<|end|>`` in an abstract is seven plain characters. A flag on a
+shared tokenizer would not do: it is state that two threads may set differently.
 """
 
 import json
@@ -19,7 +19,7 @@ from . import Tokens
 
 @dataclass(frozen=True)
 class SlotIds:
-    """Where one answer is read, and the token of each label.
+    """Where one answer is read, and the token id of each label.
 
     Attributes:
         offset: position from the end of the prompt (negative) whose next token is the answer.
@@ -31,20 +31,20 @@ class SlotIds:
 
 
 class Tokenizers(NamedTuple):
-    """The model's tokenizer as it is, and a copy of it without any added token."""
+    """The model's tokenizer, and a copy of it without any added token."""
 
     controlled: Tokenizer
     plain: Tokenizer
 
 
 class PromptEncoder:
-    """Turns abstracts into ``Tokens`` for one tokenizer, one prompt and one limit. Safe to share between threads."""
+    """Encodes abstracts as ``Tokens`` for one tokenizer, one prompt and one limit. Thread-safe."""
 
     def __init__(self, model: Path | Tokenizers, prompt: Prompt, max_tokens: int) -> None:
-        """Write prompts of at most ``max_tokens`` tokens for the model in a folder, or with its tokenizers.
+        """Encode prompts of at most ``max_tokens`` tokens for the model in a folder, or with its tokenizers.
 
         Raises:
-            ModelUnusable: as ``load_tokenizers``, or labels are not single tokens.
+            ModelUnusable: as ``load_tokenizers``; or a label is not a single token, or no room is left for a text.
         """
         controlled, self._plain = model if isinstance(model, Tokenizers) else load_tokenizers(model)
         self.prefix = _ids(controlled, prompt.prefix)
@@ -73,16 +73,16 @@ class PromptEncoder:
         )
 
     def spans(self, abstract: Text) -> list[tuple[int, int]]:
-        """Where in ``Prompt.body`` the characters of each token of the body begin and end, cut as by ``encode``."""
+        """Begin and end, as characters of ``Prompt.body``, of each token of the body, cut as by ``encode``."""
         read = self._plain.encode(Prompt.body(abstract), add_special_tokens=False)
         return list(read.offsets[: self._room])
 
 
 def load_tokenizers(model: Path) -> Tokenizers:
-    """Read ``tokenizer.json`` from the folder ``model``, which takes longer than all else of a small model.
+    """Read ``tokenizer.json`` from the folder ``model``. For a small model nothing else takes as long to load.
 
     Raises:
-        ModelUnusable: no such file, or no chat control tokens.
+        ModelUnusable: there is no such file, or it lacks the control tokens of a chat.
     """
     path = model / "tokenizer.json"
     try:
@@ -101,7 +101,7 @@ def _ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
 
 
 def _next_token(tokenizer: Tokenizer, text: str, before: tuple[int, ...], answer: str) -> int:
-    """The one token that ``answer`` adds after ``text``."""
+    """The id of the one token that ``answer`` adds after ``text``."""
     ids = _ids(tokenizer, text + answer)
     if ids[:-1] != before:
         raise ModelUnusable(f"the tokenizer does not write the answer {answer!r} as one token of its own")

@@ -1,7 +1,7 @@
-"""Attention of packed prompts on CUDA: all of a row's in one call of torch's own kernel for sequences of any lengths.
+"""Attention over packed prompts on CUDA: a whole row in one call of torch's kernel for sequences of varying length.
 
-The fixed beginning's keys and values are copied in front of each prompt's. A prompt's queries are its last tokens, so
-the kernel's causal mask, whose last row sees the last key, is the right one.
+The keys and values of the prefix are copied in front of each prompt's. A prompt's queries are its last tokens, as the
+kernel's causal mask assumes, which lets the last query see the last key.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from .attention import InBlocks, Past
 
-_TOLERANCE = 2e-2  # in bfloat16, of numbers about one
+_TOLERANCE = 2e-2  # in bfloat16, for values of about one
 Kernel = Callable[..., Any]
 
 
 class InOneCall:
-    """Of the prompts of one row, as ``InBlocks``. Heads come, and stay, as shape (tokens, heads, size)."""
+    """Attention over the packed prompts of one row, as ``InBlocks``, with heads of shape (tokens, heads, head size)."""
 
     def __init__(
         self, counts: Sequence[int], lengths: Sequence[int], past: int, window: int, device: torch.device
     ) -> None:
         """
         Args:
-            counts: queries of each prompt, which are its last tokens.
-            lengths: tokens of each prompt beyond what is past.
-            past: tokens of the prompt's fixed beginning that stand in front of each.
-            window: tokens that a query looks back, its own included.
-            device: where they are.
+            counts: the number of each prompt's queries, which are its last tokens.
+            lengths: the number of each prompt's own keys, without those of the past.
+            past: the number of tokens of the prefix, which precede those of each prompt.
+            window: size of the sliding window: how many tokens a query sees, itself included.
+            device: of queries, keys and values.
         """
         self._lengths, self._longest = list(lengths), (max(counts), past + max(lengths))
         ends = [*accumulate(counts, initial=0)], [*accumulate((past + each for each in lengths), initial=0)]
@@ -48,7 +48,7 @@ class InOneCall:
         return heads
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
-        """One row a query, its heads side by side."""
+        """One row for each query, its heads concatenated."""
         if past:
             keys, values = (self._behind(old, new) for old, new in zip(past, (keys, values), strict=True))
         call = kernel()
@@ -56,7 +56,7 @@ class InOneCall:
         if queries.shape[1] != keys.shape[1] and "enable_gqa" not in known:
             keys, values = (each.repeat_interleave(queries.shape[1] // keys.shape[1], 1) for each in (keys, values))
         shared = {"enable_gqa": True} if queries.shape[1] != keys.shape[1] else {}
-        seen = (self._look_back, 0)  # torch before 2.12 knows no window, so that ``varlen_works`` finds it does not
+        seen = (self._look_back, 0)  # torch before 2.12 has no window, for which ``varlen_works`` is False
         attended: Tensor = call(queries, keys, values, *self._ends, *self._longest, window_size=seen, **shared)
         return attended.flatten(1)
 
@@ -65,12 +65,12 @@ class InOneCall:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device, to which it travels while others go on."""
+    """The tensor on ``device``; the host does not wait while it is copied to a GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def kernel() -> Kernel:
-    """Torch's own."""
+    """torch's kernel, which older versions do not have."""
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn
@@ -78,7 +78,7 @@ def kernel() -> Kernel:
 
 @cache
 def varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch has the kernel for this device and dtype, and it is right: tried once, on two small prompts."""
+    """Whether torch has the kernel for this device and dtype, and it is correct; tried once, on two small prompts."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     generator = torch.Generator().manual_seed(1)

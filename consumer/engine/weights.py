@@ -1,4 +1,4 @@
-"""Locating a base model, identifying it, and reading it for training."""
+"""Locates a base model, identifies its revision, and loads it for training."""
 
 import json
 import re
@@ -17,13 +17,13 @@ from ...schemas.events import BaseModelRef
 if TYPE_CHECKING:
     from transformers import Phi3ForCausalLM
 
-# The files that decide the answers; with another model card it is still the same model.
+# The files that decide the answers: a changed model card does not make another model.
 _DECISIVE = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
 
 
 @dataclass(frozen=True)
 class BaseFolder:
-    """A base model on this disk. ``ref.revision`` is its commit on the hub, or the digest of its files."""
+    """A base model on disk. ``ref.revision`` is its commit on the Hugging Face hub, or the digest of its files."""
 
     path: Path
     ref: BaseModelRef
@@ -33,7 +33,7 @@ def locate(model: str, revision: str | None = None) -> BaseFolder:
     """Find a local folder, or fetch a Hugging Face id into the local cache.
 
     Raises:
-        ModelUnusable: the folder is no Phi-3 model.
+        ModelUnusable: the folder is not a Phi-3 model.
         Unavailable: the hub cannot be reached, or has no such model.
     """
     folder = Path(model)
@@ -64,7 +64,7 @@ def _fetch(model: str, revision: str | None) -> Path:
 
 
 def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> "Phi3ForCausalLM":
-    """The plain base model; ``in_4_bits`` (QLoRA) needs CUDA and bitsandbytes.
+    """Load the plain base model with transformers; ``in_4_bits`` (QLoRA) needs CUDA and bitsandbytes.
 
     Raises:
         ModelUnusable: the weights cannot be read.
@@ -85,7 +85,7 @@ def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> "
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelUnusable(f"the weights in {folder} cannot be loaded: {error}") from error
-    # transformers only warns of missing weights, and would continue with random ones.
+    # transformers only warns of missing weights, and would go on with random ones.
     model, report = loaded
     if lacking := {*report["missing_keys"], *report["mismatched_keys"]}:
         raise ModelUnusable(f"the weights in {folder} lack {len(lacking)} tensors, such as {min(map(str, lacking))}")
@@ -93,7 +93,7 @@ def read_base(folder: Path, dtype: torch.dtype, *, in_4_bits: bool = False) -> "
 
 
 def untie(phi3: "Phi3ForCausalLM") -> None:
-    """Give the output its own copy of the input's embeddings: an adapter of the one leaves the other as it is."""
+    """Give the output head its own copy of tied embeddings, so that an adapter of the embeddings leaves it as it is."""
     if phi3.config.tie_word_embeddings:
         phi3.lm_head.weight = nn.Parameter(phi3.lm_head.weight.detach().clone())
         phi3.config.tie_word_embeddings = False
