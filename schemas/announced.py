@@ -32,7 +32,7 @@ class Order:
         self._newest: datetime | None = None
 
     def objection(self, announced: Announced) -> str | None:
-        """Why an announcement is not followed; None, and it is remembered, if it is new and newer than all before."""
+        """Remember an announcement, and return why it is not followed: it came before, or a newer one did. Or None."""
         event = announced.event
         if (event.source, event.id) in self._seen:
             return f"the event {event.id} was announced before, and is not followed twice: release the adapter again"

@@ -25,7 +25,8 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MOST_FILES = 64
 _READ_BYTES = 1 << 20
 
-# Narrow enough that a name is the same file on every disk: one separator, nothing hidden, no control characters.
+# Each part of a path, narrow enough to be the same file on every disk: no separator, nothing hidden, no control
+# character, no dot or blank at its end.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]*(?<![. ])")
 # The parts of an adapter, and texts about it. Anything else is code, a pickle, or never read.
 _SUFFIXES = frozenset({".safetensors", ".json", ".md", ".txt", ""})

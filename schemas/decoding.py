@@ -22,7 +22,7 @@ _MOST_CHARACTERS = 40  # of a name that a sender chose
 # because there are fewer colons than quotes, and a literal is found fast.
 _AFTER_NAME = re.compile(rb':(?<=["\s]:)')
 
-_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate: JSON can escape it, UTF-8 cannot encode it
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape it, UTF-8 cannot encode it
 
 
 def validate(model: type[Model], body: bytes) -> Model:
@@ -88,7 +88,7 @@ def check_names(body: bytes, known: int) -> None:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != "" and not _HALF_A_CHARACTER.search(value)
+    return isinstance(value, str) and value != "" and not _LONE_SURROGATE.search(value)
 
 
 def _say(problem: Mapping[str, Any]) -> str:

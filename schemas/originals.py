@@ -1,7 +1,7 @@
-"""A refused entry as JSON, and back, byte for byte.
+"""Converts a refused entry to JSON and back, byte for byte.
 
 If a name or a value is not UTF-8, all values are encoded in base64. Names stay readable, except those that are not
-UTF-8, or that begin with ``base64:``: they are written as ``base64:`` and their base64.
+UTF-8 or begin with ``base64:``. These are written as ``base64:`` followed by their base64.
 """
 
 import base64
@@ -16,7 +16,7 @@ MAX_ORIGINAL_BYTES = 32 << 20
 
 
 def to_original(stream: str, entry_id: str, fields: dict[bytes, bytes]) -> OriginalEntry:
-    """The entry as it came, whatever bytes it has; without fields if they are longer than ``MAX_ORIGINAL_BYTES``."""
+    """The entry as it arrived, whatever its bytes; without its fields if they exceed ``MAX_ORIGINAL_BYTES``."""
     if sum(len(name) + len(value) for name, value in fields.items()) > MAX_ORIGINAL_BYTES:
         return OriginalEntry(stream=stream, entry_id=entry_id, fields={}, encoding="utf8")
     try:
@@ -28,7 +28,7 @@ def to_original(stream: str, entry_id: str, fields: dict[bytes, bytes]) -> Origi
 
 
 def from_original(original: OriginalEntry) -> dict[bytes, bytes]:
-    """The fields of the entry, as they came."""
+    """The fields of the entry, as they arrived."""
     if original.encoding == "utf8":
         return {name.encode(): value.encode() for name, value in original.fields.items()}
     return {_decode_name(name): base64.b64decode(value) for name, value in original.fields.items()}

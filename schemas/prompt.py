@@ -1,8 +1,8 @@
-"""From an abstract to the text a model reads, with one slot per question.
+"""The text that the model reads for an abstract, with one slot per question.
 
     prefix                the instruction and the labels, the same for every abstract
     body                  title and abstract, always plain text
-    suffix                the answers begun; the letter after each ``:`` is what the model is asked for
+    suffix                the beginning of each answer; the model is asked for the letter after each ``:``
 
     <|user|>
     ...                   each question, and its labels as lettered lines
@@ -13,11 +13,11 @@
     cancer: A             slot 1 is read before this letter
     cancer_type:          slot 2 is read here
 
-Nothing is generated. Attention is causal, so the letter that a later question supposes (``A`` above)
-is invisible to the earlier slot, and one forward pass answers every question.
+No text is generated. Attention is causal, so an earlier slot cannot see the letter that a later question supposes
+(``A`` above), and one forward pass answers every question.
 
-Training and serving both build their input here. ``Prompt.digest`` names the exact wording: an adapter
-trained on another one is refused rather than served badly.
+Training and serving both build their input here. ``Prompt.digest`` identifies the exact wording: an adapter trained
+on another is refused rather than served badly.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ from .task import LETTERS, Question, Task
 
 USER, END, ASSISTANT = "<|user|>", "<|end|>", "<|assistant|>"
 CONTROL_TOKENS = (USER, END, ASSISTANT)
-UNSUPPOSED = "-"  # stands in a slot whose answer no later question supposes
+UNSUPPOSED = "-"  # written in a slot whose answer no later question supposes
 
 
 class Text(Protocol):
-    """What a model reads: an ``Abstract``, or another that has its text."""
+    """Anything with a title and an abstract, such as an ``Abstract`` or a ``Submission``."""
 
     @property
     def title(self) -> str | None: ...
@@ -45,7 +45,7 @@ class Text(Protocol):
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one question is answered: all suffix text before it, and the text of each answer."""
+    """The place where one question is answered: the suffix text before it, and the text of each possible answer."""
 
     question: Question
     text: str

@@ -99,7 +99,7 @@ class Streams:
         return self._key("superseding")
 
     def scratch(self, name: str) -> str:
-        """A key that is not used otherwise."""
+        """A key that nothing else uses, to try things out on."""
         return self._key(f"scratch:{name}")
 
     def seen(self, epoch_seconds: float) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ The caller knows their number and types. Checking each argument again would cost
 
 from typing import NamedTuple
 
-ARGUMENT = b"$%d\r\n%b\r\n"  # its length, and itself
+ARGUMENT = b"$%d\r\n%b\r\n"  # a bulk string of RESP: its length, then its bytes
 
 
 class Packed(NamedTuple):

@@ -1,16 +1,16 @@
 """How the shipped base model ``phi3-nano`` was made: a real Phi-3 architecture, small, trained from nothing.
 
-    export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184   # half as fast again: pages are kept
+    export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184   # keep freed pages: half as fast again
     python -m abstream.training.base --data DATA --out ops/models/phi3-nano --steps 5750
 
 1. a byte-level BPE tokenizer of 12 288 tokens, with Phi-3's chat control tokens;
-2. embeddings by latent semantic analysis (``word_vectors.py``), so that like words begin alike;
-3. one run over permitted texts (``corpus.py``) in which every example is a prompt of the oncology task: next-token
-   loss on the abstract's own text, plus the loss on the answers of a dictionary (``weak_labels.py``) and on what it
-   says of single words (``marks.py``).
+2. embeddings initialised by latent semantic analysis (``word_vectors.py``), so that similar words start out similar;
+3. one run over permitted texts (``corpus.py``), in which every example is a prompt of the oncology task. The loss is
+   next-token loss on the abstract's own text, plus the loss on the answers of a dictionary (``weak_labels.py``), plus
+   the loss on the dictionary's marks of single words (``marks.py``).
 
-It follows the prompt and knows what the dictionary knows. No hand-labelled abstract is used but for the
-types of ``corpus.TYPED``.
+The model follows the prompt and knows what the dictionary knows. The only labels made by people are the types of
+``corpus.TYPED``.
 """
 
 import argparse
@@ -44,28 +44,29 @@ from .word_vectors import word_vectors
 
 END_OF_TEXT, UNKNOWN = "<|endoftext|>", "<unk>"
 VOCABULARY = 12_288
-MAX_PROMPT_TOKENS = 640  # 95 % of the abstracts whole; the rest is cut, as at serving time
-SHORT_WORDS = 110  # some examples are cut here: more of them in the same time
+MAX_PROMPT_TOKENS = 640  # fits 95 % of the abstracts; the rest is truncated, as in serving
+SHORT_WORDS = 110  # some examples are cut to this length, so that more of them fit into the same time
 SHORT_SHARE = 0.25
-SHORT_CHARACTERS = 400  # what is left of a text, at the least, where it does not start at its beginning
+SHORT_CHARACTERS = 400  # a cut example begins at a sentence with more than this many characters left
 SENTENCE_END = re.compile(r"[.!?]\s+")
-WORD_DROPOUT = 0.1  # of every second example's words
-SWAPPED = 0.35  # of the examples that are not curated: the words that name a type are another's
+WORD_DROPOUT = 0.1  # of the words, in half of the examples
+SWAPPED = 0.35  # of the examples that are not curated: the words that name a type are swapped for another's
 POOL = 1_024  # examples that are sorted by length together
-BATCH_TOKENS = 4_096  # beyond the prefix, which is run once a step
+BATCH_TOKENS = 4_096  # without the prefix, which is run once a step
 PEAK_LEARNING_RATE = 1.5e-3
 WARMUP = 0.02  # of the run
-LANGUAGE_WEIGHT = 0.25  # beside the answers' loss at the start; falls to nothing at the end
-LANGUAGE_SHARE = 0.125  # of the abstract's positions: the softmax over the vocabulary costs as much as the model
-MARKS_WEIGHT = 0.5  # of the loss on what single words say
-# Of the examples: with a curated type; naming cancer, with a type the dictionary sees or without; and not naming it,
-# from molecular biology (what a gene does, cancer or not, is the hardest to tell) or from elsewhere.
+LANGUAGE_WEIGHT = 0.25  # of the next-token loss at the start; falls to 0 at the end
+LANGUAGE_SHARE = 0.125  # of an abstract's positions, since the softmax over the vocabulary costs as much as the model
+MARKS_WEIGHT = 0.5  # of the loss on the marks
+# Of the examples. "curated" have a curated type. "typed" and "named" name cancer, with or without a type that the
+# dictionary finds. "molecular" and "rest" do not: the former are of molecular biology, where it is hardest to tell
+# whether a gene has to do with cancer.
 SHARES = {"curated": 0.18, "typed": 0.3, "named": 0.15, "molecular": 0.2, "rest": 0.17}
-EVENNESS = 0.5  # 0: types as often as they come; 1: all types alike
+EVENNESS = 0.5  # 0: types as often as they occur; 1: all types equally often
 WIDTH = 256
-EMBEDDING_SCALE = 0.04  # root mean square of the embeddings' elements at the start, as of all other weights
-PASS_THROUGH = 0.3  # how much of what is attended to an attention layer passes on unchanged, at the start
-NO_TITLE, NO_TEXT = 0.4, 0.1  # of the examples, so that either alone can be answered
+EMBEDDING_SCALE = 0.04  # initial root mean square of the embeddings' elements, as of all other weights
+PASS_THROUGH = 0.3  # of the identity, added to the value and output projections of each layer at the start
+NO_TITLE, NO_TEXT = 0.4, 0.1  # of the examples, so that a title or a text alone can be answered
 
 
 def train_tokenizer(texts: Iterator[str], prompt: Prompt, folder: Path) -> None:
@@ -103,10 +104,10 @@ def train_tokenizer(texts: Iterator[str], prompt: Prompt, folder: Path) -> None:
 
 
 def new_model(vectors: NDArray[np.float32], seed: int) -> Phi3ForCausalLM:
-    """Phi-3 with 3 layers of width 256: 5.7 million parameters, input and output embeddings tied.
+    """A Phi-3 with 3 layers of width 256: 5.7 million parameters, input and output embeddings tied.
 
-    Its embeddings begin as ``vectors``, of shape (vocabulary, width), and its attention passes on what it sees, so that
-    from the first step the words of an abstract are known at the slots.
+    The embeddings are initialised with ``vectors``, of shape (vocabulary, width). Attention initially passes on part of
+    what it attends to, so that the slots see the words of an abstract from the first step.
     """
     torch.manual_seed(seed)
     config = Phi3Config(
@@ -135,10 +136,11 @@ def new_model(vectors: NDArray[np.float32], seed: int) -> Phi3ForCausalLM:
 
 
 def average_in_one_head(model: Phi3ForCausalLM) -> None:
-    """Make the last head of each layer the mean of all that stands before, for good.
+    """Make the last head of each layer a mean over all positions up to the current one, permanently.
 
-    Its queries and keys are nothing, so each position weighs the same, and so their gradients are nothing too: no step
-    moves them, here or in fine-tuning. What many words say a little of is heard there, as a linear classifier would.
+    Its queries and keys are zero, so all positions have equal weight, and the gradients of both are zero too: no step
+    changes them, here or in fine-tuning. Such a head sums up what many words each indicate weakly, as a linear
+    classifier does.
     """
     head = model.config.hidden_size // model.config.num_attention_heads
     with torch.no_grad():
@@ -148,7 +150,7 @@ def average_in_one_head(model: Phi3ForCausalLM) -> None:
 
 
 class Pool:
-    """Abstracts to draw from, each with the type that is known of it; the rarer a type, the likelier each of its."""
+    """Abstracts to draw from, each with its type if that is known. The rarer a type, the likelier its abstracts."""
 
     def __init__(self) -> None:
         self._all: list[tuple[Abstract, str | None]] = []
@@ -161,7 +163,7 @@ class Pool:
         self._all.append((abstract, kind))
 
     def balance(self) -> None:
-        """Weigh every abstract by its type's frequency to the power of ``-EVENNESS``; after the last ``add``."""
+        """Weight every abstract by its type's frequency to the power of ``-EVENNESS``, after the last ``add``."""
         frequency = Counter(kind for _, kind in self._all)
         self._weights = list(accumulate(frequency[kind] ** -EVENNESS for _, kind in self._all))
 
@@ -205,9 +207,10 @@ class Mixture:
             yield self._example(*self._pools[name].draw(self._random), is_curated=name == "curated")
 
     def _example(self, abstract: Abstract, kind: str | None, is_curated: bool) -> Marked:
-        """Both questions are answered by what is left to see, the type by the whole where that leaves it open.
+        """Label both questions by the visible part of the abstract, or the type by the whole if that part has none.
 
-        A curated abstract has its type, and is about cancer though it may not say so: then that is not asked.
+        A curated abstract keeps its type. It is about cancer even if the visible part does not name it, so in that case
+        the first question is not asked.
         """
         visible = self._visible(abstract)
         if not is_curated and self._random.random() < SWAPPED:
@@ -231,7 +234,7 @@ class Mixture:
         return Abstract(title=abstract.title, abstract=text)
 
     def _passage(self, text: str) -> str:
-        """The text, or some of it from the beginning or from any sentence; of every second one, not every word."""
+        """The whole text, or a passage from its beginning or any sentence; with word dropout in half of the cases."""
         if self._random.random() < SHORT_SHARE:
             if self._random.random() < 0.5:
                 starts = (match.end() for match in SENTENCE_END.finditer(text))
@@ -243,7 +246,7 @@ class Mixture:
 
 
 def shuffled_batches(examples: Iterator[Marked]) -> Iterator[list[Marked]]:
-    """Examples of like length, ``BATCH_TOKENS`` at a time, from a pool of ``POOL``; in random order."""
+    """Batches of similar length, ``BATCH_TOKENS`` each, from a pool of ``POOL`` examples; in random order."""
     shuffled = random.Random(POOL)
     while True:
         grouped = list(batches(islice(examples, POOL), BATCH_TOKENS))
@@ -254,7 +257,7 @@ def shuffled_batches(examples: Iterator[Marked]) -> Iterator[list[Marked]]:
 def loss_of(
     classifier: SlotClassifier, reader: Reader, batch: list[Marked], encoder: PromptEncoder, language_weight: float
 ) -> torch.Tensor:
-    """The mean loss of each question's answers, of the marks, and ``language_weight`` times that of the next tokens."""
+    """The loss of a batch: ``slot_loss``, plus the weighted mean losses of the marks and of the next tokens."""
     ids, lengths = pack([one.tokens for one in batch], torch.device("cpu"))
     run = classifier.run
     before, states = run.all_states(ids, lengths)
@@ -277,7 +280,7 @@ class MasterWeights:
         self._optimizer = torch.optim.AdamW(self._masters, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 
     def step(self, learning_rate: float) -> None:
-        """Take the gradients of the served weights, and give the weights back rounded."""
+        """Update the masters with the gradients of the served weights, and copy them back, rounded."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         for master, served in zip(self._masters, self._served, strict=True):
@@ -292,9 +295,9 @@ class MasterWeights:
 def train(
     model: Phi3ForCausalLM, mixture: Mixture, encoder: PromptEncoder, steps: range, say: Callable[[str], None]
 ) -> dict[str, float]:
-    """A linear warm-up and a linear fall of the learning rate; returns what was spent.
+    """Train with linear warm-up and linear decay of the learning rate; returns what was spent.
 
-    Where ``steps`` do not begin at 0 the optimizer does, and is warmed up anew.
+    If ``steps`` begins later than at 0, the optimizer has no state yet, so that the warm-up begins there.
     """
     classifier, reader = SlotClassifier(model.bfloat16().train(), encoder), Reader(WIDTH)
     weights = MasterWeights([*model.parameters(), *reader.parameters()])
@@ -341,7 +344,7 @@ def main() -> None:
 
     def say(line: str) -> None:
         print(line, flush=True)
-        model.save_pretrained(arguments.out)  # a run that is cut short leaves a model too
+        model.save_pretrained(arguments.out)  # so that an interrupted run leaves a model too
 
     spent = train(model, mixture, encoder, range(first, arguments.steps), say)
     model.save_pretrained(arguments.out)

@@ -1,4 +1,4 @@
-"""The baselines a model must beat: the commonest label, rules over words, TF-IDF with logistic regression."""
+"""The baselines that a model must beat: the most common label, rules over words, TF-IDF with logistic regression."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _ABOUT_CANCER = ("cancer", "neoplasm")
 
 
 def baselines(question: Question, train: Sequence[Labelled], test: Sequence[Labelled]) -> dict[str, Answers]:
-    """Name -> what it says to ``test`` for one question; those that learn are left out where ``train`` has no label."""
+    """Name to answers to one question on ``test``. Without labels in ``train``, those that learn are left out."""
     known = [record for record in train if question.name in record.answers]
     asked = [record for record in test if question.name in record.answers]
     found: dict[str, Matrix] = {}
@@ -26,7 +26,7 @@ def baselines(question: Question, train: Sequence[Labelled], test: Sequence[Labe
         found[WORDS] = _cancer_words(asked)
     if TYPE_WORDS.keys() >= set(question.labels):
         found[WORDS] = _type_words(question, asked)
-    if len({record.answers[question.name] for record in known}) > 1:  # of one label alone there is nothing to learn
+    if len({record.answers[question.name] for record in known}) > 1:  # a single label teaches nothing
         found["TF-IDF + logistic regression"] = _tfidf(question, known, asked)
     ids = tuple(record.id for record in asked)
     truth = np.array([question.labels.index(record.answers[question.name]) for record in asked], dtype=np.int64)
@@ -40,13 +40,13 @@ def _majority(question: Question, known: Sequence[Labelled], asked: Sequence[Lab
 
 
 def _cancer_words(asked: Sequence[Labelled]) -> Matrix:
-    """The first label where at least two words name cancer, a word in the title counting three times."""
+    """The first label if at least two words name cancer; a word in the title counts three times."""
     named = np.array([cancer_mentions(record.abstract) >= 2 for record in asked], dtype=np.float64)
     return np.stack([named, 1 - named], axis=1)
 
 
 def _type_words(question: Question, asked: Sequence[Labelled]) -> Matrix:
-    """Each type by its share of what the words weigh that name types; all alike where none does."""
+    """The probability of a type is its share of the weight of all words that name types; equal if no word does."""
     weights = [type_weights(record.abstract) for record in asked]
     found: Matrix = np.array([[one[label] for label in question.labels] for one in weights], dtype=np.float64) + 1e-3
     totals: Matrix = found.sum(axis=1, keepdims=True)

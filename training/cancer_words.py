@@ -1,7 +1,7 @@
-"""Which words name which type of cancer: what a reader of titles knows, as regular expressions.
+"""The words that indicate each type of cancer, as regular expressions.
 
-A space stands for a space or a hyphen. Each type has its cancers' own names; the sites it grows at, which speak of it
-where cancer is named beside them; and signs of it, such as genes and drugs, which others have as well.
+A space stands for a space or a hyphen. Each type has names of its cancers; sites where it grows, which indicate it if
+cancer is named beside them; and signs, such as genes and drugs, which other types have as well.
 """
 
 import re
@@ -130,23 +130,22 @@ TYPE_WORDS = {
     ),
 }
 
-# The groups of words that are of no type, and of one of two.
+# The groups of words that belong to no type, and to one of two.
 ELSEWHERE, MELANOMA = "elsewhere", "melanoma"
 
-# Where a cancer went says little of where it came from.
+# The site of a metastasis says little about where the cancer came from.
 _ELSEWHERE = (
     r"(?:liver|hepatic|lungs?|pulmonary|bones?|cerebral|spinal|skin|cutaneous|peritoneal|adrenal|ovarian|orbital|choroidal)"
     r" metasta\w+|metasta\w+ (?:to|in) (?:the )?(?:liver|lungs?|brain|bones?|skin|spine)"
 )
-# Of the skin, where it is not the eye's.
+# Of the skin, unless the text names the eye.
 _MELANOMA = r"melanomas?"
 
 
 def _type_pattern() -> re.Pattern[str]:
-    """One pattern for all words, each in a group that says of what it is.
+    """One pattern for all words, in groups named ``TYPE_names``, ``TYPE_sites``, ``TYPE_signs``, and the two others.
 
-    The groups are ``TYPE_names``, ``TYPE_sites``, ``TYPE_signs``, ``elsewhere`` and ``melanoma``. Names come
-    before sites, and sites before signs, wherever both begin with the same word.
+    Names are tried before sites, and sites before signs, where both begin with the same word.
     """
     groups = {ELSEWHERE: _ELSEWHERE}
     for field in TypeWords._fields:

@@ -1,6 +1,6 @@
-"""An adapter's model card: Hugging Face metadata, and what it answers and how well, for people.
+"""An adapter's model card: metadata for Hugging Face, then for readers what the adapter answers and how well.
 
-The metadata is written by ``huggingface_hub`` itself, so that no name or label can break it.
+``huggingface_hub`` writes the metadata, so that no name or label can break it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ def card(config: TrainConfig, task: Task, base: BaseModelRef, comparisons: Mappi
 
 
 def measured_on(config: TrainConfig) -> str:
-    """The name of the data that the figures are of."""
+    """The name of the data on which the figures were measured."""
     source = config.test or config.validation
     return Path(source).name if source else f"a held-out tenth of {Path(config.data).name}"
 
@@ -60,9 +60,9 @@ def _results(config: TrainConfig, question: str, metrics: QuestionMetrics) -> It
         yield EvalResult(
             task_type="text-classification",
             task_name=question,
-            dataset_type="text",  # of no data set on the hub
+            dataset_type="text",  # the data set is not on the hub
             dataset_name=measured_on(config),
-            dataset_config=question,  # results of one data set are told apart by this
+            dataset_config=question,  # distinguishes the results of one data set
             metric_type=kind,
             metric_name=name,
             metric_value=round(figure.value, 4),
@@ -70,5 +70,5 @@ def _results(config: TrainConfig, question: str, metrics: QuestionMetrics) -> It
 
 
 def _cell(content: str) -> str:
-    """What stands between two bars of a Markdown table, so without one."""
+    """The content of a cell of a Markdown table, with its bars escaped."""
     return content.replace("|", "\\|")

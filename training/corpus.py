@@ -1,9 +1,8 @@
-"""The text the shipped base model may learn from, as abstracts.
+"""The texts that the shipped base model may learn from, as abstracts.
 
-Only sources whose licence allows weights to be shipped are read: CC BY, CC BY-SA, CC0, MIT. Everything
-research-only, non-commercial or unstated is left out, though it lies in the same folder. What the model is judged
-on is left out too: every record with the title of a validation record, and the CIViC statements of a tenth of the
-articles (``is_held_back``).
+Only sources whose licence allows weights to be shipped are read: CC BY, CC BY-SA, CC0, MIT. Sources in the same folder
+with a research-only, non-commercial or unstated licence are left out. So is what the model is judged on: every record
+with the title of a validation record, and the CIViC statements of a tenth of the articles (``is_held_back``).
 """
 
 import gzip
@@ -33,14 +32,14 @@ TEXTS = {
 # Records with a cancer type, and the sources among them that may be used.
 TYPED = {"cancer_types/train.jsonl": {"oncology-rct", "pathway-abstracts"}, "cancer_types/civic_train.jsonl": {"civic"}}
 ONTOLOGY = "lexicon/DO_cancer_slim.obo"  # names and definitions of cancers, CC0
-# Whose titles are not learned from.
+# Records with a title in these files are left out.
 JUDGED_ON = ("abstracts/validation.jsonl", "cancer_types/validation.jsonl", "neoplasm/validation.jsonl.gz")
 
 _CHUNK_WORDS = 240  # about the length of an abstract
 
 
 def texts(data: Path, names: Iterable[str] = TEXTS) -> Iterator[Abstract]:
-    """Every permitted text as an abstract; full texts become one abstract with the title and chunks without."""
+    """Every permitted text as abstracts. A full text becomes several, of which the first has the title."""
     judged_on = _titles(data)
     for name in names:
         for record in records(data / name):
@@ -51,7 +50,7 @@ def texts(data: Path, names: Iterable[str] = TEXTS) -> Iterator[Abstract]:
 
 
 def typed(data: Path) -> Iterator[tuple[Abstract, str]]:
-    """Every permitted record that has a cancer type, with the type."""
+    """Every permitted record with a cancer type, and that type."""
     judged_on = _titles(data)
     for name, sources in TYPED.items():
         for record in records(data / name):
@@ -61,7 +60,7 @@ def typed(data: Path) -> Iterator[tuple[Abstract, str]]:
 
 
 def terms(data: Path) -> Iterator[Abstract]:
-    """Every cancer of the Disease Ontology (OBO): its name for a title, its definition and synonyms for a text."""
+    """Every cancer of the Disease Ontology (OBO): its name as the title, its definition and synonyms as the text."""
     for term in (data / ONTOLOGY).read_text(encoding="utf-8").split("\n[Term]\n")[1:]:
         name = re.findall(r"^name: (.+)$", term, re.MULTILINE)
         told = re.findall(r'^(?:def|synonym): "([^"]+)"', term, re.MULTILINE)
@@ -95,7 +94,7 @@ def _abstract(title: str, text: str) -> Abstract:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """Whole sentences up to about the length of an abstract."""
+    """Split a text between sentences into chunks of about the length of an abstract; a short rest is dropped."""
     chunk: list[str] = []
     words = 0
     for sentence in re.split(r"(?<=[.!?])\s+", text):

@@ -1,10 +1,10 @@
-"""Labelled abstracts: read from a file or by Hugging Face ``datasets``, checked before any training.
+"""Labelled abstracts, read from a file or by Hugging Face ``datasets`` and checked before any training.
 
-A column named like a question holds its label; the first question's may be called ``label`` (``id``, ``title``,
-``text``, ``label``, ``cancer_type``). Where a label is missing, the question is not trained on; an answer to a
-question that is asked only after another's answer implies that answer. Ids are never shown to a model.
+The label of a question is in the column of its name; that of the first question may be in ``label`` (``id``, ``title``,
+``text``, ``label``, ``cancer_type``). A record without a label for a question is not trained on that question. The
+answer to a conditional question implies its condition. Ids are never shown to a model.
 
-JSON and CSV are read as they stand. ``datasets`` guesses a type for each column: the id 007 becomes 7, the label
+JSON and CSV are read without ``datasets``, which guesses a type for each column: the id 007 would become 7, the label
 None no label, and a column that is empty for the first ten megabytes an error.
 """
 
@@ -27,17 +27,17 @@ from ..schemas import Abstract, AbstreamError, Malformed, Question, Task
 
 _FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 _TEXTS = ("title", "text", "abstract")
-_NAMED = 5  # rows that an error names; of the others it tells how many
-_KINDS = 10  # of wrong that an error tells
+_NAMED = 5  # rows that an error names; the others it counts
+_KINDS = 10  # of problems that an error describes
 
 
 class DataInvalid(AbstreamError):
-    """The labelled data contradicts itself or the task: correct the rows that are named."""
+    """The labelled data contradicts itself or the task: correct the named rows."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """An abstract and the label of every question that it answers."""
+    """An abstract and its labels, by question."""
 
     id: str
     abstract: Abstract
@@ -45,15 +45,15 @@ class Labelled:
 
     @property
     def text(self) -> str:
-        """What makes two records the same to a reader: the text, or the title where there is none."""
+        """The normalised text, or the title if there is no text; records that share it count as the same abstract."""
         return " ".join((self.abstract.abstract.strip() or self.abstract.title or "").split()).casefold()
 
 
 def load(source: str, task: Task) -> list[Labelled]:
-    """Every record of a file, or of a Hugging Face data set's ``train`` split (or ``NAME:SPLIT``).
+    """Load the records of a file, or of a Hugging Face data set: its ``train`` split, or as ``NAME:SPLIT``.
 
     Raises:
-        DataInvalid: with the rows that are wrong, all kinds of wrong at once.
+        DataInvalid: rows are invalid, in which case all kinds of problems are named at once; or there is no record.
     """
     problems: dict[str, list[int]] = defaultdict(list)
     records: list[Labelled] = []
@@ -81,8 +81,8 @@ def load(source: str, task: Task) -> list[Labelled]:
 def learnable(records: Sequence[Labelled], task: Task, where: str) -> frozenset[str]:
     """The questions that have at least two different labels.
 
-    A question that is always answered alike would only be learned as a constant: data of cancers alone, labelled
-    with their type, must not teach that everything is Cancer.
+    A question with a single label would be learned as a constant: data about cancers alone, labelled with their type,
+    must not teach that everything is Cancer.
 
     Raises:
         DataInvalid: there is no such question.
@@ -98,15 +98,15 @@ def learnable(records: Sequence[Labelled], task: Task, where: str) -> frozenset[
 
 
 def unseen(records: Sequence[Labelled], judged_on: Iterable[Labelled]) -> list[Labelled]:
-    """The records whose text is not judged on. Ids are not compared: two files may both count their rows."""
+    """The records whose text is not in ``judged_on``. Ids are not compared: two files may both number their rows."""
     texts = {record.text for record in judged_on}
     return [record for record in records if record.text not in texts]
 
 
 def split(records: Sequence[Labelled], share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """A larger and a smaller part, the smaller with ``share`` of every combination of answers; by ``seed`` alone.
+    """Split into a larger and a smaller part, the smaller with ``share`` of every combination of answers.
 
-    Records with the same id or the same text stay on one side.
+    The order of the records does not matter. Those with the same id or the same text stay on one side.
     """
     strata: dict[tuple[tuple[str, str], ...], list[list[Labelled]]] = defaultdict(list)
     for family in _families(records):
@@ -128,20 +128,20 @@ def split(records: Sequence[Labelled], share: float, seed: int) -> tuple[list[La
 
 
 def digest(records: Iterable[Labelled]) -> str:
-    """``sha256:…`` over ids, texts and answers, whatever their order."""
+    """``sha256:…`` over ids, texts and answers, independent of their order."""
     contents = ((one.id, one.abstract.title, one.abstract.abstract, sorted(one.answers.items())) for one in records)
     lines = "\n".join(sorted(map(repr, contents)))
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def class_weights(records: Iterable[Labelled], question: Question) -> list[float]:
-    """For each label the weight that makes all labels count alike: n / (labels seen * n of the label)."""
+    """For each label the weight that balances the classes: n / (labels seen * n of the label), or 1 if unseen."""
     counts = Counter(record.answers[question.name] for record in records if question.name in record.answers)
     return [counts.total() / (len(counts) * counts[label]) if counts[label] else 1.0 for label in question.labels]
 
 
 def _families(records: Sequence[Labelled]) -> list[list[Labelled]]:
-    """Records that share an id or a text, be it through a third, together; in the order of their ids."""
+    """Groups of records that share an id or a text, directly or through others; in the order of their ids."""
     family_of: dict[tuple[str, str], list[Labelled]] = {}
     for record in sorted(records, key=lambda record: (record.id, record.text)):
         by_id, by_text = ("id", record.id), ("text", record.text)
@@ -155,7 +155,7 @@ def _families(records: Sequence[Labelled]) -> list[list[Labelled]]:
 
 
 def _rows(source: str) -> list[Any]:
-    """Lines of JSON, or mappings of column to value."""
+    """The rows of a source, as lines of JSON or as mappings of column to value."""
     path = Path(source)
     kind = Path(source.removesuffix(".gz")).suffix.lower()
     if kind not in _FORMATS:
@@ -193,7 +193,7 @@ def _from_json(file: Iterable[str]) -> list[Any]:
 def _from_parquet(path: Path) -> list[Any]:
     from datasets import Dataset
 
-    # A cache of its own, because the shared one knows a file by its name and the second of its last change.
+    # A cache of its own: the shared one identifies a file by its name and the second of its last change.
     with TemporaryDirectory() as cache:
         return _named(Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True))
 
@@ -214,7 +214,7 @@ def _from_hub(source: str) -> list[Any]:
 
 
 def _named(read: Any) -> list[dict[str, Any]]:
-    """The rows of a ``datasets.Dataset``; labels that it keeps as numbers, by their names."""
+    """The rows of a ``datasets.Dataset``, with the names of labels that it stores as numbers."""
     from datasets import ClassLabel
 
     numbered = {name: kind for name, kind in read.features.items() if isinstance(kind, ClassLabel)}
@@ -225,11 +225,14 @@ def _named(read: Any) -> list[dict[str, Any]]:
 
 
 def _labelled(row: Any, where: str, task: Task) -> Labelled:
-    """One record, or ValueError with what is wrong, in words that do not depend on the row.
+    """The record in a row.
 
     Args:
         row: a line of JSON, or a mapping of column to value.
-        where: the id of a record that has none.
+        where: used as the id if the row has none.
+
+    Raises:
+        ValueError: the row is invalid. The message does not name the row, so that rows can be grouped by it.
     """
     values = _parsed(row)
     text = values.get("text") or values.get("abstract")
@@ -255,7 +258,7 @@ def _parsed(row: Any) -> dict[str, Any]:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - a row that is wrong, like every other
+        raise ValueError("not a JSON object")  # noqa: TRY004 - an invalid row, like every other
     if None in values:
         raise ValueError("more fields than the header")
     return values
@@ -277,7 +280,7 @@ def _label(row: dict[str, Any], question: Question, *, first: bool) -> str | Non
 
 
 def _plain(label: str) -> str:
-    """``non_cancer`` and ``Non-Cancer`` are one label: as column values they cannot always be written alike."""
+    """A label without case and separators: a column may have ``non_cancer`` for ``Non-Cancer``."""
     return re.sub(r"[\s_-]+", "_", label.strip()).casefold()
 
 

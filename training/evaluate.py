@@ -1,4 +1,4 @@
-"""How good the answers are: accuracy, F1, calibration, each with a 95 % interval. Numbers in, numbers out.
+"""How good the answers are: accuracy and F1 with 95 % intervals, and calibration.
 
 Intervals are percentile bootstraps over the abstracts (Efron 1979, https://doi.org/10.1214/aos/1176344552). The
 calibration error is ECE with 15 bins of equal width (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
@@ -20,7 +20,7 @@ from .data import Labelled
 
 RESAMPLES = 1_000
 BINS = 15
-FEW_LABELS = 5  # of a question: so many have an F1 of their own in tables and drawings
+FEW_LABELS = 5  # a question with no more labels has the F1 of each in tables and plots
 _SEED = 20250402
 
 Indices = NDArray[np.int64]
@@ -40,7 +40,7 @@ class Measured:
 
 
 class Figures(NamedTuple):
-    """The figures of a confusion matrix; ``f1`` only of labels that occur or are answered."""
+    """The figures of a confusion matrix; ``f1`` has only labels that occur or are answered."""
 
     accuracy: Measured
     macro_f1: Measured
@@ -67,13 +67,13 @@ class QuestionMetrics:
         return named | {"calibration_error": self.calibration_error}
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The figures as plain data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A judge's answers to the records that have a label: which records, the right labels, the probabilities.
+    """What one judge, a model or a baseline, answers to the records that have a label.
 
     Attributes:
         ids: of the records, in order.
@@ -111,7 +111,7 @@ class Comparison:
 
 
 def logits_of(engine: Engine, records: Sequence[Labelled], batch_tokens: int = 8_192) -> list[LabelLogits]:
-    """The engine's label logits for every record, in order: serving's own path."""
+    """The engine's label logits for every record, in order, computed as in serving."""
     tokens = [engine.encode(record.abstract) for record in records]
     found: dict[int, LabelLogits] = {}
     for rows in pack_by(range(len(records)), lambda row: len(tokens[row].ids), batch_tokens):
@@ -126,7 +126,7 @@ def answers(
     logits: Sequence[LabelLogits],
     temperature: float = 1.0,
 ) -> Answers:
-    """What the logits say to one question, over the records that have its label."""
+    """The answers to one question, from the logits of the records that have a label for it."""
     kept = [(one, row[position]) for one, row in zip(records, logits, strict=True) if question.name in one.answers]
     return Answers(
         question=question,
@@ -154,7 +154,7 @@ def measure(given: Answers) -> QuestionMetrics:
 
 
 def figures(labels: Sequence[str], counted: Matrix) -> Figures:
-    """The figures of a confusion, as ``confusion`` counts it; one of several runs is the sum of theirs."""
+    """The figures of a confusion matrix, as from ``confusion``; for several runs, give the sum of their matrices."""
     samples = _resampled(counted)
     f1, sampled_f1 = f1_of_labels(counted), f1_of_labels(samples)
     return Figures(
@@ -169,7 +169,7 @@ def figures(labels: Sequence[str], counted: Matrix) -> Figures:
 
 
 def measured(engine: Engine, records: Sequence[Labelled]) -> dict[str, QuestionMetrics]:
-    """The figures of a model in service, calibrated as it is, for every question with labels in ``records``."""
+    """The figures of a model as it is served, calibrated, for every question with labels in ``records``."""
     logits = logits_of(engine, records)
     found: dict[str, QuestionMetrics] = {}
     for position, question in enumerate(engine.model.task.questions):
@@ -180,12 +180,12 @@ def measured(engine: Engine, records: Sequence[Labelled]) -> dict[str, QuestionM
 
 
 def flat(metrics: Iterable[QuestionMetrics]) -> dict[str, float]:
-    """``question.figure`` to its value: as gates name them and manifests keep them."""
+    """``question.figure`` to its value: the names in gates and manifests."""
     return {f"{one.question}.{name}": value for one in metrics for name, value in one.flat().items()}
 
 
 def table(metrics: Mapping[str, QuestionMetrics]) -> Iterator[list[str]]:
-    """Rows of cells for people, the heading first: a figure, before, after, what was gained, and every baseline.
+    """Rows of cells to be read, the heading first: a figure, before, after, the improvement, and every baseline.
 
     Args:
         metrics: as ``Comparison.metrics``.
@@ -206,7 +206,7 @@ def _figures(metrics: QuestionMetrics) -> dict[str, Measured]:
 
 
 def calibration_error(given: Answers) -> float:
-    """The mean distance between confidence and accuracy, over bins of equal width, weighted by their size."""
+    """The expected calibration error: the mean gap between confidence and accuracy over bins, weighted by size."""
     return float(sum(share * abs(accuracy - confidence) for share, confidence, accuracy in reliability(given)))
 
 
@@ -236,10 +236,10 @@ def confusion(truth: Indices, predicted: Indices, labels: int) -> Matrix:
 
 
 def f1_of_labels(counts: Matrix) -> Matrix:
-    """F1 of every label; 0 where a label neither occurs nor is answered.
+    """F1 of every label; 0 for a label that neither occurs nor is answered.
 
     Args:
-        counts: one or more confusions, shape (..., labels, labels).
+        counts: one or more confusion matrices, shape (..., labels, labels).
 
     Returns:
         Shape (..., labels).
@@ -251,9 +251,9 @@ def f1_of_labels(counts: Matrix) -> Matrix:
 
 
 def _macro_f1(counts: Matrix) -> Matrix:
-    """The mean over the labels that occur or are answered in the sample itself.
+    """The mean F1 of the labels that occur or are answered in the sample itself.
 
-    A sample of few records lacks some labels. Counted as 0 they would pull the interval below the value.
+    A sample of few records lacks some labels. Counted as 0, they would pull the interval below the value.
     """
     return np.asarray(f1_of_labels(counts).sum(axis=-1) / (_occurrences(counts) > 0).sum(axis=-1))
 
@@ -263,7 +263,7 @@ def _accuracy(counts: Matrix) -> Matrix:
 
 
 def _occurrences(counts: Matrix) -> Matrix:
-    """How often each label occurs, and is answered, in sum."""
+    """How often each label occurs plus how often it is answered."""
     return np.asarray(counts.sum(axis=-2) + counts.sum(axis=-1))
 
 
@@ -273,7 +273,7 @@ def _with_interval(value: Matrix, sampled: Matrix) -> Measured:
 
 
 def _resampled(counted: Matrix) -> Matrix:
-    """The confusion of ``RESAMPLES`` bootstrap samples. Sampling records is sampling cells of the confusion."""
+    """The confusion matrices of ``RESAMPLES`` bootstrap samples. To sample records is to sample cells of the matrix."""
     cells = counted.ravel()
     drawn = np.random.default_rng(_SEED).multinomial(int(cells.sum()), cells / cells.sum(), size=RESAMPLES)
     return drawn.reshape(RESAMPLES, *counted.shape).astype(np.float64)

@@ -1,4 +1,4 @@
-"""How an adapter answers its validation abstracts in service: what live answers are held against."""
+"""How an adapter answers its validation abstracts in service, for live answers to be compared with."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -7,16 +7,18 @@ from ..consumer.engine import LabelLogits, ServedModel
 from ..consumer.engine.scoring import score
 from ..schemas.expected import Bins, Expected
 
-FEWEST = 50  # answers of a question: fewer tell nothing of a share
+FEWEST = 50  # answers to a question; fewer say nothing about shares
 
 
 def expected(model: ServedModel, logits: Sequence[LabelLogits], tokens: Sequence[int]) -> Expected | None:
-    """What the calibrated ``model`` answers, each question where it is asked; None of too few abstracts.
+    """The distribution of the calibrated ``model``'s answers, counted where a question is asked.
+
+    None for fewer than ``FEWEST`` abstracts; questions with fewer answers are left out.
 
     Args:
         model: as it will be served.
         logits: of the validation abstracts.
-        tokens: how long their prompts are.
+        tokens: the lengths of their prompts.
     """
     if len(tokens) < FEWEST:
         return None

@@ -1,8 +1,8 @@
 """Whether an adapter is good enough to be announced: rules over its figures. Pure functions.
 
 accuracy>=0.90                   a bound
-macro_f1>=+0.02                  with a sign: against the adapter that is live, or the bare base where none is
-cancer_type.macro_f1>=0.80       of another question than the task's first
+macro_f1>=+0.02                  with a sign: relative to the live adapter, or to the bare base if there is none
+cancer_type.macro_f1>=0.80       of a question other than the task's first
 f1_Non-Cancer>=0.9, calibration_error<=0.05
 """
 
@@ -27,7 +27,7 @@ class GateInvalid(AbstreamError):
 
 @dataclass(frozen=True)
 class Rule:
-    """One bound; ``relative`` ones are bounds of the difference to a reference."""
+    """A bound on one figure or, if ``relative``, on its difference from a reference."""
 
     text: str
     question: str | None
@@ -39,7 +39,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one rule."""
+    """The result of one rule."""
 
     rule: Rule
     value: float
@@ -70,10 +70,10 @@ def parse(text: str) -> tuple[Rule, ...]:
 
 
 def check(rules: Iterable[Rule], task: Task) -> None:
-    """Hold the rules against what a run of ``task`` can measure, so that a misspelt one costs no training.
+    """Check that a run of ``task`` can measure what the rules name, so that a misspelt one fails before training.
 
     Raises:
-        GateInvalid: a rule names a question or a figure that there is not.
+        GateInvalid: a rule names a question or a figure that does not exist.
     """
     labels = {question.name: question.labels for question in task.questions}
     for rule in rules:
@@ -86,7 +86,7 @@ def check(rules: Iterable[Rule], task: Task) -> None:
 
 
 def judge(rules: Iterable[Rule], first_question: str, figures: Figures, reference: Figures) -> tuple[Verdict, ...]:
-    """Hold ``figures`` against the rules; those without a question are of ``first_question``.
+    """Apply the rules to ``figures``; a rule without a question is about ``first_question``.
 
     Raises:
         GateInvalid: a rule names a figure that was not measured.
@@ -106,6 +106,6 @@ def _judge(rule: Rule, name: str, figures: Figures, reference: Figures) -> Verdi
             raise GateInvalid(f"{rule.text}: there is no figure {name}; measured were {', '.join(sorted(known))}")
     against = reference[name] if rule.relative else None
     margin = figures[name] - (against or 0.0) - rule.bound
-    # A margin that is nothing but rounding is none: 0.92 - 0.90 is a little under 0.02 in floating point.
+    # Tolerate rounding: 0.92 - 0.90 is a little under 0.02 in floating point.
     passed = margin >= -1e-9 if rule.at_least else margin <= 1e-9
     return Verdict(rule, figures[name], against, passed)

@@ -1,4 +1,4 @@
-"""An adapter directory that plain PEFT loads and abstream trusts: weights, model card, manifest."""
+"""Builds an adapter directory, which plain PEFT loads and abstream can verify: weights, model card, manifest."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from .evaluate import Comparison, flat
 
 CARD = "README.md"
 
-# Golden probes: invented, so that they may travel with every adapter, whatever it was trained on.
+# Golden probes. They are invented, so that they may be shipped with every adapter, whatever it was trained on.
 PROBES = (
     Abstract(
         title="Trastuzumab after surgery for breast cancer", abstract="Of 212 women, 19 relapsed within four years."
@@ -35,12 +35,12 @@ PROBES = (
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What the validation data decided.
+    """What was determined on the validation data.
 
     Attributes:
         temperatures: by question.
-        thresholds: by question, the confidence under which its answer goes to review.
-        expected: what was answered, for workers to hold live answers against.
+        thresholds: by question, the confidence below which its answer goes to review.
+        expected: the distribution of the answers, with which workers compare live ones.
     """
 
     temperatures: dict[str, float]
@@ -52,13 +52,13 @@ def package(
     folder: Path, config: TrainConfig, task: Task, base: BaseFolder, data_digest: str, calibrated: Calibrated,
     engine: Phi3Engine | None, bare: Phi3Engine | None, comparisons: Mapping[str, Comparison],
 ) -> VerifiedAdapter:  # fmt: skip
-    """Write model card and manifest beside the weights, and seal.
+    """Write model card and manifest beside the weights, and seal the adapter.
 
     Args:
-        folder: holds what PEFT saved.
-        engine: serves the adapter; its answers to the probes are written down. None for a draft without probes.
-        bare: serves the base alone; its answers are written beside them.
-        comparisons: before, after and the baselines, of each question that was measured.
+        folder: contains what PEFT saved.
+        engine: serves the adapter; its answers to the probes are recorded. None for a draft without probes.
+        bare: serves the base alone; its answers are recorded beside them.
+        comparisons: before, after and the baselines, for each question that was measured.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
     _order_targets(folder / ADAPTER_FILES[0])
@@ -80,7 +80,7 @@ def package(
 
 
 def _order_targets(path: Path) -> None:
-    """PEFT writes the names of the layers as a set gives them; two equal runs should be equal files."""
+    """Sort the names of the layers, which PEFT writes in the order of a set, so that equal runs give equal files."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["target_modules"] = sorted(settings["target_modules"])
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

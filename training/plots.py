@@ -1,4 +1,4 @@
-"""The drawings of a report, as inline SVG: bars with intervals, confusion matrices, reliability, losses."""
+"""The plots of a report, as inline SVG: bars with intervals, confusion matrices, reliability, losses."""
 
 import io
 import re
@@ -15,8 +15,8 @@ from matplotlib.patches import Rectangle
 
 from .evaluate import FEW_LABELS, Comparison, Matrix, Measured, QuestionMetrics, reliability
 
-# Safe for the colour-blind (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/). Plots are drawn in these and name
-# them as CSS variables, so that the page can show them on a dark ground too.
+# Safe for colour-blind readers (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/). In the SVG they become CSS
+# variables, so that the page can show the plots on a dark background too.
 COLOURS = {
     "ink": "#1b1f24",
     "muted": "#59616b",
@@ -27,7 +27,7 @@ COLOURS = {
     "wrong": "#d55e00",
 }
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # words stay words, in the page's own font
+    "svg.fonttype": "none",  # text stays text, in the page's font
     "text.parse_math": False,  # a label may hold a dollar sign
     "font.size": 10,
     "text.color": COLOURS["ink"],
@@ -51,7 +51,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """An inline SVG, its words for those who do not see it, and the most and the least pixels it is wide."""
+    """An inline SVG, its alternative text, and its greatest and least width in pixels."""
 
     alt: str
     box: str
@@ -61,10 +61,10 @@ class Drawing:
 
 
 def draw(name: str, drawing: Callable[[], Figure], alt: str, shrinks: bool = True) -> Drawing:
-    """Draw with the page's style. ``name`` keeps the ids inside apart from those of other drawings."""
+    """Draw in the page's style. ``name`` makes the ids in the SVG differ from those of other drawings."""
     written = io.StringIO()
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the reader's fonts draw the words, not matplotlib's
+        warnings.filterwarnings("ignore", "Glyph")  # about matplotlib's fonts, while the browser's draw the text
         figure = drawing()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     width = round(96 * figure.get_figwidth())
@@ -72,7 +72,7 @@ def draw(name: str, drawing: Callable[[], Figure], alt: str, shrinks: bool = Tru
 
 
 def _inline(svg: str) -> tuple[str, str]:
-    """View box and body, without what only a file of its own needs; colours by their names on the page."""
+    """View box and body, without what only a standalone file needs, and with the page's names for colours."""
     found = re.search(r'<svg[^>]* viewBox="([^"]+)"[^>]*>(.*)</svg>', svg, re.DOTALL)
     assert found
     bare = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", found[2], flags=re.DOTALL)
@@ -83,7 +83,7 @@ def _inline(svg: str) -> tuple[str, str]:
 
 
 def bars(judges: Sequence[str], rows: Sequence[tuple[str, Sequence[Measured | None]]]) -> Figure:
-    """A group of bars for each row: its name, and what each judge has."""
+    """A group of bars for each row, which has a name and a value for each judge."""
     figure = Figure(figsize=(4.9, len(rows) * (0.42 + 0.25 * len(judges)) + 0.2), layout="constrained")
     plots = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, values) in zip(plots, rows, strict=True):
@@ -107,7 +107,7 @@ def _bar(axes: Axes, place: int, one: Measured | None) -> None:
 
 
 def matrix(metrics: QuestionMetrics) -> Figure:
-    """Counts; the shade is the share of the row, so that rare labels are seen as well as common ones."""
+    """A confusion matrix, shaded by each cell's share of its row, so that rare labels are as visible as common ones."""
     labels, size, counts = metrics.labels, len(metrics.labels), metrics.confusion
     is_small = size <= FEW_LABELS
     longest = max(len(_short(label)) for label in labels)
@@ -133,7 +133,7 @@ def matrix(metrics: QuestionMetrics) -> Figure:
 
 
 def _cell(axes: Axes, i: int, j: int, count: int, share: float, font_size: int) -> None:
-    # Never so dark that the words on it, which are the ink of the page, are hard to read.
+    # Never so dark that the text on it, in the page's ink, is hard to read.
     shade = COLOURS["after" if i == j else "wrong"]
     axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color=shade, alpha=0.08 + 0.5 * share, linewidth=0))
     axes.text(j, i, str(count), ha="center", va="center", fontsize=font_size)
@@ -152,7 +152,7 @@ def reliability_diagram(comparison: Comparison) -> Figure:
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="confidence", ylabel="accuracy")
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the drawing: lines cross all of it
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the plot, all of which the lines may cross
     return figure
 
 

@@ -1,6 +1,6 @@
-"""From a sealed adapter to an announced one: into the store, then one event that every worker sees.
+"""Releases a sealed adapter: copies it into the store, then announces it in one event that every worker sees.
 
-The event goes out last, and only if the copy in the store was read back and is the same to the byte.
+The event is sent last, and only if the copy in the store was read back and is identical.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ SOURCE = "urn:abstream:release"
 
 @dataclass(frozen=True)
 class Released:
-    """What was announced, and the entry of the adapter stream that says so."""
+    """The event that was announced, and its entry in the adapter stream."""
 
     event: AdapterUpdated
     entry_id: str
@@ -49,16 +49,16 @@ async def release(
 
     Args:
         redis: a client that repeats no command by itself.
-        streams: of the namespace whose workers are told.
+        streams: those of the namespace in which to announce it.
         folder: the sealed adapter.
         store: the folder where every worker finds released adapters, or ``s3://bucket/prefix``.
-        gate: what the adapter had to pass.
+        gate: the verdict on the adapter, if there was a gate.
         action: what the workers are asked to do with it.
-        key: who vouches for it; the signature is in the event, and beside the adapter as ``DIGEST.sig``.
+        key: signs the adapter; the signature is in the event, and beside the adapter as ``DIGEST.sig``.
 
     Raises:
         AdapterRefused: the adapter, or its copy in the store, is not sound, or did not pass its gate.
-        Unavailable: the store or Redis is out of reach. Release again: what was announced twice is loaded once.
+        Unavailable: the store or Redis is out of reach. Release again: an adapter announced twice is loaded once.
     """
     if gate and not gate.passed:
         raise AdapterRefused(f"the gate was not passed ({'; '.join(gate.rules)}): the adapter is not released")
@@ -80,8 +80,8 @@ async def release(
 def _prepare(
     adapter: VerifiedAdapter, store: Path | str, gate: Gate | None, action: str, key: "Ed25519PrivateKey | None"
 ) -> AdapterUpdate:
-    """What will be announced, of an adapter that is in the store by then."""
-    described = describe(adapter, gate, action)  # what cannot be announced does not go into the store
+    """Put the adapter into the store, signed if there is a key, and return the update to announce."""
+    described = describe(adapter, gate, action)  # first, so that nothing goes into the store that cannot be announced
     update = described.model_copy(update={"uri": put(adapter, store)})
     if not key:
         return update
@@ -91,10 +91,10 @@ def _prepare(
 
 
 def describe(adapter: VerifiedAdapter, gate: Gate | None, action: str) -> AdapterUpdate:
-    """Everything that the event says about an adapter, which stands where the event will point.
+    """The update that announces an adapter at its present path.
 
     Raises:
-        AdapterRefused: its manifest or its ``adapter_config.json`` says what no event may say.
+        AdapterRefused: its manifest or its ``adapter_config.json`` has a value that no event may have.
     """
     manifest = adapter.manifest
     try:

@@ -1,6 +1,6 @@
-"""The report of a run as one HTML file: figures with their intervals, plots, errors by id, and how to repeat it.
+"""The report of a run as one HTML file: figures with their intervals, plots, errors by id, and how to reproduce it.
 
-It holds no text of any abstract, asks no server for anything, and is the same bytes for the same numbers.
+It contains no text of any abstract, loads nothing from a server, and is byte for byte the same for the same numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ _SEED = 20250402
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of a table; None where a judge never met the label."""
+    """A row of a table. A figure is None if the label neither occurs nor is answered."""
 
     name: str
     n: int | None
@@ -58,8 +58,8 @@ def write_report(
 
     Args:
         comparisons: question -> before, after and baselines.
-        history: what ``Progress`` remembers of the losses; empty where nothing was trained.
-        facts: name -> text, of all that is needed to repeat the run.
+        history: the losses that ``Progress`` recorded; empty if nothing was trained.
+        facts: name -> text of everything that is needed to reproduce the run.
     """
     loader = PackageLoader("abstream.training", "templates")
     templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -77,7 +77,7 @@ def write_report(
 
 
 class _Study:
-    """All that the page shows of one question."""
+    """Everything that the page shows about one question."""
 
     def __init__(self, name: str, comparison: Comparison) -> None:
         self.name, self.comparison = name, comparison
@@ -100,7 +100,7 @@ class _Study:
         }
 
     def gain(self, judge: str, over: str, figure: str) -> Measured | None:
-        """By how much one judge is better than another, on the same abstracts; None where either lacks the figure."""
+        """How much better one judge is than another on the same abstracts; None if either lacks the figure."""
         ours, theirs = self.figures[judge].get(figure), self.figures[over].get(figure)
         if ours is None or theirs is None:
             return None
@@ -125,7 +125,7 @@ class _Study:
 
     @property
     def verdicts(self) -> list[_Verdict]:
-        """Who is better than the model, or else which baseline comes closest, by accuracy and by macro-F1."""
+        """By accuracy and by macro-F1: who is better than the model, or else which baseline comes closest."""
         return [*self._verdicts("accuracy", "accuracy"), *self._verdicts("macro_f1", "macro-F1")]
 
     def _verdicts(self, figure: str, word: str) -> list[_Verdict]:

@@ -1,6 +1,6 @@
-"""Tensors that are shared out among processes (FSDP), as whole ones and back; all others are left as they are.
+"""Converts tensors that are sharded over processes (FSDP) to full ones and back; other tensors are left as they are.
 
-To make a tensor whole, every process must ask for it.
+To gather a full tensor is a collective operation: every process must call it.
 """
 
 from collections.abc import Mapping
@@ -14,28 +14,28 @@ State = dict[str, Any]
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All of every tensor."""
+    """The tensors with all shards gathered."""
     return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
 
 
 def shared_as(tensors: Mapping[str, Tensor], examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of each whole tensor what this process has of the example of its name."""
+    """Full tensors, each sharded like the example of the same name."""
     return {name: _shared_as(tensor, examples[name]) for name, tensor in tensors.items()}
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process has of it, in the same memory."""
+    """This process's shard of a tensor, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_optimizer(optimizer: torch.optim.Optimizer) -> State:
-    """Its state as it would be in a single process."""
+    """The optimizer's state as it would be in a single process."""
     state: State = optimizer.state_dict()
     return state | {"state": {number: whole(values) for number, values in state["state"].items()}}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Give it back what ``whole_optimizer`` said."""
+    """Restore a state from ``whole_optimizer``."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     shared = {
         number: {

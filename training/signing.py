@@ -1,4 +1,4 @@
-"""Signing adapters: Ed25519 over ``artifacts.signed_bytes``. Needs the extra ``signing``."""
+"""Signs adapters: Ed25519 over ``artifacts.signed_bytes``. Needs the extra ``signing``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def sign(update: AdapterUpdate, key: "Ed25519PrivateKey") -> AdapterUpdate:
-    """The update with a signature."""
+    """A copy of the update with a signature."""
     signature = signature_text(key_id(key.public_key().public_bytes_raw()), key.sign(signed_bytes(update)))
     return update.model_copy(update={"signature": signature})
 
@@ -21,7 +21,7 @@ def read_private_key(path: Path) -> "Ed25519PrivateKey":
     """The key in a PEM file, as ``abstream adapters keygen`` writes it.
 
     Raises:
-        AdapterRefused: it is no Ed25519 private key without a password.
+        AdapterRefused: the file cannot be read, or is not an Ed25519 private key without a password.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -36,10 +36,13 @@ def read_private_key(path: Path) -> "Ed25519PrivateKey":
 
 
 def generate(path: Path) -> Path:
-    """Write a new private key to ``path``, for its owner's eyes, and its public key to ``path``.pub, which is returned.
+    """Write a new private key to ``path``, readable by its owner only, and its public key to ``path``.pub.
+
+    Returns:
+        The path of the public key.
 
     Raises:
-        FileExistsError: there is one: a key that is overwritten is lost.
+        FileExistsError: ``path`` exists; a key that is overwritten is lost.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -1,4 +1,4 @@
-"""Where a released adapter is put: ``store``/NAME/DIGEST in a folder or on S3, whole and read back."""
+"""The store of released adapters: ``store``/NAME/DIGEST in a folder or on S3. Every copy is read back and checked."""
 
 import hashlib
 import re
@@ -10,19 +10,19 @@ from uuid import uuid4
 from ..schemas import AdapterRefused, Unavailable, VerifiedAdapter
 from ..schemas.artifacts import list_files, verify
 
-# Connecting to S3 that is not there ends in seconds.
+# So that an S3 that cannot be reached fails within seconds.
 _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3}}}
 
 
 def put(adapter: VerifiedAdapter, store: str | Path) -> str:
-    """Put the adapter into the store; where every worker finds it.
+    """Put the adapter into the store, and return the address at which every worker finds it.
 
     Args:
-        adapter: to be released.
+        adapter: the adapter to release.
         store: a folder, or ``s3://bucket/prefix``.
 
     Raises:
-        AdapterRefused: the name is no folder's name, or what is in the store is not this adapter.
+        AdapterRefused: its name cannot be that of a folder, or what is in the store is not this adapter.
         Unavailable: the store cannot be written.
     """
     if "://" not in str(store):
@@ -33,7 +33,7 @@ def put(adapter: VerifiedAdapter, store: str | Path) -> str:
 
 
 def put_signature(uri: str, signature: bytes) -> None:
-    """Write a detached signature beside a released adapter, as its address and ``.sig``.
+    """Write a detached signature beside a released adapter, at its address with ``.sig`` appended.
 
     Raises:
         Unavailable: the store cannot be written.
@@ -48,10 +48,10 @@ def put_signature(uri: str, signature: bytes) -> None:
 
 
 def keep(adapter: VerifiedAdapter, store: Path) -> VerifiedAdapter:
-    """The adapter as ``store``/NAME/DIGEST, whole or not at all; one that is there already is only verified.
+    """Copy the adapter to ``store``/NAME/DIGEST, completely or not at all; an existing copy is only verified.
 
     Raises:
-        AdapterRefused: the name is no folder's name, or what is in the store is not this adapter.
+        AdapterRefused: its name cannot be that of a folder, or what is in the store is not this adapter.
         Unavailable: the store cannot be written.
     """
     target = store.absolute() / _place(adapter)
@@ -81,7 +81,7 @@ def _copy(adapter: VerifiedAdapter, target: Path) -> None:
         _same(adapter, beside)
         beside.rename(target)
     except OSError:
-        if not target.exists():  # or another release of the same adapter was first
+        if not target.exists():  # otherwise another release of the same adapter was first
             raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -98,7 +98,7 @@ def _same(adapter: VerifiedAdapter, copy: Path) -> VerifiedAdapter:
 
 
 def _upload(adapter: VerifiedAdapter, uri: str) -> str:
-    """Upload and read back every file. No worker looks before the event, so half an upload harms nobody."""
+    """Upload every file and read it back. No worker looks before the event, so a partial upload does no harm."""
     try:
         from fsspec.core import url_to_fs
 
@@ -121,7 +121,7 @@ def _upload(adapter: VerifiedAdapter, uri: str) -> str:
 
 
 def _reaching(uri: str, work: Callable[[], None]) -> None:
-    """Treat anything a store's client raises as the store being out of reach."""
+    """Report any error of a store's client as the store being out of reach."""
     try:
         work()
     except AdapterRefused:

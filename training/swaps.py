@@ -1,8 +1,8 @@
 """Counterfactual examples: an abstract in which the words of one cancer type replace another's.
 
-A small model that reads a few thousand texts again and again learns them by heart, and answers by what they are about
-otherwise. Where the words that name a type are changed and nothing else, only they tell the type
-(Kaushik et al. 2020, https://arxiv.org/abs/1909.12434).
+A small model that reads a few thousand texts again and again memorises them, and answers by the rest of their content.
+If only the words that name a type are changed, only they tell the type (Kaushik et al. 2020,
+https://arxiv.org/abs/1909.12434).
 """
 
 import random
@@ -16,7 +16,7 @@ _TYPES = list(TYPE_WORDS)
 
 
 class TypeSwap:
-    """Words of each type, as texts have them, and texts in which each type's are exchanged for another's."""
+    """Learns the words of each type from texts, and exchanges those of one type for another's."""
 
     def __init__(self) -> None:
         self._words: dict[tuple[str, str], list[str]] = {}
@@ -31,7 +31,7 @@ class TypeSwap:
                     words.append(word)
 
     def __call__(self, abstract: Abstract, draws: random.Random) -> Abstract:
-        """The abstract with all types exchanged by one random permutation, each word for one of its own kind."""
+        """The abstract with its types permuted at random: each word is exchanged for one of the same group of words."""
         becomes = dict(zip(_TYPES, draws.sample(_TYPES, len(_TYPES)), strict=True))
         chosen: dict[str, str] = {}
 

@@ -1,8 +1,8 @@
-"""A dictionary's opinion of an abstract: Cancer or not, and which type. Rules, not human labels.
+"""Weak labels of an abstract from a dictionary: Cancer or not, and which type. Rules, not human labels.
 
-The small base model is shown prompts answered by these rules, so that it can follow the prompt before
-any fine-tuning. Whatever it then knows of the task is distilled from here: say so wherever a figure of
-the bare base stands.
+The small base model is trained on prompts answered by these rules, so that it can follow the prompt before any
+fine-tuning. All that it then knows about the task is distilled from here, which must be said wherever a figure of the
+bare base is given.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..schemas import Abstract
 from .cancer_words import ELSEWHERE, MELANOMA, TYPE_PATTERN
 
-# Words that speak of cancer whatever the organ. Names of single cancers come from the Disease Ontology.
+# Words that name cancer of any organ. Names of single cancers come from the Disease Ontology.
 _GENERAL = re.compile(
     r"\b(?:cancers?|cancerous|carcino\w+|adenocarcinomas?|tumou?rs?|tumou?rigen\w*|neoplas\w+|malignan\w+|oncolog\w+"
     r"|oncogen\w*|metasta\w+|chemoradi\w+|leuka?emi\w+|lymphomas?|myelomas?|melanomas?|gliomas?|\w*sarcomas?"
@@ -28,9 +28,9 @@ _BENIGN = frozenset(
     | {"lipoma", "neurofibroma", "papilloma"}
 )
 
-# What a word weighs that names a type: a cancer's name, or a site with cancer named within so many characters; else 1.
+# The weight of a cancer's name, or of a site with cancer named within _BESIDE characters; other words weigh 1.
 _STRONG, _BESIDE = 8, 20
-_AMBIGUOUS = 1.25  # the first type must weigh so many times what the next does
+_AMBIGUOUS = 1.25  # the first type must weigh at least this many times as much as the next
 
 
 class Evidence(NamedTuple):
@@ -38,8 +38,8 @@ class Evidence(NamedTuple):
 
     Attributes:
         end: where the word ends.
-        strong_at: where the reader of a text knows that it weighs much: with the word, or with the cancer named after
-            it; None where it is a sign or a site alone.
+        strong_at: where a reader knows that this is strong evidence: at the end of the word, or of the cancer named
+            after it; None for a sign, or a site alone.
     """
 
     kind: str
@@ -55,19 +55,19 @@ class WeakLabels:
         self._names = names | {f"{name}s" for name in names}
 
     def __call__(self, abstract: Abstract) -> dict[str, str]:
-        """The answers of the oncology task; without ``cancer_type`` where the rules do not agree on one."""
+        """The answers to the oncology task; without ``cancer_type`` if the rules do not agree on one."""
         kind = self.kind(abstract)
         return {"cancer": self.cancer(abstract)} | ({"cancer_type": kind} if kind else {})
 
     def cancer(self, abstract: Abstract) -> str:
-        """``Cancer`` where it is named at least twice, or in the title."""
+        """``Cancer`` if it is named at least twice, or in the title."""
         named = sum(weight * self._mentions(text) for text, weight in _weighted(abstract))
         return "Cancer" if named >= 2 else "Non-Cancer"
 
     def kind(self, abstract: Abstract) -> str | None:
-        """The type whose words stand out, if any does.
+        """The type that the words clearly indicate, if there is one.
 
-        Given for texts that are not about cancer too, as the organ they are about: at serving time nobody asks,
+        Texts that are not about cancer have one too, that of the organ they are about. In serving it is not asked for,
         but it teaches which words belong to which organ, on ten times as many texts.
         """
         return _clear_winner(type_weights(abstract))
@@ -79,22 +79,22 @@ class WeakLabels:
 
 
 def cancer_mentions(abstract: Abstract) -> int:
-    """How often words that speak of cancer occur; one in the title counts three times."""
+    """How many words name cancer; one in the title counts three times."""
     return sum(weight * len(_GENERAL.findall(text)) for text, weight in _weighted(abstract))
 
 
 def names_cancer(text: str) -> bool:
-    """Whether a word that speaks of cancer occurs at all."""
+    """Whether any word names cancer."""
     return _GENERAL.search(text) is not None
 
 
 def _weighted(abstract: Abstract) -> tuple[tuple[str, int], ...]:
-    """A word in the title counts three times."""
+    """The title and the text with their weights: a word in the title counts three times."""
     return (abstract.title or "", 3), (abstract.abstract, 1)
 
 
 def type_weights(abstract: Abstract) -> Counter[str]:
-    """How much the words of an abstract speak for each type that they speak for at all."""
+    """The weight of an abstract's words for each type that they indicate."""
     weights: Counter[str] = Counter()
     for text, times in _weighted(abstract):
         for kind, weight in _type_weights(text).items():
@@ -103,12 +103,12 @@ def type_weights(abstract: Abstract) -> Counter[str]:
 
 
 def mentions(text: str) -> list[tuple[int, int]]:
-    """Where words that speak of cancer, whatever the organ, begin and end."""
+    """The beginnings and ends of the words that name cancer of any organ."""
     return [match.span() for match in _GENERAL.finditer(text)]
 
 
 def evidence(text: str) -> Iterator[Evidence]:
-    """Every word of the text that names a type, in order."""
+    """Every word of the text that indicates a type, in order."""
     cancers = mentions(text)
     ends = [end for _, end in cancers]
     for match in TYPE_PATTERN.finditer(text):
@@ -132,14 +132,14 @@ def _type_weights(text: str) -> Counter[str]:
 
 
 def _clear_winner(types: Counter[str]) -> str | None:
-    """The type that weighs most, where it weighs at least 2 and clearly more than the next."""
+    """The type with the most weight, if that is at least 2 and clearly more than the next."""
     ranked = [*types.most_common(2), ("", 0), ("", 0)]
     (first, most), (_, next_most) = ranked[:2]
     return first if most >= 2 and most >= _AMBIGUOUS * next_most else None
 
 
 def _one_word_names(ontology: Path) -> Iterator[str]:
-    """Names and synonyms of cancers that are one word, such as ``seminoma``."""
+    """Names and synonyms of cancers that consist of one word, such as ``seminoma``."""
     line_of_name = re.compile(r'^(?:name: |synonym: ")(\w+)"?(?: EXACT.*)?$', re.MULTILINE)
     for word in set(line_of_name.findall(ontology.read_text(encoding="utf-8"))):
         # Abbreviations such as ATLL or "cancer" itself are too short, too ambiguous or known already.

@@ -1,7 +1,7 @@
-"""Where the small base model starts: tokens that occur in the same abstracts have like embeddings.
+"""The initial embeddings of the small base model: tokens that occur in the same abstracts get similar vectors.
 
 Latent semantic analysis (Deerwester et al. 1990, https://doi.org/10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9)
-takes seconds. What it and the rest of ``base.new_model`` save of the training is in DECISIONS.md.
+takes seconds. How much training it and the rest of ``base.new_model`` save is in DECISIONS.md.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from sklearn.utils.extmath import randomized_svd
 
 
 def word_vectors(documents: Sequence[Sequence[int]], vocabulary: int, size: int, seed: int) -> NDArray[np.float32]:
-    """A vector of length 1 for every token that occurs, 0 for the others.
+    """A unit vector for every token that occurs, zeros for the others.
 
     Args:
         documents: token ids of each text.
-        vocabulary: how many tokens there are.
-        size: of a vector.
+        vocabulary: the number of tokens.
+        size: the length of a vector.
         seed: of the randomized decomposition.
 
     Returns:
@@ -34,14 +34,14 @@ def word_vectors(documents: Sequence[Sequence[int]], vocabulary: int, size: int,
     weighted = sparse.diags(1 / np.maximum(lengths, 1e-6)) @ weighted
     _, strengths, directions = randomized_svd(weighted.astype(np.float32), size + 1, n_iter=3, random_state=seed)
     found = (directions.T * strengths)[:, 1:]  # the first direction is how common a token is
-    vectors = np.zeros((vocabulary, size), dtype=np.float32)  # few documents have fewer directions
+    vectors = np.zeros((vocabulary, size), dtype=np.float32)  # few documents have fewer directions than this
     norms = np.linalg.norm(found, axis=1, keepdims=True)
     np.divide(found, norms, out=vectors[:, : found.shape[1]], where=norms > 1e-8)
     return vectors
 
 
 def _counts(documents: Sequence[Sequence[int]], vocabulary: int) -> Any:
-    """How often each token (column) stands in each document (row)."""
+    """How often each token (column) occurs in each document (row)."""
     rows = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     columns = np.concatenate([np.asarray(document, dtype=np.int64) for document in documents])
     ones = np.ones(len(columns), dtype=np.float32)
