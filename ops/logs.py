@@ -59,6 +59,7 @@ EVENTS = {
     # training
     "training": "what is learned from, and on which base",
     "records_left_out": "data that was not used, and why",
+    "base_teaches": "what share of each question's targets the base's own answers are",
     "epoch_ended": "with its loss on the validation data",
     "run_resumed": "the run goes on from a checkpoint",
     "checkpoint_ignored": "a checkpoint is not of this run, or broken",

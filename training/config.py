@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from ..schemas.events import NonEmpty
 
@@ -47,6 +47,11 @@ class TrainConfig(BaseModel):
     )
     accumulate: PositiveInt = Field(1, description="Batches in a step.")
     class_weights: Literal["none", "balanced"] = Field("none", description="balanced: every label counts alike.")
+    teacher_weight: NonNegativeInt = Field(
+        500,
+        description="How many labels the base's own answers count as, times their agreement with the labels beyond"
+        " chance (Cohen's kappa). 0: the labels alone.",
+    )
     drop_title: Share = Field(0.5, description="Share of the examples shown without their title, each epoch others.")
     passages: Share = Field(0.0, description="Share of the texts of which only a passage is shown, each epoch another.")
     passage_words: PositiveInt = Field(110, description="Of a passage; a shorter text is shown whole.")

@@ -1,7 +1,7 @@
 """What is learned: at each slot, which label token comes. The same for the base model and for adapters."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -14,15 +14,20 @@ from ..consumer.engine.tokens import PromptEncoder
 from ..schemas import Abstract, Task
 
 NOT_ASKED = -1
+Probabilities = tuple[tuple[float, ...], ...]  # for each question, of each of its labels
 TEMPERATURES = torch.logspace(-1, 1, 81)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenized prompt and the index of the right label of each question; ``NOT_ASKED`` where there is none."""
+    """A tokenized prompt and the index of the right label of each question; ``NOT_ASKED`` where there is none.
+
+    ``taught``: for each question the probabilities of its labels, if a teacher answered too.
+    """
 
     tokens: Tokens
     answers: tuple[int, ...]
+    taught: Probabilities = field(default=(), kw_only=True)
 
 
 E = TypeVar("E", bound=Example)
@@ -47,19 +52,44 @@ def answers_of(batch: Sequence[Example], device: torch.device) -> Tensor:
     return torch.tensor([one.answers for one in batch], device=device)
 
 
-def slot_loss(logits: Sequence[Tensor], answers: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher says of a batch, shaped as logits are, and its share of each question's targets."""
+
+    probabilities: Sequence[Tensor]
+    shares: Sequence[float]
+
+
+def taught(batch: Sequence[Example], shares: Sequence[float], device: torch.device) -> Taught:
+    """Of examples that a teacher answered."""
+    columns = zip(*(one.taught for one in batch), strict=True)
+    return Taught([torch.tensor(rows, device=device) for rows in columns], shares)
+
+
+def slot_loss(
+    logits: Sequence[Tensor],
+    answers: Tensor,
+    weights: Sequence[Tensor] | None = None,
+    teacher: Taught | None = None,
+) -> Tensor:
     """The sum over the questions of the mean cross-entropy of those examples that answer it.
 
     Args:
         logits: for each question, shape (batch, labels).
         answers: label indices, ``NOT_ASKED`` where there is none; shape (batch, questions).
         weights: for each question the weight of its labels, shape (labels,).
+        teacher: what else is to be learned of the questions that are answered.
     """
     total = torch.stack([rows.sum() * 0 for rows in logits]).sum()  # a gradient also where nothing is asked
     for question, rows in enumerate(logits):
-        if (answers[:, question] != NOT_ASKED).any():
+        asked = answers[:, question] != NOT_ASKED
+        if asked.any():
             weight = weights[question] if weights else None
-            total = total + functional.cross_entropy(rows, answers[:, question], weight, ignore_index=NOT_ASKED)
+            loss = functional.cross_entropy(rows[asked], answers[asked, question], weight)
+            if teacher:
+                said = teacher.probabilities[question][asked].to(rows.dtype)
+                loss = torch.lerp(loss, functional.cross_entropy(rows[asked], said, weight), teacher.shares[question])
+            total = total + loss
     return total
 
 

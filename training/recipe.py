@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import torch
@@ -22,19 +22,23 @@ from torch import Tensor, nn
 from transformers import Phi3ForCausalLM
 
 from ..consumer.engine.forward import SlotClassifier, pack
+from ..consumer.engine.packing import pack_by
 from ..consumer.engine.products import keep_more_products
 from ..consumer.engine.tokens import PromptEncoder
 from ..consumer.engine.weights import BaseFolder, read_base, untie
 from ..schemas import Abstract, AbstreamError, Prompt, Task
 from .config import TrainConfig
 from .data import Labelled, class_weights, digest
-from .objective import NOT_ASKED, Example, answers_of, batches, calibrated_loss, example, slot_loss
+from .objective import NOT_ASKED, Example, answers_of, batches, calibrated_loss, example, slot_loss, taught
 from .sharding import load_optimizer, local, shared_as, whole, whole_optimizer
+from .teacher import Answered, Teacher
 from .views import judged, shown
 
 CHECKPOINT = "checkpoint.pt"
 POOL = 256  # examples that are sorted by length together
 EMBEDDINGS_START = 0.125  # PEFT begins them at one, where each step moves an embedding of phi3-nano by a twentieth
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -110,10 +114,13 @@ class Run:
             "precision": str(self.dtype),
         }
         self.best: dict[str, Tensor] = {}
+        self.teacher: Teacher | None = None
         torch.manual_seed(config.seed + self.accelerator.process_index)  # of dropout, which differs by process
 
     def train(self) -> Progress:
         """Run to the last epoch, or until the validation loss has not fallen for ``patience`` epochs."""
+        if self.config.teacher_weight:
+            self.teacher = self._base_as_teacher()  # before anything is learned, or taken from a checkpoint
         self._resume()
         while self.progress.epoch < self.config.epochs and not self._is_stale():
             self._train_epoch()
@@ -141,7 +148,8 @@ class Run:
             is_last = position == len(step) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.classifier):
                 logits = self._logits(self.classifier, batch)
-                loss = slot_loss(logits, answers_of(batch, self.device), self.weights) / len(step)
+                said = taught(batch, self.teacher.shares, self.device) if self.teacher else None
+                loss = slot_loss(logits, answers_of(batch, self.device), self.weights, said) / len(step)
                 self.accelerator.backward(loss)
             total += loss.detach()
         self._spare_label_tokens()
@@ -173,14 +181,19 @@ class Run:
         packed = [batch for pool in pools for batch in batches(pool, self.config.batch_tokens)]
         shuffled.shuffle(packed)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        packed += islice(cycle(packed), -len(packed) % processes)  # every process needs as many: the first come twice
+        packed = self._filled_up(packed)
         size = processes * self.config.accumulate
         return [packed[start : start + size][rank::processes] for start in range(0, len(packed), size)]
+
+    def _filled_up(self, packed: list[T]) -> list[T]:
+        """Every process needs as many batches: the first come twice."""
+        return packed + list(islice(cycle(packed), -len(packed) % self.accelerator.num_processes))
 
     def _shown(self, one: Labelled, epoch: int) -> Example:
         """By seed, epoch and id alone, so that a run that goes on shows what it would have shown."""
         draws = random.Random(f"{self.config.seed} {epoch} {one.id}")
-        return self._example(one, shown(one.abstract, self.config, draws))
+        view = self._example(one, shown(one.abstract, self.config, draws))
+        return replace(view, taught=self.teacher.said[one.id]) if self.teacher else view
 
     def _example(self, one: Labelled, view: Abstract) -> Example:
         return example(self.encoder, self.task, view, one.answers)
@@ -194,6 +207,21 @@ class Run:
         for name, weight in self.classifier.named_parameters():
             if "lora_embedding_A" in name and weight.grad is not None:  # shape (rank, vocabulary), zero at the start
                 local(weight.grad).index_fill_(1, self.label_tokens.to(weight.device), 0)
+
+    @torch.no_grad()
+    def _base_as_teacher(self) -> Teacher:
+        """Each process asks the base about its part of the training records, which are read whole."""
+        classifier = self.accelerator.unwrap_model(self.classifier).eval()
+        read = [(one.id, self._example(one, one.abstract)) for one in self.train_records]
+        packed = self._filled_up(list(pack_by(read, lambda one: one[1].tokens.tail_length, self.config.batch_tokens)))
+        answered: list[Answered] = []
+        for batch in packed[self.accelerator.process_index :: self.accelerator.num_processes]:
+            logits = self._logits(classifier, [example for _, example in batch])
+            said = zip(*(map(tuple, rows.float().softmax(-1).tolist()) for rows in logits), strict=True)
+            answered += [(name, one.answers, rows) for (name, one), rows in zip(batch, said, strict=True)]
+        teacher = Teacher.of(gather_object(answered), self.config.teacher_weight)
+        log.info("base_teaches", shares=[round(share, 2) for share in teacher.shares])
+        return teacher
 
     def _logits(self, classifier: nn.Module, batch: list[Example]) -> list[Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):

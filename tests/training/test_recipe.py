@@ -123,6 +123,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(new_run, steps):
 
     assert same(weights, expected)
     assert again.progress == whole.progress
+    assert again.teacher == whole.teacher
 
 
 def test_a_checkpoint_of_other_data_or_another_config_is_not_gone_on_from(new_run):

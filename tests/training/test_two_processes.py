@@ -43,6 +43,8 @@ def test_two_processes_hold_the_same_weights_and_go_on_alike_with_copies_or_part
     for main, other in (copies, parts):
         assert main["weights"] == other["weights"] == main["resumed"] == other["resumed"]
         assert main["history"]
+        assert len(main["taught"]) == 14
+        assert main["taught"] == other["taught"]
         assert main["steps"] == other["steps"]
         assert (main["files"], other["files"]) == ([CHECKPOINT], [])
         assert main["label_tokens"] == 0

@@ -74,6 +74,7 @@ def main() -> None:
             if "lora_embedding_A" in name
         ),
         "resumed": weights(again),
+        "taught": dict(sorted(whole.teacher.said.items())),
         "history": whole.progress.history == again.progress.history,
         "steps": len(whole._steps(0)),
         "files": [path.name for path in whole.out.iterdir()],
