@@ -2,7 +2,7 @@
 
     python -m abstream.training.oncology --data DATA --sample ops/sample --out runs/oncology
     abstream train --data runs/oncology/train.jsonl --validation runs/oncology/validation.jsonl --name oncology \\
-        --card-notes training/templates/oncology.md --out runs/oncology
+        --epochs 3 --card-notes training/templates/oncology.md --out runs/oncology
     cp -r runs/oncology/adapter ops/models/phi3-nano-oncology
 
 Types come from curators and from a dictionary over titles, Non-Cancer and the rest of Cancer from the word rule
