@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+)
 
 from ..schemas.events import NonEmpty
 
@@ -12,6 +21,8 @@ PHI3_LINEAR = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 # And the embeddings, where a small model's rare words are learned.
 PHI3_LAYERS = (*PHI3_LINEAR, "embed_tokens")
 
+ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a folder of the store
+AdapterName = Annotated[str, StringConstraints(pattern=f"^{ADAPTER_NAME}$")]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -26,7 +37,7 @@ class TrainConfig(BaseModel):
     model: str = Field("phi3-nano", description="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
     model_revision: str | None = Field(None, description="Revision of the Hugging Face id.")
     task: Path | None = Field(None, description="Task file; the oncology task by default.")
-    name: NonEmpty = Field("adapter", description="Of the adapter.")
+    name: AdapterName = Field("adapter", description="Of the adapter.")
     version: NonEmpty = Field("1", description="Of the adapter.")
     card_notes: Path | None = Field(
         None, description="Markdown for the model card: where the data is from, its licence."

@@ -83,7 +83,7 @@ def _splits(config: TrainConfig, task: Task) -> tuple[Splits, list[Labelled]]:
     if left_out := len(train) - len(kept):
         log.warning("records_left_out", records=left_out, reason="their texts are in the validation or test data")
     questions = learnable(kept, task, config.data)
-    drawn = f"the tenth of {config.data} that is held out for validation"
+    drawn = f"the tenth of {config.data} that is held out for validation (--validation gives another)"
     if not questions & learnable(validation, task, config.validation or drawn):
         raise DataInvalid(f"{config.validation or drawn}: answers no question that {config.data} teaches")
     return Splits(task, questions, kept, validation), test

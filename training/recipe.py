@@ -17,7 +17,7 @@ import structlog
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import Phi3ForCausalLM
 
@@ -26,7 +26,7 @@ from ..consumer.engine.packing import pack_by
 from ..consumer.engine.products import keep_more_products
 from ..consumer.engine.tokens import PromptEncoder
 from ..consumer.engine.weights import BaseFolder, read_base, untie
-from ..schemas import Abstract, AbstreamError, Prompt, Task
+from ..schemas import Abstract, AbstreamError, ModelUnusable, Prompt, Task
 from .config import TrainConfig
 from .data import Labelled, class_weights, digest
 from .objective import NOT_ASKED, Example, answers_of, batches, calibrated_loss, example, slot_loss, taught
@@ -74,7 +74,11 @@ class Run:
     def __init__(
         self, config: TrainConfig, splits: Splits, base: BaseFolder, out: Path, show: Callable[[float], None]
     ) -> None:
-        """Load the base and put LoRA on it. ``show`` is told the share of the run that is done."""
+        """Load the base and put LoRA on it. ``show`` is told the share of the run that is done.
+
+        Raises:
+            ModelUnusable: the base cannot be loaded, or has none of the layers that are to get LoRA matrices.
+        """
         keep_more_products()
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -91,7 +95,7 @@ class Run:
         self.encoder = encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
         phi3.name_or_path = base.ref.id  # PEFT writes it down: the model's name, not where it lies on this machine
         untie(phi3)
-        self.model = get_peft_model(phi3, _lora(config, base))
+        self.model = _with_lora(phi3, config, base)
         _shrink_embeddings(phi3)
         classifier = SlotClassifier(phi3, encoder)  # PEFT has put its layers into phi3 itself
         learning = [weight for weight in classifier.parameters() if weight.requires_grad]
@@ -302,7 +306,7 @@ class Run:
             return
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         if differing := [what for what, mine in self.origin.items() if state.get("origin", {}).get(what) != mine]:
-            log.warning("checkpoint_ignored", reason=f"it is of other {', '.join(differing)}")
+            log.warning("checkpoint_ignored", reason=f"it is of another run: {', '.join(differing)} differ")
             return
         self.progress = Progress(**state["progress"])
         self.best = state["best"]
@@ -343,8 +347,8 @@ def _schedule(done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
-def _lora(config: TrainConfig, base: BaseFolder) -> LoraConfig:
-    return LoraConfig(
+def _with_lora(phi3: Phi3ForCausalLM, config: TrainConfig, base: BaseFolder) -> PeftModel:
+    lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
         lora_alpha=config.alpha,
@@ -353,6 +357,10 @@ def _lora(config: TrainConfig, base: BaseFolder) -> LoraConfig:
         base_model_name_or_path=base.ref.id,
         revision=base.ref.revision,
     )
+    try:
+        return get_peft_model(phi3, lora)
+    except ValueError as error:  # no layer has the name of a target module
+        raise ModelUnusable(f"{base.ref.id} has no place for these LoRA matrices: {error}") from error
 
 
 def _shrink_embeddings(phi3: Phi3ForCausalLM) -> None:

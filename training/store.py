@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from ..schemas import AdapterRefused, Unavailable, VerifiedAdapter
 from ..schemas.artifacts import list_files, verify
+from .config import ADAPTER_NAME
 
 # So that an S3 that cannot be reached fails within seconds.
 _S3 = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3}}}
@@ -65,7 +66,7 @@ def keep(adapter: VerifiedAdapter, store: Path) -> VerifiedAdapter:
 
 def _place(adapter: VerifiedAdapter) -> str:
     name = adapter.manifest.name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(ADAPTER_NAME, name):
         raise AdapterRefused(
             f"an adapter named {name!r} cannot be kept: use A-Z a-z 0-9 . _ -, a letter or digit first"
         )

@@ -16,6 +16,7 @@ from abstream.training.data import DataInvalid, digest, load
 from abstream.training.evaluate import measured
 from abstream.training.finetune import Outcome, compare, finetune
 from abstream.training.recipe import CHECKPOINT
+from pydantic import ValidationError
 
 from .conftest import ONE_CPU, TASK, records_of
 
@@ -222,3 +223,17 @@ def test_a_model_without_an_adapter_is_its_own_before_and_after(tiny):
 
     assert compared["trial"].metrics["before"] == compared["trial"].metrics["after"]
     assert compared["trial"].baselines == {}
+
+
+def test_a_held_out_tenth_with_one_class_only_says_how_to_give_another(design, tiny, write, tmp_path):
+    trials = [{"text": f"t {n}", "trial": "yes" if n else "no"} for n in range(12)]
+    sources = {"data": write("t.jsonl", trials), "task": design["task"]}
+
+    with pytest.raises(DataInvalid, match=r"held out for validation \(--validation gives another\): one class only"):
+        finetune(TrainConfig(**sources, **knobs(tiny)), tmp_path / "run", lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".hidden", "two words"])
+def test_a_name_that_no_store_takes_is_refused_before_any_training(name):
+    with pytest.raises(ValidationError, match="name"):
+        TrainConfig(data="d.jsonl", name=name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from abstream.consumer.engine.reference import reference_logits
 from abstream.consumer.engine.weights import BaseFolder, locate
-from abstream.schemas import Abstract
+from abstream.schemas import Abstract, ModelUnusable
 from abstream.training.config import TrainConfig
 from abstream.training.data import Labelled
 from abstream.training.objective import NOT_ASKED, Example
@@ -48,6 +48,11 @@ def test_only_the_lora_weights_learn(new_run):
     learning = {name for name, weight in run.model.named_parameters() if weight.requires_grad}
     assert learning
     assert all("lora_" in name for name in learning)
+
+
+def test_layers_that_the_base_does_not_have_are_named(new_run):
+    with pytest.raises(ModelUnusable, match=r"phi3-tiny .*nope"):
+        new_run(target_modules=("nope",))
 
 
 def test_embeddings_learn_but_for_those_of_the_label_tokens(new_run):
