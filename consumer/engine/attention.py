@@ -34,18 +34,18 @@ class Block:
 
     Attributes:
         count: number of queries.
-        filling: padding rows after the queries, which are computed and dropped.
+        padding: number of rows after the queries, which are computed and dropped.
         keys: the keys that the queries see, and perhaps padding after the prompt's last key, which none sees.
         masked: where the mask begins, counted from the first of ``keys``: every query sees the keys before it.
-        hidden: the additive mask from ``masked`` on, shape (rows, masked keys): minus infinity where a row does not
+        mask: the additive mask from ``masked`` on, shape (rows, masked keys): minus infinity where a row does not
             see a key, else zero. None where every row sees every key.
     """
 
     count: int
-    filling: int
+    padding: int
     keys: slice
     masked: int
-    hidden: Tensor | None
+    mask: Tensor | None
 
 
 def causal_blocks(positions: Sequence[int], window: int, dtype: torch.dtype, device: torch.device) -> list[Block]:
@@ -62,19 +62,19 @@ def causal_blocks(positions: Sequence[int], window: int, dtype: torch.dtype, dev
 
 
 def _block(positions: list[int], window: int, dtype: torch.dtype, device: torch.device) -> Block:
-    filling = next(rows for rows in _ROWS if rows >= len(positions)) - len(positions)
+    padding = next(rows for rows in _ROWS if rows >= len(positions)) - len(positions)
     first, end = max(0, positions[0] + 1 - window), -(-(positions[-1] + 1) // _KEYS) * _KEYS
     # Every query sees the keys up to the first query's own, unless the last query's window has moved past some.
     masked = first if positions[-1] >= window else positions[0] + 1
     masked -= (masked - first) % _MASKED
     # Padding takes the next positions, as the rows of a longer prompt would; each row must see a key.
-    rows = [*positions, *(min(positions[-1] + 1 + number, end - 1) for number in range(filling))]
-    hidden = _hidden(tuple(rows), masked, end, window, dtype, device)
-    return Block(len(positions), filling, slice(first, end), masked - first, hidden)
+    rows = [*positions, *(min(positions[-1] + 1 + number, end - 1) for number in range(padding))]
+    mask = _mask(tuple(rows), masked, end, window, dtype, device)
+    return Block(len(positions), padding, slice(first, end), masked - first, mask)
 
 
 @lru_cache(64)  # most prompts have the same masks
-def _hidden(
+def _mask(
     rows: tuple[int, ...], masked: int, end: int, window: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
     keys, places = torch.arange(masked, end), torch.tensor(rows).unsqueeze(1)
@@ -118,8 +118,8 @@ def _weights(query: Tensor, key: Tensor, blocks: Sequence[Block]) -> Iterator[Te
     """The attention weights of each block, shape (heads, rows, keys)."""
     for block, rows in zip(blocks, _split(query, blocks), strict=True):
         scores = torch.bmm(rows, transposed(key[:, block.keys]))
-        if block.hidden is not None:
-            scores[:, :, block.masked :].add_(block.hidden)
+        if block.mask is not None:
+            scores[:, :, block.masked :].add_(block.mask)
         yield scores.softmax(-1)
 
 
@@ -127,7 +127,7 @@ def _split(rows: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     """Split rows by block, each padded to the block's size; shape (heads, rows, head size)."""
     parts = rows.split([block.count for block in blocks], 1)
     return [
-        functional.pad(part, (0, 0, 0, block.filling)) if block.filling else part
+        functional.pad(part, (0, 0, 0, block.padding)) if block.padding else part
         for part, block in zip(parts, blocks, strict=True)
     ]
 
@@ -140,12 +140,12 @@ def transposed(part: Tensor) -> Tensor:
 def _behind(past: Tensor | None, own: Tensor, end: int) -> Tensor:
     """Past and own keys or values, concatenated and padded with zeros up to ``end``."""
     pieces = [own] if past is None else [past, own]
-    if filling := end - sum(each.shape[1] for each in pieces):
-        pieces.append(own.new_zeros(len(own), filling, own.shape[2]))
+    if padding := end - sum(each.shape[1] for each in pieces):
+        pieces.append(own.new_zeros(len(own), padding, own.shape[2]))
     return torch.cat(pieces, 1) if len(pieces) > 1 else own
 
 
-class InBlocks:
+class BlockAttention:
     """Attention over the packed prompts of one row, in blocks, on any device.
 
     ``queries``, ``keys`` and ``values`` take heads of shape (tokens, heads, head size) and lay them out for ``attend``.
@@ -186,12 +186,12 @@ class InBlocks:
         kinds = [len(keys), len(values) - len(keys)]
         seen, averaged = values.split(kinds)
         if past is None:
-            looking, means = self._attend(queries, keys, seen, None), self._means.of(averaged, None)
+            attended, means = self._attend(queries, keys, seen, None), self._means.of(averaged, None)
         else:
             past_seen, past_averaged = past[1].split(kinds)
-            looking = self._attend(queries, keys, seen, (past[0], past_seen))
+            attended = self._attend(queries, keys, seen, (past[0], past_seen))
             means = self._means.of(averaged, past_averaged)
-        return torch.cat([looking, means], 1).flatten(1)
+        return torch.cat([attended, means], 1).flatten(1)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None) -> Tensor:
         """The output of the heads that have queries and keys, shape (queries, heads, head size)."""
@@ -217,7 +217,7 @@ class InBlocks:
         )  # fmt: skip
 
 
-class OverStates(InBlocks):
+class AttentionOverStates(BlockAttention):
     """Attention at a few tokens of each prompt that sums hidden states instead of values; without gradient.
 
     A value is a state times a weight, and a weighted sum of such products is the product of the weighted sum. So a
@@ -228,7 +228,7 @@ class OverStates(InBlocks):
         """The weighted sums of each head, then the mean of all states; shape (queries, heads + 1, hidden size).
 
         Args:
-            queries, keys: in the layout of ``InBlocks``.
+            queries, keys: in the layout of ``BlockAttention``.
             values: the states, as the values of a single head.
             past: keys and states of the prefix.
         """
@@ -248,13 +248,13 @@ class _Attended(torch.autograd.Function):
     """Attention whose backward pass adds up the gradients of keys and values in place.
 
     Autograd would make a tensor of all keys for each block. Queries, keys and values are in the layout of
-    ``InBlocks.attend``; the output has shape (queries, heads, head size).
+    ``BlockAttention.attend``; the output has shape (queries, heads, head size).
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        prompts: InBlocks,
+        prompts: BlockAttention,
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
@@ -277,25 +277,25 @@ class _Attended(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         queries, *saved = ctx.saved_tensors
         heads, size, rest = queries.shape[0], queries.shape[2], iter(saved)
-        of_queries, of_keys = torch.empty_like(queries), queries.new_empty(*ctx.own, size)
-        of_values = queries.new_empty(ctx.own[1], ctx.own[0], size).transpose(0, 1)  # as the projection takes them
-        of_past = [queries.new_zeros(ctx.own[0], ctx.past, size) for _ in range(2)]
+        grad_queries, grad_keys = torch.empty_like(queries), queries.new_empty(*ctx.own, size)
+        grad_values = queries.new_empty(ctx.own[1], ctx.own[0], size).transpose(0, 1)  # as the projection takes them
+        grad_past = [queries.new_zeros(ctx.own[0], ctx.past, size) for _ in range(2)]
         each = zip(
-            ctx.prompts.each(queries, of_keys, of_values), ctx.prompts.each(of_queries, of_keys, of_values),
-            ctx.prompts.each(given.transpose(0, 1), of_keys, of_values), strict=True,
+            ctx.prompts.each(queries, grad_keys, grad_values), ctx.prompts.each(grad_queries, grad_keys, grad_values),
+            ctx.prompts.each(grad_output.transpose(0, 1), grad_keys, grad_values), strict=True,
         )  # fmt: skip
-        for (query, *own, blocks), (of_query, *_), (gradient, *_) in each:
+        for (query, *own, blocks), (grad_query, *_), (gradient, *_) in each:
             joint = [per_head(next(rest), heads) for _ in range(2)]
             weights = [next(rest) for _ in blocks]
-            found = _gradients(query, joint, weights, gradient, blocks, of_query)
-            for whole, mine, before in zip(found, own, of_past, strict=True):
+            found = _gradients(query, joint, weights, gradient, blocks, grad_query)
+            for whole, mine, before in zip(found, own, grad_past, strict=True):
                 shared = whole.unflatten(0, (len(mine), -1)).sum(1) if len(mine) < heads else whole
                 before += shared[:, : ctx.past]
                 mine.copy_(shared[:, ctx.past : ctx.past + mine.shape[1]])
-        return None, of_queries, of_keys, of_values, *(of_past if ctx.past else (None, None))
+        return None, grad_queries, grad_keys, grad_values, *(grad_past if ctx.past else (None, None))
 
 
 def _gradients(
@@ -304,20 +304,22 @@ def _gradients(
     weights: Sequence[Tensor],
     gradient: Tensor,
     blocks: Sequence[Block],
-    of_query: Tensor,
+    grad_query: Tensor,
 ) -> list[Tensor]:
-    """The gradients of one prompt's keys and values; those of its queries are written to ``of_query``."""
+    """The gradients of one prompt's keys and values; those of its queries are written to ``grad_query``."""
     key, value = joint
-    of_key, of_value = (torch.zeros_like(each) for each in joint)
+    grad_key, grad_value = (torch.zeros_like(each) for each in joint)
     counts = [block.count for block in blocks]
-    each = zip(blocks, weights, _split(query, blocks), _split(gradient, blocks), of_query.split(counts, 1), strict=True)
-    for block, share, rows, of_rows, target in each:
-        of_value[:, block.keys].add_(torch.bmm(share.transpose(1, 2), of_rows))
-        of_share = torch.bmm(of_rows, transposed(value[:, block.keys]))
-        of_scores = torch._softmax_backward_data(of_share, share, -1, share.dtype)
-        target.copy_(torch.bmm(of_scores, key[:, block.keys])[:, : block.count])
-        of_key[:, block.keys].add_(torch.bmm(of_scores.transpose(1, 2), rows))
-    return [of_key, of_value]
+    each = zip(
+        blocks, weights, _split(query, blocks), _split(gradient, blocks), grad_query.split(counts, 1), strict=True
+    )
+    for block, share, rows, grad_rows, target in each:
+        grad_value[:, block.keys].add_(torch.bmm(share.transpose(1, 2), grad_rows))
+        grad_share = torch.bmm(grad_rows, transposed(value[:, block.keys]))
+        grad_scores = torch._softmax_backward_data(grad_share, share, -1, share.dtype)
+        target.copy_(torch.bmm(grad_scores, key[:, block.keys])[:, : block.count])
+        grad_key[:, block.keys].add_(torch.bmm(grad_scores.transpose(1, 2), rows))
+    return [grad_key, grad_value]
 
 
 def per_head(each: Tensor, heads: int) -> Tensor:

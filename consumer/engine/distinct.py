@@ -42,7 +42,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         [places] = ctx.saved_tensors
-        total = given.new_zeros(ctx.count, given.shape[1], dtype=torch.float32)
-        return total.index_add_(0, places, given.float()).to(given.dtype), None
+        total = grad_output.new_zeros(ctx.count, grad_output.shape[1], dtype=torch.float32)
+        return total.index_add_(0, places, grad_output.float()).to(grad_output.dtype), None

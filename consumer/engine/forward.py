@@ -152,14 +152,14 @@ class Forward:
     def _through(self, ids: Tensor, lengths: Sequence[int], past: Prefix) -> tuple[Rotation, Tensor, Tensor]:
         """Run as many layers as ``past`` has: the rotation, and the hidden states before and after the last of them."""
         row = self._rows.row(lengths)
-        tokens, places = distinct(functional.pad(ids, (0, row.filling)) if row.filling else ids)
+        tokens, places = distinct(functional.pad(ids, (0, row.padding)) if row.padding else ids)
         embedded = self._network.embed(tokens)
         before = hidden = spread(embedded, places)
         for number, (layer, kept) in enumerate(zip(self._network.layers, past, strict=False)):
             before = hidden
             if number:
                 heads = self._projected(layer, hidden, row)
-            else:
+            else:  # what the first layer projects depends on the token alone
                 heads = self._heads(spread(layer.project(embedded), places), row.rotation, row.attention)
             hidden = layer.finish(hidden, row.attention.attend(*heads, kept))
         cosines, sines = row.rotation

@@ -20,7 +20,7 @@ _PACKED_FOR_ROWS = 512  # about the length of a prompt; any other number of rows
 _TOLERANCE = 3e-2  # of the largest value
 
 
-class Eight:
+class Int8:
     """A ``Product`` of bfloat16 rows with an int8 weight."""
 
     def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
@@ -36,7 +36,7 @@ class Eight:
         self._calls: Any = torch.ops.onednn
 
     @classmethod
-    def of(cls, weight: Tensor) -> "Eight":
+    def of(cls, weight: Tensor) -> "Int8":
         """Quantize and pack a weight."""
         weight = weight.float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / _LARGEST
@@ -70,7 +70,7 @@ def int8_works() -> bool:
 
 @torch.inference_mode()
 def products_are_right() -> bool:
-    """Whether ``Eight`` agrees with plain products within the tolerance, even where sums are as large as possible."""
+    """Whether ``Int8`` agrees with plain products within the tolerance, even where sums are as large as possible."""
     generator = torch.Generator().manual_seed(1)
     for weight, rows in (
         (torch.randn(48, 64, generator=generator), torch.randn(33, 64, generator=generator)),
@@ -78,7 +78,7 @@ def products_are_right() -> bool:
     ):
         expected = Plain.of(weight)(rows)
         try:
-            given = Eight.of(weight)(rows.bfloat16())
+            given = Int8.of(weight)(rows.bfloat16())
         except (RuntimeError, NotImplementedError, AttributeError):  # not built in, or not for this CPU
             return False
         if (given - expected).abs().max() > _TOLERANCE * expected.abs().max():

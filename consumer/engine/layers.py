@@ -34,7 +34,7 @@ class LastLayer(Layer, Protocol):
     """The last layer, which needs keys and values of all tokens, and everything else at the slots only.
 
     Attributes:
-        over_states: whether attention at the slots is ``attention.OverStates``, with hidden states in place of values.
+        over_states: whether attention at the slots is ``AttentionOverStates``, with hidden states in place of values.
     """
 
     over_states: bool
@@ -62,7 +62,7 @@ class TrainedLayer:
         self._layer = layer
         self._head = shape.head
         means, values = shape.means * shape.head, shape.key_heads * shape.head
-        self._looking = [shape.heads - shape.means, shape.key_heads - shape.means, shape.key_heads]
+        self._head_counts = [shape.heads - shape.means, shape.key_heads - shape.means, shape.key_heads]
         self._parts = [shape.heads * shape.head - means, means, values - means, means, values] if means else []
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class TrainedLayer:
         return torch.cat([query, key, value], 1)
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = self.project(hidden).unflatten(1, (-1, self._head)).split(self._looking, 1)
+        query, key, value = self.project(hidden).unflatten(1, (-1, self._head)).split(self._head_counts, 1)
         return query[at], key, value
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ class ServedLast(ServedLayer):
     """The last layer. With ``over_states``, values are projected from the sums at the slots, not from each token."""
 
     def __init__(self, parts: Parts, number: int, shape: Shape, *, over_states: bool) -> None:
-        self._looking, keys = shape.heads - shape.means, shape.key_heads - shape.means
-        super().__init__(parts, number, shape, (self._looking * shape.head, (self._looking + keys) * shape.head))
+        self._attending, keys = shape.heads - shape.means, shape.key_heads - shape.means
+        super().__init__(parts, number, shape, (self._attending * shape.head, (self._attending + keys) * shape.head))
         self._shape = shape
         self.over_states = over_states
 
@@ -151,10 +151,10 @@ class ServedLast(ServedLayer):
         return heads
 
     def _values(self, found: Tensor) -> Tensor:
-        """The heads' output, concatenated, from what ``OverStates`` returns; all mean heads share its last sum."""
+        """The heads' output, concatenated, from that of ``AttentionOverStates``; all mean heads share its last sum."""
         values = self._heads(self._joint[-1], found.flatten(0, 1)).unflatten(0, found.shape[:2])
         heads = torch.arange(self._shape.heads, device=found.device)
-        own = heads.clamp(max=self._looking), heads * self._shape.key_heads // self._shape.heads
+        own = heads.clamp(max=self._attending), heads * self._shape.key_heads // self._shape.heads
         chosen: Tensor = values[:, own[0], own[1]]
         return chosen.flatten(1)
 
@@ -164,12 +164,12 @@ def in_pieces(make: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     if rows[0].device.type != "cpu":
         return make(*rows)
     pieces = zip(*(each.split(PIECE) for each in rows), strict=True)
-    done = [make(*filled_up(some))[: len(some[0])] for some in pieces]
+    done = [make(*padded(some))[: len(some[0])] for some in pieces]
     return torch.cat(done) if len(done) > 1 else done[0]
 
 
-def filled_up(rows: Sequence[Tensor]) -> Sequence[Tensor]:
+def padded(rows: Sequence[Tensor]) -> Sequence[Tensor]:
     """Pad with rows of zeros to one of a few sizes."""
     count = len(rows[0])
-    filling = -count % (_STEP if count > 2 * _FEW else _FEW)
-    return [functional.pad(each, (0, 0, 0, filling)) for each in rows] if filling else rows
+    padding = -count % (_STEP if count > 2 * _FEW else _FEW)
+    return [functional.pad(each, (0, 0, 0, padding)) for each in rows] if padding else rows

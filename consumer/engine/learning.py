@@ -37,12 +37,12 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, down, up, inner = ctx.saved_tensors
-        of_inner = (given @ up).mul_(ctx.scale)
-        of_rows = (given @ weight).addmm_(of_inner, down) if ctx.needs_input_grad[0] else None
-        of_down, of_up = of_inner.T @ rows, (given.T @ inner).mul_(ctx.scale)
-        return of_rows, None, of_down.float(), of_up.float(), None
+        grad_inner = (grad_output @ up).mul_(ctx.scale)
+        grad_rows = (grad_output @ weight).addmm_(grad_inner, down) if ctx.needs_input_grad[0] else None
+        grad_down, grad_up = grad_inner.T @ rows, (grad_output.T @ inner).mul_(ctx.scale)
+        return grad_rows, None, grad_down.float(), grad_up.float(), None
 
 
 def _plain_lora(module: Any, rows: Tensor) -> str | None:
@@ -85,13 +85,13 @@ class _Gated(torch.autograd.Function):
         return done
 
     @staticmethod
-    def backward(ctx: Any, given: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         [joint] = ctx.saved_tensors
         whole = torch.empty_like(joint)
-        for rows, gradient, into in _pieces(joint, given, whole):
-            (gate, up), (of_gate, of_up) = rows.chunk(2, -1), into.chunk(2, -1)
-            torch.mul(functional.silu(gate), gradient, out=of_up)
-            torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
+        for rows, gradient, into in _pieces(joint, grad_output, whole):
+            (gate, up), (grad_gate, grad_up) = rows.chunk(2, -1), into.chunk(2, -1)
+            torch.mul(functional.silu(gate), gradient, out=grad_up)
+            torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=grad_gate)
         return whole
 
 
@@ -119,13 +119,13 @@ class _Normed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         rows, weight, scales = ctx.saved_tensors
         gradient = torch.empty_like(rows)
-        for some, scale, before, into in _pieces(rows, scales, given, gradient):
-            unit, of_unit = some * scale, (before * weight).float()
-            share = (unit * of_unit).mean(-1, keepdim=True)
-            into.copy_(of_unit.addcmul_(unit, share, value=-1).mul_(scale))
+        for some, scale, before, into in _pieces(rows, scales, grad_output, gradient):
+            unit, grad_unit = some * scale, (before * weight).float()
+            share = (unit * grad_unit).mean(-1, keepdim=True)
+            into.copy_(grad_unit.addcmul_(unit, share, value=-1).mul_(scale))
         return gradient, None, None
 
 

@@ -34,18 +34,18 @@ def mean_heads(by_layer: Iterable[Sequence[Tensor]], shape: Shape) -> int:
         if any(len(each) != 3 * shape.hidden for each in joint):
             return 0  # a weight quantized to four bits
         queries, keys = zip(*(each.unflatten(0, (3, shape.heads, -1))[:2] for each in joint), strict=True)
-        looks = (any(each[-count].any() for each in (*queries, *keys)) for count in range(1, fewest + 1))
-        fewest = next((count for count, one in enumerate(looks) if one), fewest)
+        attends = (any(each[-count].any() for each in (*queries, *keys)) for count in range(1, fewest + 1))
+        fewest = next((count for count, one in enumerate(attends) if one), fewest)
     return fewest
 
 
-def without_looking(weights: Mapping[str, Tensor], shape: Shape, means: int) -> dict[str, Tensor]:
+def without_queries_and_keys(weights: Mapping[str, Tensor], shape: Shape, means: int) -> dict[str, Tensor]:
     """The weights without the rows for queries and keys of the last ``means`` heads of each layer."""
     lean = dict(weights)
     for name in joint_weights(shape) if means else ():
         queries, keys, values = weights[name].chunk(3)
-        looking = (shape.heads - means) * shape.head
-        lean[name] = torch.cat([queries[:looking], keys[:looking], values])
+        attending = (shape.heads - means) * shape.head
+        lean[name] = torch.cat([queries[:attending], keys[:attending], values])
     return lean
 
 

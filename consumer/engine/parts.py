@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .int8 import Eight
+from .int8 import Int8
 from .products import Packed, Plain, Product, product
 from .slots import Kept, Slots, Writer
 from .tensor_bytes import Described, bytes_of, describe, made_of
 
-Shareable = Packed | Plain | Eight
-_KINDS: dict[str, type[Shareable]] = {kind.__name__: kind for kind in (Packed, Plain, Eight)}
+Shareable = Packed | Plain | Int8
+_KINDS: dict[str, type[Shareable]] = {kind.__name__: kind for kind in (Packed, Plain, Int8)}
 
 
 class Parts(Protocol):

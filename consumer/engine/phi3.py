@@ -12,7 +12,7 @@ from .budget import Budget
 from .config import EngineConfig
 from .forward import Forward, pack, served
 from .fp8 import Scaled
-from .int8 import Eight
+from .int8 import Int8
 from .lanes import lanes
 from .memory import device_name
 from .merging import Base
@@ -21,7 +21,7 @@ from .sharing import parts_in_service
 
 _PROBE_TOKENS = 512  # of a prompt after its prefix, about as many as an abstract has
 
-_IN_EIGHT_BITS: dict[str, Callable[[Tensor], Product]] = {"fp8": Scaled, "int8": Eight.of}
+_IN_EIGHT_BITS: dict[str, Callable[[Tensor], Product]] = {"fp8": Scaled, "int8": Int8.of}
 
 
 class Phi3Engine:

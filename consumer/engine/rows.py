@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .attention import InBlocks, OverStates, Past
+from .attention import AttentionOverStates, BlockAttention, Past
 from .rotary import Rotation
-from .varlen import InOneCall, moved, varlen_works
+from .varlen import VarlenAttention, moved, varlen_works
 
 _MULTIPLE = 256  # of tokens, by which GPUs tile products; a prompt that nobody reads pads the row
 
@@ -32,7 +32,7 @@ class Attention(Protocol):
     def values(self, heads: Tensor) -> Tensor: ...
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Past | None = None) -> Tensor:
-        """One row for each query: its heads concatenated, or what ``OverStates`` returns."""
+        """One row for each query: its heads concatenated, or what ``AttentionOverStates`` returns."""
         ...
 
 
@@ -43,12 +43,12 @@ class Row:
     Attributes:
         rotation: of all tokens.
         attention: of all tokens.
-        filling: how many tokens at the end are padding.
+        padding: how many tokens at the end are padding.
     """
 
     rotation: Rotation
     attention: Attention
-    filling: int
+    padding: int
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class Rows:
             over_states: whether attention at the slots takes hidden states in place of values.
         """
         self._window, self._past, self._device = window, past, rotation[0].device
-        self._in_one_call = varlen_works(self._device, rotation[0].dtype)
+        self._varlen = varlen_works(self._device, rotation[0].dtype)
         # Shaped to broadcast over heads in the layout of the attention.
-        self._cosines, self._sines = (each.unsqueeze(1) if self._in_one_call else each for each in rotation)
-        self._at_slots = OverStates if over_states else InBlocks
+        self._cosines, self._sines = (each.unsqueeze(1) if self._varlen else each for each in rotation)
+        self._at_slots = AttentionOverStates if over_states else BlockAttention
 
     def beginning(self) -> Row:
         """The row of the prefix alone."""
@@ -91,19 +91,19 @@ class Rows:
 
     def row(self, lengths: Sequence[int]) -> Row:
         """A row of prompts with the given numbers of tokens, without their prefix."""
-        filling = -sum(lengths) % _MULTIPLE if self._in_one_call else 0
-        return self._row([*lengths, filling] if filling else lengths, self._past, filling)
+        padding = -sum(lengths) % _MULTIPLE if self._varlen else 0
+        return self._row([*lengths, padding] if padding else lengths, self._past, padding)
 
-    def _row(self, lengths: Sequence[int], past: int, filling: int) -> Row:
+    def _row(self, lengths: Sequence[int], past: int, padding: int) -> Row:
         places = torch.cat([torch.arange(past, past + length) for length in lengths])
         places = moved(places.clamp_(max=len(self._cosines) - 1), self._device)  # padding may be longer than any prompt
-        return Row((self._cosines[places], self._sines[places]), self._attention(lengths, past), filling)
+        return Row((self._cosines[places], self._sines[places]), self._attention(lengths, past), padding)
 
     def _attention(self, lengths: Sequence[int], past: int) -> Attention:
-        if self._in_one_call:
-            return InOneCall(lengths, lengths, past, self._window, self._device)
+        if self._varlen:
+            return VarlenAttention(lengths, lengths, past, self._window, self._device)
         positions = [range(past, past + length) for length in lengths]
-        return InBlocks(positions, lengths, self._window, self._cosines.dtype, self._device)
+        return BlockAttention(positions, lengths, self._window, self._cosines.dtype, self._device)
 
     def slots(self, lengths: Sequence[int], offsets: Sequence[int]) -> Slots:
         """The slots of a row of prompts.
@@ -114,7 +114,7 @@ class Rows:
         """
         ends = torch.tensor([*accumulate(lengths)]).unsqueeze(1)
         tokens = moved((ends + torch.tensor(offsets)).flatten(), self._device)
-        if not self._in_one_call:
+        if not self._varlen:
             positions = [[self._past + length + offset for offset in offsets] for length in lengths]
             attention = self._at_slots(positions, lengths, self._window, self._cosines.dtype, self._device)
             return Slots(tokens, tokens, attention, None)
@@ -122,5 +122,5 @@ class Rows:
         queries = moved((ends + torch.arange(-last, 0)).flatten(), self._device)
         firsts = last * torch.arange(len(lengths)).unsqueeze(1)
         chosen = moved((firsts + last + torch.tensor(offsets)).flatten(), self._device)
-        one_call = InOneCall([last] * len(lengths), lengths, self._past, self._window, self._device)
-        return Slots(tokens, queries, one_call, chosen)
+        varlen = VarlenAttention([last] * len(lengths), lengths, self._past, self._window, self._device)
+        return Slots(tokens, queries, varlen, chosen)

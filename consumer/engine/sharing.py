@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...schemas import VerifiedAdapter
 from .forward import served
-from .means import joint_weights, mean_heads, without_looking
+from .means import joint_weights, mean_heads, without_queries_and_keys
 from .merging import Base
 from .parts import OwnParts, Parts, SharedParts, write_parts
 from .products import Product, product
@@ -32,7 +32,7 @@ def parts_in_service(base: Base, adapter: VerifiedAdapter | None, make: Callable
         weights = base.weights(adapter)
         joint = ([weights[name]] for name in joint_weights(base.shape))
         means = mean_heads(joint, base.shape) if base.device.type == "cpu" else 0
-        return OwnParts(without_looking(weights, base.shape, means), make, means)
+        return OwnParts(without_queries_and_keys(weights, base.shape, means), make, means)
 
     if not base.slots:
         return own()

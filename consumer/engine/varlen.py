@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import InBlocks, Past
+from .attention import BlockAttention, Past
 
 _TOLERANCE = 2e-2  # in bfloat16, for values of about one
 Kernel = Callable[..., Any]
 
 
-class InOneCall:
-    """Attention over the packed prompts of one row, as ``InBlocks``, with heads of shape (tokens, heads, head size)."""
+class VarlenAttention:
+    """As ``BlockAttention``, in one call for a whole row. Heads stay in the shape (tokens, heads, head size)."""
 
     def __init__(
         self, counts: Sequence[int], lengths: Sequence[int], past: int, window: int, device: torch.device
@@ -84,11 +84,11 @@ def varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(12, 2, 64, generator=generator).to(device, dtype) for _ in range(3))
     past = key[:3], value[:3]
-    blocks = InBlocks([range(3, 8), range(3, 10)], [5, 7], 6, dtype, device)
+    blocks = BlockAttention([range(3, 8), range(3, 10)], [5, 7], 6, dtype, device)
     laid = blocks.queries(query), blocks.keys(key), blocks.values(value)
     try:
         with torch.no_grad():
-            given = InOneCall([5, 7], [5, 7], 3, 6, device).attend(query, key, value, past)
+            given = VarlenAttention([5, 7], [5, 7], 3, 6, device).attend(query, key, value, past)
     except (ImportError, RuntimeError, TypeError):  # not built in, or not for this GPU
         return False
     expected = blocks.attend(*laid, (blocks.keys(past[0]), blocks.values(past[1])))

@@ -1,4 +1,4 @@
-"""The shipped model."""
+"""The shipped model, as the engine and as transformers run it."""
 
 from pathlib import Path
 
@@ -17,5 +17,5 @@ def engine(phi3_nano: Path) -> Phi3Engine:
 
 @pytest.fixture(scope="session")
 def phi3(phi3_nano: Path) -> Phi3ForCausalLM:
-    """As transformers runs it."""
+    """The shipped model in transformers, for reference."""
     return read_base(phi3_nano, torch.float32).eval()

@@ -1,12 +1,14 @@
-"""Attention in blocks is attention with a mask, for any number of queries, keys and shared heads, and any window;
-prompts behind one past add to its gradient."""
+"""Attention in blocks equals masked attention for any number of queries, keys and shared heads, and any window.
+
+Prompts that share a past add up their gradients there.
+"""
 
 from functools import partial
 
 import pytest
 import torch
 from abstream.consumer.engine import attention
-from abstream.consumer.engine.attention import InBlocks
+from abstream.consumer.engine.attention import BlockAttention
 from torch.nn.functional import scaled_dot_product_attention
 
 SIZE = 16
@@ -28,7 +30,7 @@ def test_it_equals_attention_with_a_mask_in_values_and_gradients(monkeypatch, po
     before, first, second = joint.split([past, keys - past, keys - past], 2)
     seen = (torch.arange(keys) <= places) & (torch.arange(keys) > places - window)
 
-    blocks = InBlocks([positions] * 2, [keys - past] * 2, window, torch.float32, torch.device("cpu"))
+    blocks = BlockAttention([positions] * 2, [keys - past] * 2, window, torch.float32, torch.device("cpu"))
     own_keys, own_values = torch.cat([first, second], 2).unbind()
     prompts = query, own_keys, own_values, (before[0], before[1]) if past else None
     given = blocks.attend(*prompts)

@@ -1,4 +1,4 @@
-"""A pass takes what the budget allows; where memory ends it is halved, and that is remembered."""
+"""A pass takes as many tokens as the budget allows. Where memory runs out the budget is halved, and remembered."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def lengths(batch) -> list[int]:
 
 
 def limited(most: int, ran: list[list[int]]):
-    """A device that has memory for so many tokens."""
+    """A computation that has memory for ``most`` tokens, and lists the passes it was given in ``ran``."""
 
     def compute(batch):
         ran.append(lengths(batch))
@@ -32,7 +32,7 @@ def limited(most: int, ran: list[list[int]]):
 
 
 @pytest.mark.parametrize("tokens", [1, 10, 100, 10_000])
-def test_every_abstract_is_in_one_pass_in_order_and_none_is_over_the_budget_but_alone(tokens):
+def test_every_abstract_is_in_one_pass_in_order_and_only_a_single_one_may_exceed_the_budget(tokens):
     batch = of(17, 3, 450, 88, 88, 1, 240)
     given = list(passes(batch, tokens))
     assert [one for some in given for one in some] == batch
@@ -61,7 +61,7 @@ def test_an_abstract_that_does_not_fit_alone_is_refused_and_the_budget_stays():
     assert limit.tokens == before
 
 
-def test_another_error_is_no_lack_of_memory():
+def test_another_error_is_not_taken_for_a_lack_of_memory():
     def broken(_):
         raise RuntimeError("shapes differ")
 
@@ -92,7 +92,7 @@ def test_the_probe_grows_while_it_pays_and_memory_lasts(monkeypatch, tmp_path, r
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": "many"}', b'{"a": -1}', b"\xff"])
-def test_a_broken_memory_is_no_memory(tmp_path, content):
+def test_a_broken_file_of_budgets_is_ignored(tmp_path, content):
     (tmp_path / "budgets.json").write_bytes(content)
     assert Budget(GPU, tmp_path / "budgets.json", "a").tokens == Budget(GPU).tokens
 
@@ -103,13 +103,13 @@ def test_a_disk_that_cannot_be_written_costs_no_answer(tmp_path):
     assert limit.run(of(*[100] * 12), limited(450, [])) == [100] * 12
 
 
-def test_a_cpu_takes_no_word_of_a_memory_for_what_a_pass_may_have(tmp_path):
-    """Older versions probed CPUs too, and what they found is still in the file."""
+def test_a_cpu_ignores_a_remembered_budget(tmp_path):
+    """Older versions probed CPUs too, so the file may still hold a budget for one."""
     (tmp_path / "budgets.json").write_text('{"a": 512}')
     assert Budget(CPU, tmp_path / "budgets.json", "a").tokens == Budget(CPU).tokens
 
 
-def test_a_cpu_is_not_probed_and_takes_in_one_pass_what_a_worker_has_at_once(tmp_path, phi3_nano):
+def test_a_cpu_is_not_probed_and_takes_a_whole_batch_in_one_pass(tmp_path, phi3_nano):
     file = tmp_path / "budgets.json"
     engine = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="float32", budgets=file))
     batch = [engine.encode(Abstract(abstract="word " * words)) for words in (1, 700, 300, 2, 400, 400, 400, 400)]

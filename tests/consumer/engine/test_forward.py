@@ -1,7 +1,7 @@
-"""The forward pass is transformers' Phi-3, whatever its form: shared heads, half-turned heads, windows, LongRoPE.
+"""The forward pass equals transformers' Phi-3 in all its variants: shared heads, partial rotation, windows, LongRoPE.
 
-So it is with attention in blocks and with attention in one call for a whole row, which a stand-in for CUDA's kernel
-shows: that each prompt finds its own tokens, the fixed beginning in front of them, and no filling.
+All tests run with attention in blocks and with attention in one call for a whole row, where a stand-in for CUDA's
+kernel checks that each prompt attends to the prefix and to its own tokens, and not to padding.
 """
 
 from itertools import pairwise
@@ -22,7 +22,7 @@ TEXTS = ["A longer one, of the spread of tumours", "S", "", "words " * 150]
 FORMS = {
     "plain": {},
     "shared heads": {"num_key_value_heads": 2},
-    "half-turned heads": {"partial_rotary_factor": 0.5},
+    "partial rotation": {"partial_rotary_factor": 0.5},
     "a window that prompts outgrow": {"sliding_window": 200},
     "tied embeddings": {"tie_word_embeddings": True},
     "LongRoPE": {
@@ -42,7 +42,7 @@ def _attention(request, monkeypatch) -> None:
 
 
 def packed_attention(query, key, value, ends_q, ends_k, max_q, max_k, *, window_size, enable_gqa=False) -> torch.Tensor:
-    """What ``varlen_attn`` documents, a sequence at a time."""
+    """What ``varlen_attn`` documents, one sequence at a time."""
     attended = []
     for (q, q_end), (k, k_end) in zip(pairwise(ends_q.tolist()), pairwise(ends_k.tolist()), strict=True):
         assert q_end - q <= max_q
@@ -91,7 +91,7 @@ def test_the_answers_are_those_of_transformers(form, encoder, batch):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_are_those_of_transformers(form, encoder, batch):
-    """Also through the prompt's fixed beginning, which is run once for all."""
+    """Also through the prefix, which is run once for all prompts."""
     phi3 = phi3_of(form)
 
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
@@ -108,7 +108,7 @@ def test_gradients_are_those_of_transformers(form, encoder, batch):
     torch.testing.assert_close(given, gradients(loss), rtol=1e-4, atol=1e-4 * max(map(torch.max, given)).item())
 
 
-def test_in_blocks_heads_that_are_too_much_for_one_tensor_are_made_in_pieces(request, monkeypatch, encoder, batch):
+def test_in_blocks_heads_too_large_for_one_tensor_are_projected_in_pieces(request, monkeypatch, encoder, batch):
     network, ran = networks(phi3_of("plain"))[-1], []
     run = Forward(network, encoder)
     layer = network.layers[1]
@@ -130,7 +130,7 @@ def test_in_blocks_heads_that_are_too_much_for_one_tensor_are_made_in_pieces(req
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
 
 
-def test_in_blocks_the_last_layer_makes_no_values_but_of_what_is_found_at_the_slots(request, encoder, batch):
+def test_in_blocks_the_last_layer_projects_values_only_from_the_sums_at_the_slots(request, encoder, batch):
     phi3, rows = phi3_of("plain"), []
     _, network = networks(phi3)
     *others, values = network.last._joint
@@ -165,7 +165,7 @@ def test_a_model_of_another_activation_is_not_served():
         shape_of({"hidden_act": "gelu"})
 
 
-def test_a_row_of_one_call_is_filled_up_to_what_a_gpu_cuts_products_for(request, monkeypatch, encoder, batch):
+def test_a_row_of_one_call_is_padded_to_a_multiple_that_gpus_tile_products_by(request, monkeypatch, encoder, batch):
     phi3, seen = phi3_of("plain"), []
     network = trained(phi3)
     first, run = network.layers[0], Forward(network, encoder)
@@ -175,8 +175,8 @@ def test_a_row_of_one_call_is_filled_up_to_what_a_gpu_cuts_products_for(request,
     _, states = run.all_states(*pack(batch, phi3.device))
 
     tokens = sum(one.tail_length for one in batch)
-    filled = tokens + -tokens % 256 if "in one call" in request.node.name else tokens
-    assert (len(states), seen) == (tokens, [len(encoder.prefix), filled])
+    padded = tokens + -tokens % 256 if "in one call" in request.node.name else tokens
+    assert (len(states), seen) == (tokens, [len(encoder.prefix), padded])
 
 
 @pytest.mark.gpu

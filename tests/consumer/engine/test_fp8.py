@@ -1,4 +1,4 @@
-"""Products in eight bits, shown on the CPU, where torch has them too: near answers, and a receipt that says so."""
+"""FP8 products give close answers, and the receipt names them. Tested on the CPU, where torch has them too."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_each_row_has_a_scale_of_its_own():
 
 
 @pytest.mark.parametrize("call", ["__call__", "activated", "times", "plus"])
-def test_what_follows_a_product_is_that_of_bfloat16(call):
+def test_a_product_and_what_follows_it_are_close_to_those_of_bfloat16(call):
     weight, rows, other = random(48, 64), random(33, 64), random(33, 48)
     others = [other] if call in ("times", "plus") else []
 
@@ -38,7 +38,7 @@ def test_what_follows_a_product_is_that_of_bfloat16(call):
     assert not torch.equal(given, expected)
 
 
-def test_products_that_are_wrong_are_found_out(monkeypatch):
+def test_wrong_products_are_detected(monkeypatch):
     assert products_are_right(CPU)
     monkeypatch.setattr(fp8, "_LARGEST", 1.0)
     right = torch._scaled_mm
@@ -46,7 +46,7 @@ def test_products_that_are_wrong_are_found_out(monkeypatch):
     assert not products_are_right(CPU)
 
 
-def test_answers_are_near_those_of_float32_and_the_receipt_names_them(monkeypatch, engine, phi3_nano):
+def test_answers_are_close_to_those_of_float32_and_the_receipt_names_the_precision(monkeypatch, engine, phi3_nano):
     monkeypatch.setattr(fp8, "fp8_works", lambda _: True)
     eight = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="fp8"))
     batch = [engine.encode(abstract) for abstract in example_abstracts(4)]
@@ -63,7 +63,7 @@ def test_answers_are_near_those_of_float32_and_the_receipt_names_them(monkeypatc
     assert eight.model.receipt.dtype == "fp8"
 
 
-def test_where_the_gpu_has_none_it_says_what_to_use(phi3_nano):
+def test_where_the_device_has_none_the_error_says_what_to_use(phi3_nano):
     with pytest.raises(ModelUnusable, match="use bfloat16 here"):
         Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="fp8"))
 

@@ -1,4 +1,4 @@
-"""What torch's compiler makes faster gives the same, with a compiler and without."""
+"""A fused function returns the same with a compiler and without."""
 
 import torch
 from abstream.consumer.engine.fused import Fused

@@ -1,17 +1,17 @@
-"""Products in eight bits on the CPU: near answers that do not depend on neighbours, and a receipt that says so."""
+"""Int8 products on the CPU give close answers that do not depend on other tokens, and the receipt names them."""
 
 import pytest
 import torch
 from abstream.consumer.engine import int8
 from abstream.consumer.engine.config import EngineConfig
-from abstream.consumer.engine.int8 import Eight, products_are_right
+from abstream.consumer.engine.int8 import Int8, products_are_right
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.products import Plain
 from abstream.consumer.engine.scoring import softmax
 from abstream.ops.bench.engine import example_abstracts
 from abstream.schemas import ModelUnusable
 
-needs_bytes = pytest.mark.skipif(not int8.int8_works(), reason="this CPU has no products of bytes")
+needs_bytes = pytest.mark.skipif(not int8.int8_works(), reason="this CPU has no int8 products")
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -20,11 +20,11 @@ def random(*shape: int) -> torch.Tensor:
 
 @needs_bytes
 @pytest.mark.parametrize("call", ["__call__", "activated", "times", "plus"])
-def test_what_follows_a_product_is_about_that_of_whole_numbers(call):
+def test_a_product_and_what_follows_it_are_close_to_those_of_bfloat16(call):
     weight, rows, other = random(48, 64), random(33, 64).bfloat16(), random(33, 48).bfloat16()
     others = [other] if call in ("times", "plus") else []
 
-    given = getattr(Eight.of(weight), call)(rows, *others).float()
+    given = getattr(Int8.of(weight), call)(rows, *others).float()
     expected = getattr(Plain.of(weight.bfloat16()), call)(rows, *others).float()
 
     assert (given - expected).abs().max() < 0.03 * expected.abs().max()
@@ -33,8 +33,8 @@ def test_what_follows_a_product_is_about_that_of_whole_numbers(call):
 
 @needs_bytes
 def test_a_token_has_a_scale_of_its_own():
-    """Were there one for all, a token a thousand times larger would leave nothing of the others."""
-    product, rows = Eight.of(random(48, 64)), random(8, 64).bfloat16()
+    """With a single scale, a token a thousand times larger would leave nothing of the others."""
+    product, rows = Int8.of(random(48, 64)), random(8, 64).bfloat16()
     alone = product(rows)
     rows[3] *= 1000
 
@@ -46,19 +46,19 @@ def test_a_token_has_a_scale_of_its_own():
 
 @needs_bytes
 def test_a_row_of_zeros_stays_zero():
-    assert not Eight.of(torch.cat([torch.zeros(1, 64), random(2, 64)]))(torch.zeros(3, 64, dtype=torch.bfloat16)).any()
+    assert not Int8.of(torch.cat([torch.zeros(1, 64), random(2, 64)]))(torch.zeros(3, 64, dtype=torch.bfloat16)).any()
 
 
 @needs_bytes
-def test_products_that_are_wrong_are_found_out(monkeypatch):
+def test_wrong_products_are_detected(monkeypatch):
     assert products_are_right()
-    right = int8.Eight.__call__
-    monkeypatch.setattr(int8.Eight, "__call__", lambda eight, rows: 1.1 * right(eight, rows))
+    right = int8.Int8.__call__
+    monkeypatch.setattr(int8.Int8, "__call__", lambda eight, rows: 1.1 * right(eight, rows))
     assert not products_are_right()
 
 
 @needs_bytes
-def test_answers_are_near_those_of_float32_and_the_receipt_names_them(engine, phi3_nano):
+def test_answers_are_close_to_those_of_float32_and_the_receipt_names_the_precision(engine, phi3_nano):
     eight = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="int8", threads=1))
     batch = [engine.encode(abstract) for abstract in example_abstracts(4)]
 
@@ -73,7 +73,7 @@ def test_answers_are_near_those_of_float32_and_the_receipt_names_them(engine, ph
     assert eight.model.receipt.dtype == "int8"
 
 
-def test_where_the_cpu_has_no_such_products_it_is_said_what_to_do(monkeypatch, phi3_nano):
+def test_where_the_cpu_has_none_the_error_says_what_to_use(monkeypatch, phi3_nano):
     monkeypatch.setattr(int8, "int8_works", lambda: False)
     with pytest.raises(ModelUnusable, match="use bfloat16 here"):
         Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="int8"))

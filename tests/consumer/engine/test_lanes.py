@@ -1,4 +1,4 @@
-"""Passes of one batch run at once, each on one thread: the answers are those of one after the other."""
+"""Passes of one batch run at once, each on one thread, and give the same answers as one after the other."""
 
 import threading
 
@@ -33,12 +33,12 @@ def test_all_are_shared_out_in_order_and_no_lane_gets_much_more_than_another(len
     assert all(sum(len(one.ids) for one in some) <= min(tokens, even) + max(lengths) for some in passes)
 
 
-def test_two_alike_go_to_two_lanes():
+def test_two_abstracts_of_equal_length_go_to_two_lanes():
     assert [numbers(some) for some in TWO.share_out(of(100, 100), 1_000)] == [[0], [1]]
 
 
 def test_passes_run_at_once_on_one_thread_each_and_answers_come_in_order():
-    """Each waits for the other, so that one after the other would never end."""
+    """Each waits for the other, so that run one after the other they would never end."""
     together = threading.Barrier(2, timeout=30)
 
     def compute(some):
@@ -59,7 +59,7 @@ def test_afterwards_the_number_of_threads_is_as_before():
         torch.set_num_threads(before)
 
 
-def test_where_memory_ends_they_are_tried_one_by_one():
+def test_where_memory_runs_out_passes_run_one_by_one():
     def compute(some):
         if threading.current_thread().name.startswith("lane"):
             raise MemoryError("for two at once")
@@ -71,7 +71,7 @@ def test_where_memory_ends_they_are_tried_one_by_one():
     assert limit.tokens == before, "one alone fits"
 
 
-def test_another_failure_is_told_at_once():
+def test_another_failure_is_raised_at_once():
     def compute(_):
         raise ValueError("not of memory")
 

@@ -1,4 +1,4 @@
-"""Heads that look at nothing are found, left out and answered by running means; what looks is left as it is."""
+"""Mean heads are found, left out and replaced by running means; heads that attend stay as they are."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.forward import Forward, Network, pack, served, trained
 from abstream.consumer.engine.layers import TrainedLayer
-from abstream.consumer.engine.means import joint_weights, mean_heads, without_looking
+from abstream.consumer.engine.means import joint_weights, mean_heads, without_queries_and_keys
 from abstream.consumer.engine.merging import Base
 from abstream.consumer.engine.parts import OwnParts
 from abstream.consumer.engine.reference import reference_logits
@@ -34,8 +34,8 @@ def phi3_of(**form) -> Phi3ForCausalLM:
 
 
 @torch.no_grad()
-def blind(phi3: Phi3ForCausalLM, *by_layer: tuple[int, int]) -> Phi3ForCausalLM:
-    """So many heads of each layer, from the last, without queries, and so many without keys."""
+def with_mean_heads(phi3: Phi3ForCausalLM, *by_layer: tuple[int, int]) -> Phi3ForCausalLM:
+    """Zero the queries of the last heads of each layer, and the keys; ``by_layer`` holds the number of either."""
     for layer, counts in zip(phi3.model.layers, by_layer, strict=True):
         parts = layer.self_attn.qkv_proj.weight.split([HEADS * HEAD, *[phi3.config.num_key_value_heads * HEAD] * 2])
         for part, count in zip(parts, counts, strict=False):
@@ -49,15 +49,15 @@ def found_in(phi3: Phi3ForCausalLM) -> tuple[int, Shape]:
     return mean_heads([[weights[name]] for name in joint_weights(shape)], shape), shape
 
 
-def test_the_answers_are_those_of_a_network_that_looks_with_all_heads(phi3_nano):
-    phi3 = blind(phi3_of(), (2, 2), (3, 2), (2, 3))
+def test_the_answers_are_those_of_a_network_that_attends_with_all_heads(phi3_nano):
+    phi3 = with_mean_heads(phi3_of(), (2, 2), (3, 2), (2, 3))
     encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 1024)
     texts = ["A longer one, of the spread of tumours", "", "words " * 150]
     batch = [encoder.encode(Abstract.model_construct(title="", abstract=text)) for text in texts]
     means, shape = found_in(phi3)
     assert means == 2
 
-    parts = OwnParts(without_looking(phi3.state_dict(), shape, means), means=means)
+    parts = OwnParts(without_queries_and_keys(phi3.state_dict(), shape, means), means=means)
     with torch.inference_mode():
         given = Forward(served(parts, shape), encoder).slot_logits(*pack(batch, phi3.device))
 
@@ -66,20 +66,20 @@ def test_the_answers_are_those_of_a_network_that_looks_with_all_heads(phi3_nano)
         torch.testing.assert_close(rows, torch.tensor([one[slot] for one in expected]), atol=1e-5, rtol=1e-4)
 
 
-def test_they_learn_as_heads_that_look_would(phi3_nano):
-    phi3 = blind(phi3_of(), *[(1, 1)] * 3)
+def test_their_gradients_are_those_of_heads_that_attend(phi3_nano):
+    phi3 = with_mean_heads(phi3_of(), *[(1, 1)] * 3)
     encoder = PromptEncoder(phi3_nano, Prompt(ONCOLOGY), 1024)
     batch = [encoder.encode(Abstract.model_construct(title="", abstract=text)) for text in ("Short", "words " * 150)]
-    looking, leaving = replace(trained(phi3), shape=shape_of(phi3.config.to_dict())), trained(phi3)
-    layers = [TrainedLayer(layer, looking.shape) for layer in phi3.model.layers]
-    looking = replace(looking, layers=layers, last=layers[-1])
-    assert (looking.shape.means, leaving.shape.means) == (0, 1)
+    attending, averaging = replace(trained(phi3), shape=shape_of(phi3.config.to_dict())), trained(phi3)
+    layers = [TrainedLayer(layer, attending.shape) for layer in phi3.model.layers]
+    attending = replace(attending, layers=layers, last=layers[-1])
+    assert (attending.shape.means, averaging.shape.means) == (0, 1)
 
     def gradients(network: Network) -> list[torch.Tensor]:
         logits = Forward(network, encoder).slot_logits(*pack(batch, phi3.device))
         return list(torch.autograd.grad(sum((rows**2).sum() for rows in logits), list(phi3.model.parameters())))
 
-    given, expected = gradients(leaving), gradients(looking)
+    given, expected = gradients(averaging), gradients(attending)
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4 * max(map(torch.max, expected)).item())
     names = [name for name, _ in phi3.model.named_parameters()]
     queries, keys, _ = given[names.index("layers.1.self_attn.qkv_proj.weight")].unflatten(0, (3, HEADS, HEAD))
@@ -95,17 +95,17 @@ def test_they_learn_as_heads_that_look_would(phi3_nano):
         ({"num_key_value_heads": 2}, [(2, 1)] * 3, 0),
         ({"sliding_window": 200}, [(1, 1)] * 3, 0),
     ],
-    ids=["a layer looks with all", "they have keys", "one is left", "heads share keys", "a window"],
+    ids=["a layer attends with all", "they have keys", "one is left", "heads share keys", "a window"],
 )
-def test_no_head_is_taken_for_a_mean_that_is_none(form, by_layer, means):
-    assert found_in(blind(phi3_of(**form), *by_layer))[0] == means
+def test_no_other_head_is_taken_for_a_mean_head(form, by_layer, means):
+    assert found_in(with_mean_heads(phi3_of(**form), *by_layer))[0] == means
 
 
-def test_the_shipped_model_is_served_so_with_and_without_its_adapter(phi3_nano):
+def test_the_shipped_model_has_one_with_and_without_its_adapter(phi3_nano):
     base = Base(EngineConfig(model=str(phi3_nano), device="cpu"))
     adapter = verify(phi3_nano.parent / "phi3-nano-oncology")
     assert [parts_in_service(base, each).means for each in (None, adapter)] == [1, 1]
 
 
-def test_an_adapter_that_makes_a_mean_look_is_served_looking(phi3_nano, make_nano_adapter):
+def test_a_mean_head_that_an_adapter_makes_attend_is_served_so(phi3_nano, make_nano_adapter):
     assert parts_in_service(Base(EngineConfig(model=str(phi3_nano), device="cpu")), make_nano_adapter()).means == 0

@@ -1,4 +1,4 @@
-"""Adapters are merged as PEFT merges them, always into the base as it lies on disk."""
+"""Adapters are merged as PEFT merges them, always into the base as stored on disk."""
 
 import gc
 import weakref
@@ -27,7 +27,7 @@ def base(config) -> Base:
     return Base(config)
 
 
-def test_a_gpu_that_is_not_there_is_no_device(monkeypatch):
+def test_cuda_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert [device_of(wanted).type for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(ModelUnusable, match="torch finds no GPU here"):
@@ -35,7 +35,7 @@ def test_a_gpu_that_is_not_there_is_no_device(monkeypatch):
 
 
 def rewrite(adapter, change) -> None:
-    """Change every tensor of an adapter by its name."""
+    """Replace every tensor of an adapter with ``change(name, tensor)``."""
     path: Path = adapter.path / "adapter_model.safetensors"
     save_file({name: change(name, tensor) for name, tensor in load_file(path).items()}, path)
 
@@ -100,7 +100,7 @@ def test_an_adapter_as_it_is_before_training_is_refused(base, make_nano_adapter)
         base.weights(adapter)
 
 
-def test_weights_that_are_no_numbers_are_refused(base, make_nano_adapter):
+def test_weights_that_are_not_finite_are_refused(base, make_nano_adapter):
     adapter = make_nano_adapter()
     rewrite(adapter, lambda _, tensor: tensor + torch.inf)
     with pytest.raises(AdapterRefused, match="not finite"):

@@ -1,4 +1,4 @@
-"""The engine gives what plain transformers gives, whatever shares its batch."""
+"""The engine answers as plain transformers does, whatever shares the batch."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import Phi3ForCausalLM
 
 WORDS = "the patients with breast cancer received a dose of 5 mg/kg and were followed for three years β ≥ é"
-TOLERANCE = 1e-4  # of a logit in float32: the order of additions differs, nothing else
+TOLERANCE = 1e-4  # of a logit in float32: only the order of additions differs
 
 
 def text_of(words: int) -> str:
@@ -38,7 +38,7 @@ def test_one_pass_answers_as_the_reference_does(engine, phi3, words):
 
 
 def test_what_shares_a_batch_does_not_change_an_answer(engine, phi3):
-    """Odd sizes together: one word beside the longest, a title alone, the same twice."""
+    """Uneven lengths: one word beside a long text, a title alone, the same length twice."""
     abstracts = [Abstract(title="T", abstract=text_of(words)) for words in (1, 900, 3, 3, 77, 410)]
     batch = [engine.encode(abstract) for abstract in (*abstracts, Abstract(title="Title alone", abstract=""))]
 
@@ -49,7 +49,7 @@ def test_what_shares_a_batch_does_not_change_an_answer(engine, phi3):
 
 
 def test_a_later_question_is_invisible_to_an_earlier_one(engine, phi3):
-    """The first answer is the same, bit for bit, however the second question's slot is written."""
+    """The first answer is the same where the prompt ends at its slot."""
     first = engine.encoder.slots[0]
     tokens = engine.encode(Abstract(title="Title", abstract=text_of(60)))
     cut = torch.tensor([tokens.ids[: len(tokens.ids) + first.offset + 1]])
@@ -137,8 +137,8 @@ def test_an_adapter_of_another_base_is_refused(make_nano_adapter, phi3_nano):
         Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu"), adapter=adapter)
 
 
-def test_an_adapter_whose_tensors_fit_nothing_is_refused(make_nano_adapter, phi3_nano):
-    """PEFT would warn, and serve the bare base under the adapter's name."""
+def test_an_adapter_whose_tensors_have_no_target_is_refused(make_nano_adapter, phi3_nano):
+    """PEFT would only warn, and serve the bare base under the adapter's name."""
     adapter = make_nano_adapter()
     weights = adapter.path / "adapter_model.safetensors"
     save_file({name.replace("qkv_proj", "q_proj"): tensor for name, tensor in load_file(weights).items()}, weights)
@@ -175,7 +175,7 @@ def test_a_folder_that_is_no_phi3_model_is_not_served(tmp_path, phi3_nano):
 
 
 def test_weights_that_lack_a_tensor_are_not_served(tmp_path, phi3_nano):
-    """transformers would warn, and answer with random numbers in the place of the tensor."""
+    """transformers would only warn, and answer with random numbers in place of the tensor."""
     folder = shutil.copytree(phi3_nano, tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("model.layers.2.mlp.down_proj.weight")

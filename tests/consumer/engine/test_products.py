@@ -1,4 +1,4 @@
-"""Products of many sizes: what oneDNN prepares for each does not stay."""
+"""What oneDNN prepares for products of many sizes does not stay in memory."""
 
 import os
 import subprocess
@@ -32,13 +32,13 @@ with torch.inference_mode():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.skipif(not packing_works(torch.float32), reason="this CPU or torch has no such products")
-def test_batches_of_ever_other_lengths_take_no_more_memory():
-    """150 of them took 100 MiB and more; a worker grew with nearly every batch."""
+def test_batches_of_ever_new_lengths_take_no_more_memory():
+    """150 lengths once took 100 MiB and more, so that a worker grew with nearly every batch."""
     done = subprocess.run([sys.executable, "-c", MANY_SIZES], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 20
 
 
-def test_that_training_keeps_more_of_them_is_no_affair_of_the_processes_it_starts(monkeypatch):
+def test_processes_that_training_starts_do_not_inherit_its_larger_cache(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "ones", lambda *_: seen.append(os.environ[CAPACITY]) or torch.zeros(1, 1))
     monkeypatch.setenv(CAPACITY, products._KEPT_PRODUCTS)

@@ -1,4 +1,4 @@
-"""Heads are turned as complex numbers are, however they are laid out, and lie one number behind the other then."""
+"""Heads are rotated as complex numbers are, in either layout, and the result is contiguous."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ TOKENS, HEADS, SIZE = 7, 3, 16
 
 @pytest.mark.parametrize("turned", [SIZE, SIZE // 2])
 @pytest.mark.parametrize("heads_first", [True, False])
-def test_each_pair_turns_by_its_angle_and_the_rest_stays(turned, heads_first):
+def test_each_pair_is_rotated_by_its_angle_and_the_rest_stays(turned, heads_first):
     heads = torch.randn(TOKENS, HEADS, SIZE, generator=torch.Generator().manual_seed(1))
     angles = torch.arange(TOKENS).unsqueeze(1) / 10_000 ** (torch.arange(0, turned, 2) / turned)
     first, second, still = heads.split([turned // 2, turned // 2, SIZE - turned], -1)

@@ -1,4 +1,4 @@
-"""Replicas serve from the same memory, and answer as if each had its own, to the bit."""
+"""Replicas that share memory answer, to the bit, as if each had its own."""
 
 import os
 import subprocess
@@ -23,7 +23,11 @@ from abstream.schemas import AdapterRefused
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or not sharing_works(), reason="nothing can be shared here")
 
-DTYPES = ["float32", "bfloat16", pytest.param("int8", marks=pytest.mark.skipif(not int8_works(), reason="no bytes"))]
+DTYPES = [
+    "float32",
+    "bfloat16",
+    pytest.param("int8", marks=pytest.mark.skipif(not int8_works(), reason="no int8 products")),
+]
 READER = """
 import sys
 from abstream.consumer.engine.config import EngineConfig
@@ -93,13 +97,13 @@ def test_the_weights_lie_in_the_slots_and_nowhere_else(phi3_nano, make_nano_adap
 
 
 def test_a_replica_knows_which_heads_were_left_out(phi3_nano, slots):
-    """The last of each layer of phi3-nano is a mean."""
+    """The last head of each layer of phi3-nano is a mean head."""
     config = config_of(phi3_nano, "float32", slots)
     assert [parts_in_service(Base(config), None).means for _ in range(2)] == [1, 1]
     assert answers(Phi3Engine(config)) == answers(Phi3Engine(config_of(phi3_nano, "float32")))
 
 
-def test_the_embeddings_of_two_adapters_are_there_once(phi3_nano, make_nano_adapter, slots):
+def test_two_adapters_share_one_copy_of_the_embeddings(phi3_nano, make_nano_adapter, slots):
     base = Base(config_of(phi3_nano, "bfloat16" if base_is_float32(phi3_nano) else "float32", slots))
     one, other = (parts_in_service(base, make_nano_adapter(str(seed), seed=seed)) for seed in (1, 2))
 
@@ -147,7 +151,7 @@ def test_where_every_slot_is_taken_a_replica_serves_from_its_own_memory(phi3_nan
 
 
 @pytest.mark.skipif(not packing_works(torch.float32), reason="nothing is packed here")
-def test_where_torch_does_not_make_packed_weights_again_nothing_is_shared(phi3_nano, slots, monkeypatch):
+def test_where_torch_cannot_restore_packed_weights_nothing_is_shared(phi3_nano, slots, monkeypatch):
     def broken(*_: object) -> None:
         raise AttributeError("another torch")
 
@@ -160,7 +164,7 @@ def test_where_torch_does_not_make_packed_weights_again_nothing_is_shared(phi3_n
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_weight_is_made_again_from_its_bytes(dtype):
+def test_a_packed_weight_is_restored_from_its_bytes(dtype):
     if not packing_works(dtype):
         pytest.skip("this CPU or torch has no such products")
     weight, rows = torch.randn(48, 64).to(dtype), torch.randn(5, 64).to(dtype)

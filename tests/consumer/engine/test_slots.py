@@ -1,6 +1,6 @@
-"""Memory that replicas have together: one writes, the others map it, and what ends frees what it held.
+"""Memory that replicas share: one writes it, the others map it, and a process that ends frees what it held.
 
-The processes are real: each runs a few lines of Python with the slots' descriptors, as a replica has them.
+The processes are real: each runs a few lines of Python and inherits the slots' descriptors, as a replica does.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def test_what_is_written_to_the_mapping_stays_in_the_process(files):
     assert again.memory[kept.index] == ord("n")
 
 
-def test_it_is_freed_with_the_last_that_has_it(files):
+def test_a_slot_is_freed_when_the_last_process_releases_it(files):
     slots = Slots(files)
     with process(files) as other:
         other.stdout.readline()
@@ -99,7 +99,7 @@ def test_it_is_freed_with_the_last_that_has_it(files):
         assert slots.free_unused() == 0
 
 
-def test_a_process_that_is_killed_frees_what_it_had(files):
+def test_a_killed_process_frees_what_it_held(files):
     with process(files) as other:
         other.stdout.readline()
         assert Slots(files).free_unused() == 1
@@ -108,7 +108,7 @@ def test_a_process_that_is_killed_frees_what_it_had(files):
         assert Slots(files).free_unused() == 0
 
 
-def test_where_the_writer_dies_the_one_that_waits_takes_over(files, monkeypatch):
+def test_where_the_writer_dies_a_waiting_process_takes_over(files, monkeypatch):
     with process(files, "dies") as writer, ThreadPoolExecutor(1) as beside:
         assert writer.stdout.readline() == "writing\n"
         looked = Event()
@@ -121,7 +121,7 @@ def test_where_the_writer_dies_the_one_that_waits_takes_over(files, monkeypatch)
 
 
 def test_a_writer_that_dies_between_two_looks_is_seen_at_the_next(files, monkeypatch):
-    """What it left is no model, though nobody has it locked any more."""
+    """What it left is not taken for a model, though nobody has locked it any more."""
     with process(files, "dies") as writer:
         writer.stdout.readline()
         empty = Slots._empty_the_free
@@ -135,14 +135,14 @@ def test_a_writer_that_dies_between_two_looks_is_seen_at_the_next(files, monkeyp
         assert read(Slots(files), numbers) == b"numbers"
 
 
-def test_a_writer_that_is_frozen_is_not_waited_for_for_ever(files):
+def test_a_frozen_writer_is_not_waited_for_indefinitely(files):
     with process(files, "dies") as writer:
         writer.stdout.readline()
         writer.send_signal(signal.SIGSTOP)
         assert Slots(files, patience_seconds=0.01).get("key", never) is None
 
 
-def test_a_process_that_is_frozen_in_the_door_is_not_waited_for_for_ever(files, monkeypatch):
+def test_a_process_frozen_with_the_door_locked_is_not_waited_for_indefinitely(files, monkeypatch):
     monkeypatch.setattr(module, "DOOR_SECONDS", 0.01)
     slots = Slots(files)
     with slots._alone():
@@ -158,7 +158,7 @@ def test_where_every_slot_is_taken_nothing_is_shared(files):
     assert slots.get("three", numbers)
 
 
-def test_what_could_not_be_made_leaves_nothing(files):
+def test_a_write_that_fails_leaves_nothing(files):
     slots = Slots(files)
     with pytest.raises(AssertionError):
         slots.get("key", never)
@@ -166,7 +166,7 @@ def test_what_could_not_be_made_leaves_nothing(files):
     assert read(slots, numbers) == b"numbers"
 
 
-def test_where_memory_ends_nothing_is_shared_and_nothing_left(files):
+def test_where_memory_runs_out_nothing_is_shared_and_nothing_left(files):
     def full(writer: Writer) -> None:
         numbers(writer)
         raise OSError("no space left")
@@ -177,7 +177,7 @@ def test_where_memory_ends_nothing_is_shared_and_nothing_left(files):
 
 
 def test_where_files_cannot_be_opened_anew_nothing_is_shared_and_nobody_fails(files, monkeypatch):
-    """As where /proc is not mounted: a supervisor watches its replicas all the same."""
+    """Such as where /proc is not mounted: a supervisor watches its replicas all the same."""
 
     def no_proc(file: int) -> int:
         raise FileNotFoundError(f"/proc/self/fd/{file}")
@@ -192,7 +192,7 @@ def test_a_system_without_such_files_has_no_slots(monkeypatch):
     assert make_slots() == []
 
 
-def test_the_kernel_has_nothing_left_of_them_when_the_last_that_has_them_open_ends(files):
-    """No name of theirs is in any folder: nobody has to remove one."""
+def test_the_files_have_no_name_that_somebody_would_have_to_remove(files):
+    """The kernel frees them with the last process that has them open."""
     links = {Path(f"/proc/self/fd/{file}").readlink().name for file in files}
     assert links == {"memfd:abstream-weights (deleted)"}
