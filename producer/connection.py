@@ -125,7 +125,7 @@ Self = TypeVar("Self", bound="_Closing")
 
 
 class _Closing(ABC):
-    """Is closed at the end of its ``async with``."""
+    """A base for what is closed at the end of its ``async with``."""
 
     async def __aenter__(self: Self) -> Self:
         return self

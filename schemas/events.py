@@ -171,7 +171,7 @@ class OriginalEntry(Payload):
 class Refusal(Payload):
     reason: RefusalReason
     message: NonEmpty
-    deliveries: Annotated[int, Field(ge=0)]  # 0 where it was removed before any worker was given it
+    deliveries: Annotated[int, Field(ge=0)]  # 0 if it was removed before any worker was given it
     consumers: tuple[str, ...]
     retryable: bool
     original: OriginalEntry
@@ -263,8 +263,8 @@ class ShadowSummary(Payload):
     digest: Digest
     live_digest: Digest | None = None
     abstracts: Annotated[int, Field(ge=0)]
-    changed: Annotated[int, Field(ge=0)]  # with any label other than the live one's
-    dropped: Annotated[int, Field(ge=0)]  # for want of idle time
+    changed: Annotated[int, Field(ge=0)]  # with any label other than the live adapter's
+    dropped: Annotated[int, Field(ge=0)]  # for lack of idle time
     failed: Annotated[int, Field(ge=0)]
     questions: dict[str, ShadowAnswers]
     ended: bool
@@ -288,7 +288,7 @@ class AdapterAnswer(Payload):
 
 
 REQUIRED = ("specversion", "id", "source", "type", "data")
-CARRIED_OVER = ("subject", "traceparent", "tracestate", "correlationid")  # from an event to what answers it
+CARRIED_OVER = ("subject", "traceparent", "tracestate", "correlationid")  # from an event to its answer
 
 
 class Event(BaseModel):

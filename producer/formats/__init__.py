@@ -88,12 +88,12 @@ def read_from(file: BinaryIO, name: str, wanted: Format = "auto") -> Iterator[Re
 
 
 def writer_of(path: str) -> Callable[[BinaryIO, Sequence[Question]], Writer]:
-    """What writes a file of this name; standard output is JSON lines.
+    """The writer for a file of this name; standard output is JSON lines.
 
     Raises:
-        UnknownFormat: the name does not tell, or of a format that is only read.
+        UnknownFormat: the name tells no format, or one that is only read.
     """
-    kind = "jsonl" if path == STDIN else _SUFFIXES.get(Path(path.lower()).suffix)  # packed is nothing written
+    kind = "jsonl" if path == STDIN else _SUFFIXES.get(Path(path.lower()).suffix)  # output is never compressed
     if kind not in _WRITERS:
         known = ", ".join(suffix for suffix, one in _SUFFIXES.items() if one in _WRITERS)
         raise UnknownFormat(f"{path}: no format can be written for this name; known endings: {known}")

@@ -136,6 +136,6 @@ def _abstract(abstract: Element) -> str:
 
 
 def _other_abstracts(citation: Element) -> list[str]:
-    """English ones first."""
+    """The further abstracts of a citation, English ones first."""
     others = sorted(citation.iterfind("OtherAbstract"), key=lambda other: other.get("Language") != "eng")
     return [_abstract(other) for other in others]

@@ -44,7 +44,7 @@ class BodyLimit:
 
 
 class OwnPagesOnly:
-    """Without tokens, every page that a browser on this machine shows could use the API.
+    """Rejects requests from foreign pages. Without tokens, any page in a browser on this machine could use the API.
 
     Foreign pages are recognized by ``Origin``, and those whose own host name points here (DNS rebinding) by ``Host``.
     """

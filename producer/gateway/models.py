@@ -1,4 +1,4 @@
-"""What requests and answers hold, as the OpenAPI document tells it."""
+"""The bodies of requests and responses, as the OpenAPI document describes them."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ MAX_ID_CHARACTERS = 1_000
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS)]
 _ENTRY_ID = r"[0-9]{1,19}(-[0-9]{1,19})?"
 EntryId = Annotated[str, Field(pattern=rf"^{_ENTRY_ID}(@[0-9]{{1,4}})?$", examples=["1700000000000-0"])]
-# An entry id; where there are several shards one of each, in their order, with commas between.
+# An entry id; with several shards the ids of all shards, in their order, separated by commas.
 Cursor = Annotated[
     str, Field(pattern=rf"^{_ENTRY_ID}(,{_ENTRY_ID})*$", max_length=50_000, examples=["1700000000000-0"])
 ]

@@ -1,4 +1,4 @@
-"""A publisher is refused politely when too many wait, and a publish whose reply was lost adds nothing twice."""
+"""A publisher gets a clear refusal when too many wait, and a call whose reply was lost adds nothing twice."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def some(count: int, prefix: str = ""):
 
 @pytest.fixture
 def small(server, namespace):
-    """A publisher that is refused while five wait."""
+    """A publisher with a backlog of at most five."""
     return Publisher(server, namespace=namespace, max_backlog=5)
 
 
@@ -159,7 +159,7 @@ async def test_one_abstract_that_is_too_large_keeps_its_neighbours_from_being_se
 
 
 async def test_large_abstracts_are_sent_in_several_calls(publisher, redis, streams):
-    """A call stops everybody else while Redis runs it."""
+    """While Redis runs a call, it serves nobody else."""
     large = Abstract(title="Title", abstract="", metadata={"blob": "x" * (MAX_EVENT_BYTES // 2)})
     await publisher.publish_many([(str(number), large) for number in range(20)])
     assert await redis.xlen(streams.lane("interactive")) == 20
@@ -190,7 +190,7 @@ async def test_where_a_replica_follows_it_is_published_when_the_replica_has_it()
 
 
 async def test_an_error_of_redis_repeats_no_abstract(redis, streams, server, namespace):
-    """redis-py puts the whole command into an error of a pipeline."""
+    """redis-py puts the whole command into the errors of a pipeline."""
     await redis.set(streams.lane("interactive"), "somebody else's")
     async with Publisher(server, namespace=namespace, wait_replicas=1) as careful:
         with pytest.raises(Unavailable, match="WRONGTYPE") as raised:

@@ -1,4 +1,4 @@
-"""The client says at once when it cannot reach Redis, and never repeats a write by itself."""
+"""The client fails at once if it cannot reach Redis, and never repeats a write by itself."""
 
 import logging
 import re
@@ -73,7 +73,7 @@ async def test_since_a_time(publisher, subscriber, workers):
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_who_waits_for_no_time_gets_all_there_is(redis, server, namespace, count):
-    """Of every shard, in more than one read of each."""
+    """From every shard, in more than one read each."""
     shards = Shards(namespace, count)
     for streams in shards.all:
         for number in range(200):

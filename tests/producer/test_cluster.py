@@ -1,4 +1,4 @@
-"""Who has a slot, by what the nodes of a Redis Cluster say."""
+"""The owner of a slot, according to the nodes of a Redis Cluster."""
 
 import socket
 import threading
@@ -35,7 +35,7 @@ def test_a_slot_may_be_nobodys_and_all_nodes_are_known():
 
 
 class Node:
-    """Says the same to whoever comes, and counts them."""
+    """A node that sends every connection the same reply, and counts them."""
 
     def __init__(self, reply: bytes) -> None:
         self.asked = 0
@@ -61,7 +61,7 @@ class Node:
 
 
 def slots_of(*nodes: tuple[str, int]) -> bytes:
-    """That the first has all slots, and the others follow it."""
+    """A reply in which the first node has all slots, and the others are its replicas."""
     rows = b"".join(b"*2\r\n$%d\r\n%s\r\n:%d\r\n" % (len(host), host.encode(), port) for host, port in nodes)
     return b"*1\r\n*%d\r\n:0\r\n:16383\r\n" % (2 + len(nodes)) + rows
 

@@ -1,4 +1,4 @@
-"""Where a reader of several shards stands."""
+"""The position of a reader in several shards."""
 
 import pytest
 from abstream.producer.cursor import join, oldest, parse, split, write

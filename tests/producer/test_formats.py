@@ -1,4 +1,4 @@
-"""Files in: what a file holds is told by its name or its beginning, and no file is trusted with memory or time."""
+"""The format of a file is told by its name or its beginning, and no file can use up memory or time."""
 
 import gzip
 import io
@@ -102,7 +102,7 @@ def test_what_unpacks_to_a_thousand_times_its_size_is_not_unpacked(monkeypatch):
 
 
 def test_what_is_packed_twice_is_not_unpacked_twice():
-    """Some gzip files unpack to themselves."""
+    """There are gzip files that unpack to themselves."""
     with pytest.raises(UnknownFormat):
         from_bytes(gzip.compress(gzip.compress(SAMPLES["csv"])), "x")
 

@@ -1,4 +1,4 @@
-"""Files as nobody should write them: every record is read or named as broken, and nothing else happens."""
+"""In mutated files, every record is read or reported as broken, and nothing else happens."""
 
 import gzip
 import io
@@ -43,7 +43,7 @@ FILES = {
 
 
 def mutated(content: bytes, chance: Random) -> bytes:
-    """One to five changes: something odd put in or over it, a part cut out, doubled, moved or turned around."""
+    """One to five mutations: odd bytes inserted or written over, a part cut, doubled, moved or with bits flipped."""
     for _ in range(chance.randint(1, 5)):
         start, end = sorted((chance.randint(0, len(content)), chance.randint(0, len(content))))
         end = min(end, start + chance.choice([0, 1, 2, 10, 100, 10_000]))
@@ -63,7 +63,7 @@ def mutated(content: bytes, chance: Random) -> bytes:
 
 
 def repacked(workbook: bytes, chance: Random) -> bytes:
-    """A workbook that is a sound archive, with one part changed."""
+    """A workbook with one changed part, in a valid archive."""
     with zipfile.ZipFile(io.BytesIO(workbook)) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     changed = chance.choice(sorted(parts))
@@ -83,7 +83,7 @@ def mutant(name: str, seed: int) -> bytes:
 
 
 def check(content: bytes, name: str) -> None:
-    """Read it in its own format and in whatever it looks like; what is read can be written in every format."""
+    """Read the bytes in their own format and in the one they look like; write what was read in every format."""
     for wanted in (name, "auto"):
         try:
             found = list(read_from(io.BytesIO(content), "file", wanted))

@@ -1,4 +1,4 @@
-"""PubMed's records, from XML and from MEDLINE's tagged lines: the same record is the same abstract."""
+"""PubMed records in XML and in MEDLINE's tagged format: the same record gives the same abstract."""
 
 import gzip
 import io
@@ -153,7 +153,7 @@ def test_other_xml_is_none_of_pubmed():
 
 
 def test_entities_are_never_expanded_and_nothing_is_fetched():
-    """A billion laughs, and a file of the machine."""
+    """The "billion laughs" attack, and a file of this machine."""
     laughs = b"".join(b'<!ENTITY a%d "%s">' % (n, b"&a%d;" % (n - 1) * 10) for n in range(1, 10))
     head = b'<!DOCTYPE x [<!ENTITY a0 "ha">' + laughs + b'<!ENTITY passwd SYSTEM "file:///etc/passwd">]>\n'
     titles = [b"<ArticleTitle>&%s;</ArticleTitle>" % name for name in (b"a9", b"passwd")]
@@ -180,7 +180,7 @@ def test_an_encoding_that_nobody_knows_breaks_its_records_only():
 
 def test_a_large_file_takes_the_memory_of_one_record():
     class Large(io.RawIOBase):
-        """Records without end, but for the last."""
+        """A file with ``count`` times the same records."""
 
         def __init__(self, count: int) -> None:
             body = (FIXTURES / "pubmed-xml/articles.xml").read_bytes()

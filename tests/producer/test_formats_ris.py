@@ -1,4 +1,4 @@
-"""RIS, from a reference manager and back into it: the answer is added, and nothing else is changed."""
+"""RIS is read from a reference manager and written back: the answer is added, and nothing else is changed."""
 
 import io
 import json
@@ -17,7 +17,7 @@ QUESTIONS = (
     Question(name="cancer", text="Is it?", labels=("Cancer", "Non-Cancer")),
     Question(name="cancer_type", text="Which?", labels=("breast", "lung")),
 )
-# A Python with ASReview, whose requirements are many, to hold the files against its own reader.
+# A Python with ASReview, to check the files with its own reader. It has too many requirements to be one of ours.
 ASREVIEW_PYTHON = os.environ.get("ABSTREAM_TEST_ASREVIEW_PYTHON")
 
 
@@ -45,7 +45,7 @@ def labelled(records: list[Record], answers: list[dict] = ANSWERS, name: str = "
 
 
 def test_references_are_read_as_rispy_reads_them():
-    """Continued lines, both tags of title and abstract, a number between two references, a tag that nobody knows."""
+    """Continued lines, both tags for title and for abstract, a number between two references, an unknown tag."""
     theirs = rispy.loads(REFERENCES.decode())
     ours = [record.abstract for record in found_in(REFERENCES)]
     assert [one.title for one in ours] == [one.get("title") or one["primary_title"] for one in theirs]
@@ -92,7 +92,7 @@ def test_what_was_labelled_is_labelled_anew_and_not_twice():
 
 
 def test_a_library_in_windows_1252_becomes_utf_8():
-    """ASReview tries UTF-8 first, and two libraries may go into one file."""
+    """ASReview tries UTF-8 first, and two libraries may be written to one file."""
     [record] = found_in("TY  - JOUR\nTI  - Naïve “cells”\nER  - ".encode("cp1252"))
     text = labelled([record], ANSWERS[:1]).decode()
     assert "TI  - Naïve “cells”\n" in text
@@ -131,7 +131,7 @@ def test_a_broken_reference_is_named_and_the_rest_goes_on():
 @pytest.mark.skipif(not ASREVIEW_PYTHON, reason="ABSTREAM_TEST_ASREVIEW_PYTHON names no Python with ASReview")
 @pytest.mark.parametrize("name", ["labelled.ris", "labelled.csv", "labelled.tsv"])
 def test_asreview_reads_the_labels(tmp_path, name):
-    # In one file ASReview knows one tag of title and of abstract.
+    # ASReview accepts only one tag for titles and one for abstracts in a file.
     references = REFERENCES.replace(b"T1  -", b"TI  -").replace(b"N2  -", b"AB  -")
     (tmp_path / name).write_bytes(labelled(found_in(references), name=name))
     code = (

@@ -1,4 +1,4 @@
-"""JSON lines, CSV, TSV and workbooks: a broken row is named by its place, and the rest goes on."""
+"""JSON lines, CSV, TSV and workbooks: a broken row is reported with its position, and the rest is read."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def records(content: bytes, name: str) -> list[Record | Broken]:
 
 
 def told(found: list[Record | Broken]) -> list[str]:
-    """Ids of records, and what is said of broken ones."""
+    """The ids of records, and the messages of broken ones."""
     return [str(one) if isinstance(one, Broken) else one.id for one in found]
 
 
@@ -87,7 +87,7 @@ def test_an_abstract_of_the_contract_is_read_whole():
 
 
 def test_a_record_without_an_id_has_the_id_of_its_text_wherever_it_stands():
-    """Two files both have a row 3, which under one source would be one abstract."""
+    """With row numbers as ids, row 3 of two files would be one abstract."""
     line, other = b'{"text": "Text."}\n', b'{"text": "Other."}\n'
     [alone], [_, second] = records(line, "x.jsonl"), records(other + line, "y.jsonl")
     assert alone.id == second.id
@@ -143,7 +143,7 @@ def test_a_header_full_of_commas_may_still_be_parted_by_semicolons():
 
 @pytest.mark.parametrize("name", ["x.csv", "-"])
 def test_lines_may_end_with_a_carriage_return_alone(name):
-    """As old Macs wrote them; an unclosed quote and a broken row cost no more than elsewhere."""
+    """As on old Macs; an unclosed quote or a broken row costs no more than with other line ends."""
     rows = ["id,title,abstract", "1,a,\u201cb\u201d", '2,"of two\rlines",b', "3,a,b,c", '4,"stray,b', "5,a,b"]
     found = records("\r".join(rows).encode("cp1252"), name)
     assert told(found) == ["1", "2", "line 5: has 4 fields, and the header 3",
@@ -163,7 +163,7 @@ def test_text_is_read_in_the_encodings_that_excel_writes(encoding):
 
 
 def test_the_first_row_that_is_not_ascii_decides_on_the_encoding():
-    """A row that is in another is broken, not misread."""
+    """A row in another encoding is broken, not misread."""
     rows = b"id,title\n1,plain\n2,na\xc3\xafve\n3,na\xefve\n4,plain\n"
     assert told(records(rows, "x.csv")) == ["1", "2", "line 4: is neither UTF-8 nor, as the text before it, "
                                             "Windows-1252: save the file as UTF-8", "4"]  # fmt: skip

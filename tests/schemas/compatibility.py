@@ -1,6 +1,6 @@
-"""What of a JSON Schema may not change while its event keeps its name.
+"""Finds changes of a JSON Schema that its event may not have while it keeps its name.
 
-Written for what pydantic generates: references into ``$defs``, ``properties``, ``anyOf``, ``enum``, bounds.
+It covers what pydantic generates: references into ``$defs``, ``properties``, ``anyOf``, ``enum``, bounds.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ _UPPER, _LOWER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxPr
 
 
 def breaks(old: Schema, new: Schema, reader: Reader) -> Iterator[str]:
-    """Where ``new`` breaks programs written for ``old``, as sentences.
+    """Yield a sentence for each change by which ``new`` breaks programs written for ``old``.
 
-    Where abstream reads, whatever was accepted must be accepted still; where others read, whatever they were promised
-    must be there still. Adding optional fields, and values of an enumeration, is free.
+    If abstream is the reader, all that was accepted must still be accepted. If others are, all that was promised must
+    still be there. Optional fields and values of an enumeration may be added.
     """
     yield from _Comparison(old, new, reader).of(old, new, "event")
 
@@ -77,7 +77,7 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
 
 
 def _alternatives(schema: Schema, root: Schema) -> dict[str, Schema]:
-    """Type -> schema of each alternative."""
+    """The alternatives of a schema, by their types."""
     parts = [_resolved(part, root) for part in schema.get("anyOf", [schema])]
     return {part["type"]: part for part in parts if "type" in part}
 

@@ -1,4 +1,4 @@
-"""An adapter is admitted as it was released, or not at all."""
+"""An adapter is accepted exactly as it was released, or not at all."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""Programs written for the events as first published go on working.
+"""Programs written for the events as first published keep working.
 
-``published/`` holds the schemas as other programs know them. A new event type is added there; what stands there stays.
+``published/`` has the schemas that other programs know. New event types are added there; the others stay as they are.
 """
 
 import copy

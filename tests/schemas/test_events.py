@@ -22,7 +22,7 @@ def test_an_event_comes_back_as_it_went():
 
 
 def test_absent_attributes_are_left_out_of_the_envelope():
-    """CloudEvents knows no null attribute."""
+    """CloudEvents has no null attributes."""
     event = AbstractSubmitted(id="1", source="test", data=Abstract(abstract="Text."))
     assert set(json.loads(event.to_json())) == {*ENVELOPE, "datacontenttype", "data"}
 

@@ -1,4 +1,4 @@
-"""Every event that flows is read by the official CloudEvents SDK, and is what its exported schema says."""
+"""Every event can be read by the official CloudEvents SDK, and is valid by its exported schema."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 @pytest.fixture
 async def events(redis, streams, publisher, workers, make_adapter, tmp_path) -> list[bytes]:
-    """The bodies of all events in all streams, after a worker answered, refused, switched and would not switch."""
+    """The bodies of all events in all streams, after a worker answered, refused, switched, and refused to switch."""
     registry, store = workers.registry(workers.new()), tmp_path / "store"
     await release(redis, streams, make_adapter("1").path, store)
     await registry.catch_up()

@@ -1,4 +1,4 @@
-"""The committed schemas are those of the code."""
+"""The committed schemas are those that the code generates."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A refused entry comes back as it was, whatever bytes it had."""
+"""A refused entry can be restored exactly, whatever bytes it had."""
 
 import pytest
 from abstream.schemas.events import OriginalEntry
@@ -22,7 +22,7 @@ def test_an_entry_comes_back_byte_for_byte(fields):
 
 
 def test_an_entry_that_no_refusal_could_hold_is_named_without_its_fields():
-    """Every byte of it may be six characters of JSON, and Redis takes 512 MB in one value."""
+    """As JSON each byte may take six characters, and Redis takes at most 512 MB in one value."""
     assert 6 * MAX_ORIGINAL_BYTES < 512 << 20
     held, too_large = (to_original("stream", "1-0", {b"event": bytes(size)}) for size in (1_000, MAX_ORIGINAL_BYTES))
     assert (len(held.fields), too_large.fields, too_large.entry_id) == (1, {}, "1-0")

@@ -1,4 +1,4 @@
-"""What ``schemas/README.md`` tells people of other languages works as it stands there."""
+"""The examples for other languages in ``schemas/README.md`` work as they are."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ def namespace() -> str:
 
 @pytest.fixture
 def redis_cli(tmp_path, server) -> dict[str, str]:
-    """An environment in which ``redis-cli`` speaks to the tests' server."""
+    """An environment in which ``redis-cli`` connects to the tests' server."""
     real = shutil.which("redis-cli") or Path(find_server()).with_name("redis-cli")
     script = tmp_path / "redis-cli"
     script.write_text(f'#!/bin/sh\nexec {real} -s {server.removeprefix("unix://")} "$@"\n')
@@ -40,7 +40,7 @@ def redis_cli(tmp_path, server) -> dict[str, str]:
 
 @pytest.fixture
 async def answered(redis, streams, workers) -> AsyncIterator[Workers]:
-    """A worker that answers while the test lasts, in a namespace where nothing flowed before."""
+    """A worker that runs during the test, in a namespace that was empty before."""
     if left := [key async for key in redis.scan_iter("{abstream}:*")]:
         await redis.delete(*left)
     async with workers.running():

@@ -1,8 +1,8 @@
-"""The prompt is the contract between training and serving: its wording has a digest, and the digest has a test."""
+"""The prompt is a contract between training and serving: its wording has a digest, and the digest is tested here."""
 
 from abstream.schemas import ONCOLOGY, Abstract, Prompt, Question, Task
 
-# The shipped phi3-nano and every adapter were trained on this wording. Another digest means training them again.
+# The shipped phi3-nano and every adapter were trained on this wording. With another digest they must be trained again.
 TRAINED_ON = "sha256:4e85c8fba0d9fc4ac94eb519b6b2af8bac90164aa090d44537a058b75ec0097f"
 
 

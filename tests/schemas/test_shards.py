@@ -1,9 +1,9 @@
-"""Which streams a namespace of several shards has, and to which of them an abstract goes."""
+"""The streams of a namespace with several shards, and the shard of each abstract."""
 
 import pytest
 from abstream.schemas import Shards, Streams
 
-CRC32_OF_123456789 = 0xCBF43926  # the check value that its definitions give
+CRC32_OF_123456789 = 0xCBF43926  # the check value in its definition
 
 
 def test_a_single_shard_is_the_namespace_as_it_always_was():

@@ -1,4 +1,4 @@
-"""Keys: one namespace, one hash tag."""
+"""All keys of a namespace share one hash tag."""
 
 import pytest
 from abstream.schemas import Streams
@@ -22,7 +22,7 @@ def test_a_namespace_that_would_break_the_hash_tag_cannot_be_built(namespace):
 
 
 def test_an_identity_is_remembered_for_at_least_the_window():
-    """What was seen in the current set a moment before its window ended is in the previous one a moment later."""
+    """An identity added to the current set just before its window ends is in the previous set just after."""
     streams, end = Streams(), 20_000 * DEDUPE_WINDOW_SECONDS
     assert streams.seen(end - 1)[0] == streams.seen(end)[1] == streams.seen(end + DEDUPE_WINDOW_SECONDS - 1)[1]
 

@@ -1,4 +1,4 @@
-"""A submission says what the model of its event says, and is refused where that is."""
+"""A submission has the values of the event's model, and is refused exactly if the model is."""
 
 from random import Random
 
@@ -13,7 +13,7 @@ SEED = 5
 
 
 class LeftToModels(Exception):
-    """A rule was broken: the models say why."""
+    """An event broke a rule, and is left to the models, which say why."""
 
 
 def test_dicts_keep_the_rules_of_the_models(monkeypatch):

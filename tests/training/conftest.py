@@ -1,4 +1,4 @@
-"""Small labelled data, a base of a few thousand weights, and short runs: what the training tests share."""
+"""What the training tests share: small labelled data, a base of a few thousand weights, and short runs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from ..tiny import tiny_phi3
 
 Rows = list[dict[str, Any]]
 
-# One thread: the operations are so small that several would mostly wait for each other.
+# One thread: the operations are so small that several threads would mostly wait for each other.
 ONE_CPU: dict[str, Any] = {"device": "cpu", "threads": 1, "precision": "float32"}
 
 TASK = Task(
@@ -44,7 +44,7 @@ def _threads_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, Rows], str]:
-    """Writes rows as lines of JSON and says where."""
+    """Writes rows as lines of JSON, and returns the path."""
 
     def write(name: str, rows: Rows) -> str:
         path = tmp_path / name
@@ -56,12 +56,12 @@ def write(tmp_path: Path) -> Callable[[str, Rows], str]:
 
 @pytest.fixture(scope="session")
 def tiny(phi3_nano: Path, tmp_path_factory: pytest.TempPathFactory) -> BaseFolder:
-    """Small enough to be trained in a second."""
+    """A base that is small enough to be trained in a second."""
     return locate(str(tiny_phi3(tmp_path_factory.mktemp("base") / "phi3-tiny", phi3_nano)))
 
 
 def records_of(n: int, task: Task = TASK) -> list[Labelled]:
-    """Records with all kinds of answers and of different lengths; a word in the text gives them away."""
+    """Records of different lengths with all kinds of answers, each of which is named in the text."""
     trial, arm = task.questions
     found = []
     for number in range(n):
@@ -75,7 +75,7 @@ def records_of(n: int, task: Task = TASK) -> list[Labelled]:
 
 @pytest.fixture
 def new_run(tiny: BaseFolder, tmp_path: Path) -> Callable[..., Run]:
-    """Makes a run over 16 records in two epochs; keywords are knobs of ``TrainConfig``."""
+    """Creates runs over 16 records in two epochs; keywords are settings of ``TrainConfig``."""
 
     def new(
         out: str = "run",
@@ -95,5 +95,5 @@ def new_run(tiny: BaseFolder, tmp_path: Path) -> Callable[..., Run]:
 
 
 def whole_examples(run: Run) -> list[Example]:
-    """What it trains on, with every title and all of the text."""
+    """The examples that the run trains on, with every title and the whole text."""
     return [run._example(one, one.abstract) for one in run.train_records]

@@ -1,4 +1,4 @@
-"""The program that made the shipped base model runs from its data to a model that the engine serves."""
+"""The program that made the shipped base model runs from its data to a model that the engine can serve."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ OTHER = "In {n} children with asthma the cough was gone after {n} weeks of treat
 
 @pytest.fixture
 def data(tmp_path):
-    """Every permitted source, with a few records each, and the validation data."""
+    """All permitted sources, with a few records each, and the validation data."""
     for name in corpus.TEXTS:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -119,7 +119,7 @@ def test_one_head_of_each_layer_is_a_mean_that_no_step_moves(tmp_path, phi3_nano
 
 
 def has_mean_heads(model):
-    """Whether the last head of each layer has neither queries nor keys, and some other has."""
+    """Whether the last head of each layer has zero queries and keys, and some other head has not."""
     shape = json.loads((model / "config.json").read_text())
     size = shape["hidden_size"] // shape["num_attention_heads"]
     weights = load_file(model / "model.safetensors")

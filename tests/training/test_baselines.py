@@ -1,4 +1,4 @@
-"""What a model must beat: the commonest label, a rule over words, TF-IDF with logistic regression."""
+"""The baselines that a model must beat: the most common label, rules over words, TF-IDF with logistic regression."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_probabilities_sum_to_one_and_belong_to_the_records_that_are_asked():
 
 
 def test_a_label_that_was_never_seen_gets_nothing():
-    """Eighteen of twenty types are missing from what is learned; one of them is asked for."""
+    """Eighteen of twenty types are missing from the training data; one of them is asked for."""
     train = [labelled(f"{kind} {n}", cancer_type=kind) for kind in ("lung", "eye") for n in range(3)]
     test = [labelled("lung again", cancer_type="lung"), labelled("breast", cancer_type="breast")]
 
@@ -63,7 +63,7 @@ def test_of_one_class_alone_the_majority_is_all_that_is_learned():
 
 
 def test_where_nothing_is_known_those_that_learn_are_left_out():
-    """As in measuring a model without training data; or a question that only the test data answers."""
+    """As when a model is measured without training data, or on a question that only the test data answers."""
     assert list(baselines(CANCER, [], TEST)) == ["cancer words"]
     assert list(baselines(KIND, TRAIN, [labelled("lung", cancer_type="lung")])) == ["cancer words"]
 

@@ -1,4 +1,4 @@
-"""A temperature makes confidences honest; a threshold sends to review what must be, and no more."""
+"""The temperature calibrates confidences; the threshold sends to review what must be reviewed, and no more."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ QUESTION = Question(name="q", text="?", labels=("yes", "no"))
 
 
 def drawn(heat: float, n: int = 4_000, labels: int = 4, seed: int = 0) -> tuple[Answers, Answers]:
-    """Labels drawn from the softmax of some logits, and answers ``heat`` times too sharp, and honest ones."""
+    """Overconfident answers, with logits ``heat`` times too large, and calibrated ones; the labels fit the latter."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=2, size=(n, labels))
 
@@ -42,7 +42,7 @@ def test_answers_without_a_doubt_still_have_a_temperature():
 
 
 def answered(*rows: tuple[int, int, float]) -> Answers:
-    """Answers as (right label, label answered, confidence)."""
+    """Answers from triples of right label, predicted label and confidence."""
     truth = np.array([right for right, _, _ in rows])
     probabilities = np.array([[sure, 1 - sure] if answer == 0 else [1 - sure, sure] for _, answer, sure in rows])
     return Answers(QUESTION, tuple(map(str, range(len(rows)))), truth, probabilities)
@@ -69,7 +69,7 @@ def test_some_may_be_missed_where_the_recall_allows_it():
 
 
 def test_a_recall_that_is_just_reached_is_reached():
-    """7 of 100 at 0.07, which times 100 is a little more than 7."""
+    """7 of 100 for a recall of 0.07: in floating point, 100 times that is a little more than 7."""
     given = answered(*[(0, 0, 0.8)] * 7, *[(0, 1, 0.8)] * 93)
     assert review_threshold(given, 0.07) == 0.0
 

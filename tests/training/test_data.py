@@ -1,4 +1,4 @@
-"""Labelled data is read as it stands, and what is wrong with it is told before any training."""
+"""Labelled data is read without guessing, and its errors are reported before any training."""
 
 import csv
 import gzip
@@ -75,7 +75,7 @@ def test_every_format_gives_the_same_records(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["d.csv", "d.jsonl"])
 def test_values_are_taken_as_they_stand(tmp_path, name):
-    """007 is no number, a label that is called None is a label, a title that is a date is a title."""
+    """The id 007 is not a number, None is a label if it is called so, and a title may look like a date."""
     task = Task(name="t", questions=(Question(name="drug", text="Which?", labels=("None", "1")),))
     rows = [
         {"id": "007", "title": "2020-01-02", "text": "NA", "drug": "None"},
@@ -92,7 +92,7 @@ def test_values_are_taken_as_they_stand(tmp_path, name):
 
 
 def test_a_column_may_be_empty_for_as_long_as_it_likes(write):
-    """All without a type first: a guessed column type would break at the first that has one."""
+    """The first records have no type: a guessed column type would fail at the first one that has."""
     rows = [{**ROWS[1], "id": str(n), "text": "x" * 2_000} for n in range(6_000)]
 
     records = load(write("d.jsonl", [*rows, {**ROWS[0], "id": "last"}]), ONCOLOGY)
@@ -101,7 +101,7 @@ def test_a_column_may_be_empty_for_as_long_as_it_likes(write):
 
 
 def test_a_file_that_was_changed_is_read_anew(write):
-    """Within the same second, under the same name, of the same size."""
+    """Even if it was changed within the same second, with the same name and size."""
     assert load(write("d.jsonl", [{**ROWS[0], "title": "old"}]), ONCOLOGY)[0].abstract.title == "old"
     assert load(write("d.jsonl", [{**ROWS[0], "title": "new"}]), ONCOLOGY)[0].abstract.title == "new"
 
@@ -148,7 +148,7 @@ def test_the_column_of_a_question_is_called_like_it(write):
 
 
 def test_an_id_is_a_name_and_never_shown_to_a_model(write):
-    """A pmid names a record that has no id; the place in the file names one that has neither."""
+    """Without an id, the pmid is used; without either, the position in the file."""
     rows = [{"pmid": 38048813, "title": "T", "label": "Cancer"}, {"title": "U", "label": "Cancer"}]
 
     records = load(write("d.jsonl", rows), ONCOLOGY)
@@ -184,7 +184,7 @@ def test_a_row_that_is_wrong_is_named_with_what_is_wrong(write, row, told):
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path):
-    """With the first rows of each kind, and how many more there are."""
+    """With the first rows of each kind of problem, and the number of further ones."""
     lines = [
         json.dumps(row) for row in (*ROWS, {"label": "Cancer"}, *[{"title": "T"}] * 7, {"label": "x", "title": "T"})
     ]
@@ -202,7 +202,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path):
 
 
 def test_an_error_does_not_grow_with_the_data(write):
-    """A column of free text that is called label makes as many kinds of wrong as there are rows."""
+    """A column of free text that is called label gives as many kinds of problems as there are rows."""
     with pytest.raises(DataInvalid, match="and 490 more kinds") as caught:
         load(write("d.jsonl", [{"title": "T", "label": f"wrong {n}"} for n in range(500)]), ONCOLOGY)
     assert len(str(caught.value)) < 2_000
@@ -255,7 +255,7 @@ def test_one_class_only_is_no_data_to_learn_from():
 
 
 def test_a_question_that_is_always_answered_alike_is_not_learned():
-    """Data of cancers alone, labelled with their types, must not teach that everything is Cancer."""
+    """Data about cancers alone, labelled with their types, must not teach that everything is Cancer."""
     cancers = [
         labelled(str(n), f"text {n}", cancer="Cancer", cancer_type=kind) for n, kind in enumerate(("eye", "lung"))
     ]
@@ -291,7 +291,7 @@ def test_rare_answers_are_owed_their_share_together():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_shares_an_id_or_a_text_stays_on_one_side(seed):
-    """Also through a third: a and b share an id, b and c a text."""
+    """Also indirectly: a and b share an id, b and c a text."""
     rng = random.Random(seed)
     records = [labelled(str(rng.randrange(60)), f"Text  {rng.randrange(80)}", cancer="Cancer") for _ in range(100)]
     records += [labelled("x", "TEXT 1", cancer="Cancer"), labelled("y", "text 1 ", cancer="Non-Cancer")]
@@ -304,7 +304,7 @@ def test_what_shares_an_id_or_a_text_stays_on_one_side(seed):
 
 
 def test_a_text_that_is_judged_by_is_not_learned_from():
-    """Two files may both count their rows, so that the same id means nothing there."""
+    """The same id means nothing: two files may both number their rows."""
     judged_on = [labelled("1", "another", cancer="Cancer"), labelled("z", "Text 3", cancer="Cancer")]
     assert [one.id for one in unseen(many(5), judged_on)] == ["0", "1", "2", "4"]
 

@@ -1,4 +1,4 @@
-"""The figures are scikit-learn's, and their intervals say how far they can be trusted."""
+"""The figures are those of scikit-learn, and their intervals say how reliable they are."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from .conftest import TASK, records_of
 
 
 def given(n: int, labels: int, skill: float, seed: int) -> Answers:
-    """Random answers; the more skill, the more of them are right."""
+    """Random answers, of which more are right with more ``skill``."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(labels, size=n)
     probabilities = rng.dirichlet(np.ones(labels), size=n)
@@ -53,7 +53,7 @@ def test_figures_are_those_of_scikit_learn(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_interval_contains_its_value(case):
-    """Also where a sample lacks some of the twenty labels: they are not counted as failures."""
+    """Even if a sample lacks some of the twenty labels, which do not count as failures."""
     figures = measure(case)
     for one in (figures.accuracy, figures.macro_f1, *figures.f1.values()):
         assert 0 <= one.low <= one.value + 1e-12
@@ -88,7 +88,7 @@ def test_a_label_that_neither_occurs_nor_is_answered_has_no_f1():
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_calibration_error_is_that_of_its_definition(case):
-    """Confidences in BINS bins of equal width: the mean gap to the accuracy, by the share of the bin."""
+    """The mean gap between confidence and accuracy in BINS bins of equal width, weighted by their shares."""
     confidence, right = case.probabilities.max(axis=1), case.predicted == case.truth
     edges = np.linspace(0, 1, BINS + 1)[1:-1]
     bins = np.digitize(confidence, edges)
@@ -131,7 +131,7 @@ def engine(tiny):
 
 
 def test_logits_come_in_the_order_of_the_records(engine):
-    """However they were packed into batches."""
+    """However they are packed into batches."""
     records = records_of(10)
     one_by_one = [engine.classify([engine.encode(one.abstract)]).logits[0] for one in records]
     together = logits_of(engine, records, batch_tokens=250)

@@ -23,7 +23,7 @@ from .conftest import ONE_CPU, TASK, records_of
 
 @pytest.fixture(scope="module")
 def sample_run(phi3_nano, tmp_path_factory) -> Outcome:
-    """One epoch over the bundled sample, with the shipped model: what ``abstream train`` does, in seconds."""
+    """One epoch over the bundled sample with the shipped model, as ``abstream train`` does it, in seconds."""
     sample = files("abstream.ops.sample")
     names = {"data": "train", "validation": "validation", "test": "test"}
     sources = {knob: str(sample / f"{name}.jsonl") for knob, name in names.items()}
@@ -41,7 +41,7 @@ def run_folder(sample_run):
 
 
 def test_a_run_leaves_its_config_its_figures_and_the_adapter(sample_run, run_folder):
-    """And no checkpoint."""
+    """There is no checkpoint any more."""
     assert {path.name for path in run_folder.iterdir()} == {"adapter", "config.json", "metrics.json"}
     assert TrainConfig.model_validate_json((run_folder / "config.json").read_text()) == sample_run.config
     assert verify(run_folder / "adapter") == sample_run.adapter
@@ -80,7 +80,7 @@ def test_the_manifest_says_how_the_validation_abstracts_are_answered_in_service(
     answered = [scoring.score(engine.model, row)[0]["cancer"] for row in engine.classify(tokens).logits]
     known = sample_run.adapter.manifest.expected
 
-    assert known.labels == {"cancer": Counter(one["label"] for one in answered)}  # few are asked for their type
+    assert known.labels == {"cancer": Counter(one["label"] for one in answered)}  # too few are asked for their type
     assert sum(known.confidence["cancer"].counts) == sum(known.tokens.counts) == len(tokens)
     below = known.confidence["cancer"].bounds[0]
     assert known.confidence["cancer"].counts[0] == sum(one["confidence"] <= below + 1e-6 for one in answered)
@@ -95,7 +95,7 @@ def test_the_history_tells_the_loss_of_every_step_and_epoch(sample_run):
 
 @pytest.fixture
 def design(write, tmp_path):
-    """Another task, with its own questions and labels, and data for it."""
+    """The configuration of another task with its own questions, labels and data."""
     (tmp_path / "task.json").write_text(TASK.model_dump_json())
 
     def rows(numbers):
@@ -116,7 +116,7 @@ def knobs(tiny, **others):
 
 
 def test_another_task_is_a_file_and_no_code(design, tiny, tmp_path):
-    """Two questions, of which the second is asked if the first is answered yes; served like any other."""
+    """It has two questions, of which the second is asked if the first is answered yes, and is served like any other."""
     outcome = finetune(TrainConfig(**design, **knobs(tiny)), tmp_path / "run", lambda _: None)
 
     engine = Phi3Engine(EngineConfig(model=str(tiny.path), device="cpu"), adapter=outcome.adapter)
@@ -130,7 +130,7 @@ def test_another_task_is_a_file_and_no_code(design, tiny, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_adapter(design, tiny, tmp_path):
-    """Down to its digest, so that anyone can see that a run was repeated."""
+    """Even the digests are equal, so that anyone can verify that a run was reproduced."""
     config = TrainConfig(**design, **knobs(tiny, epochs=1))
     first, second = (finetune(config, tmp_path / name, lambda _: None) for name in ("1", "2"))
     other = finetune(config.model_copy(update={"seed": 8}), tmp_path / "3", lambda _: None)
@@ -155,7 +155,7 @@ def test_a_tenth_is_held_out_where_there_is_no_validation_data(design, tiny, tmp
 
 
 def test_what_is_judged_by_is_not_learned_from(design, tiny, write, tmp_path):
-    """A text that stands in both files is left out of the training data, whatever its id is there."""
+    """A text that is in both files is left out of the training data, whatever its id."""
     learned = load(design["data"], TASK)
     leaked = [learned[0], learned[3]]
     rows = [{"id": f"x{one.id}", "text": one.abstract.abstract.upper(), **one.answers} for one in leaked]
@@ -167,7 +167,7 @@ def test_what_is_judged_by_is_not_learned_from(design, tiny, write, tmp_path):
 
 
 def test_a_question_that_the_data_answers_alike_is_neither_learned_nor_calibrated(design, tiny, write, tmp_path):
-    """Of trials alone, nothing can be said about what is none: no temperature makes that certain."""
+    """Trials alone say nothing about abstracts that are none, so the question gets no temperature."""
     arms = [{"id": n, "text": f"Study {n} of {arm}", "arm": arm} for n, arm in enumerate(("drug", "diet") * 10)]
     held = [{"id": n, "text": f"Later study {n} of {arm}", "arm": arm} for n, arm in enumerate(("drug", "diet") * 2)]
     sources = {"data": write("arms.jsonl", arms), "validation": write("held.jsonl", held), "task": design["task"]}

@@ -1,4 +1,4 @@
-"""The gate: what must hold before an adapter is announced."""
+"""The gate: the rules that must hold before an adapter is announced."""
 
 import pytest
 from abstream.schemas import ONCOLOGY
@@ -30,7 +30,7 @@ def test_a_bound_is_held_by_the_figure_itself(gate, passed):
 @pytest.mark.parametrize(
     ("gate", "passed"),
     [
-        ("accuracy>=+0.02", True),  # 0.92 against 0.90, though the difference is a little less in floating point
+        ("accuracy>=+0.02", True),  # 0.92 against 0.90, whose difference is a little less in floating point
         ("accuracy>=+0.03", False),
         ("macro_f1>=-0.02", True),
         ("macro_f1>=+0", False),

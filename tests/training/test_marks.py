@@ -1,4 +1,4 @@
-"""What single words say: a mark where a word has been read, and a reader that tells it from the state there."""
+"""Each word that says something is marked at its last token, and a reader predicts the mark from the state there."""
 
 import random
 
@@ -34,7 +34,7 @@ def no_others(monkeypatch):
 
 
 def marked(encoder, text):
-    """The end of the text that has been read at each mark, and the mark."""
+    """Each mark with the last word of the text up to it."""
     abstract = Abstract(abstract=text)
     spans = encoder.spans(abstract)
     return [(text[: spans[place][1]].split()[-1], mark) for place, mark in marks(encoder, abstract, random.Random(1))]

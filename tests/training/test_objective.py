@@ -1,4 +1,4 @@
-"""The loss is that of a plain loop over transformers' whole logits; a question that is not asked adds nothing to it."""
+"""The loss is that of a plain loop over transformers' full logits; a question that is not asked adds nothing to it."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_a_question_that_is_not_asked_adds_nothing_to_loss_or_gradient():
 
 
 def test_where_nothing_is_asked_the_loss_is_zero_and_has_a_gradient():
-    """Processes that train together wait for every gradient."""
+    """Processes that train together wait for the gradient of every weight."""
     logits = with_gradient()
     loss = slot_loss(logits, torch.full((2, 2), NOT_ASKED))
     loss.backward()
@@ -65,7 +65,7 @@ def test_batches_hold_every_example_once_and_few_enough_tokens(new_run):
 
 @pytest.fixture
 def run(new_run):
-    """With LoRA weights that are all at work: untrained, half of them would have no gradient."""
+    """A run with random LoRA weights: with the initial ones, half of them would have no gradient."""
     run = new_run(dropout=0)
     torch.manual_seed(1)
     for name, weight in run.model.named_parameters():
@@ -75,7 +75,7 @@ def run(new_run):
 
 
 def test_loss_and_gradients_are_those_of_a_plain_loop_over_transformers(run, tiny):
-    """One prompt at a time, without cache, padding or our attention, from the logits of the whole vocabulary."""
+    """One prompt at a time, without cache, padding or our attention, with the logits of the whole vocabulary."""
     batch = whole_examples(run)[:6]
     ours = slot_loss(run._logits(run.classifier, batch), answers_of(batch, run.device))
     our_gradients = lora_gradients(run, ours)

@@ -1,4 +1,4 @@
-"""An adapter is what plain PEFT loads, with a manifest that tells how to read it and a card for people."""
+"""An adapter can be loaded by plain PEFT, and has a manifest for serving and a model card for readers."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ DATA_DIGEST = digest(records_of(16))
 
 
 def comparison(question: Question, seed: int = 0) -> Comparison:
-    """A before that is right by chance, an after that is mostly right, and two baselines."""
+    """A base that is right by chance, an adapter that is mostly right, and two baselines."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(len(question.labels), size=40)
 
@@ -111,7 +111,7 @@ def test_the_manifest_holds_the_figures_before_and_after(adapter):
 
 
 def test_the_probes_are_invented_and_answered_at_temperature_one(adapter, tiny):
-    """So that a worker that loads the adapter can see whether it computes what was released."""
+    """A worker that loads the adapter can verify by them that it computes what was released."""
     engine = Phi3Engine(EngineConfig(model=str(tiny.path), device="cpu"), adapter=adapter)
 
     assert [(one.title, one.abstract) for one in adapter.manifest.probes] == [
@@ -153,7 +153,7 @@ def test_a_card_of_nothing_measured_is_valid_too(folder, tiny, tmp_path):
 
 
 def tables(text: str) -> list[list[list[str]]]:
-    """The Markdown tables as rows of cells, without the rule below the heading."""
+    """The Markdown tables as rows of cells, without the line below the heading."""
     found: list[list[list[str]]] = [[]]
     for line in text.splitlines():
         if line.startswith("|"):

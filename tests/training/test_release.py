@@ -1,4 +1,4 @@
-"""An adapter goes into the store whole, and is announced only then."""
+"""An adapter is announced only when it is complete in the store."""
 
 import json
 import shutil

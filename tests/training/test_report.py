@@ -1,4 +1,4 @@
-"""One HTML file that tells what a run achieved, says so where it lost, and quotes no abstract."""
+"""The report is one HTML file that shows what a run achieved and where it did worse, and quotes no abstract."""
 
 import re
 from html import unescape
@@ -20,7 +20,7 @@ HISTORY = [
 
 
 def judge(question: Question, right: float, n: int = 40) -> Answers:
-    """Answers of which the first ``right`` are right; the last of the wrong ones is the surest."""
+    """Answers of which the first ``right`` are right; the last of the wrong ones is the most confident."""
     labels = len(question.labels)
     truth = np.arange(n) % min(labels, 5)
     answered = np.where(np.arange(n) < right * n, truth, (truth + 1) % min(labels, 5))
@@ -54,7 +54,7 @@ def words(page) -> str:
 
 
 def words_of(page: str) -> str:
-    """What a reader sees, in one line."""
+    """The visible text of a page, in one line."""
     bare = re.sub(r"<wbr>|<style>.*?</style>", "", page, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", bare)).split())
 

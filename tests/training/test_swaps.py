@@ -1,4 +1,4 @@
-"""Where the words of one type stand where another's stood, only they tell the type."""
+"""After a swap, the words of a type stand where those of another type stood, and all else is as it was."""
 
 import random
 import re
@@ -14,7 +14,7 @@ SITES = re.compile("breast|mammary|lungs?|kidney", re.IGNORECASE)
 
 @pytest.fixture
 def swap() -> TypeSwap:
-    """Knows sites of three types and a sign of one."""
+    """A swap that knows sites of three types and a sign of one."""
     swap = TypeSwap()
     swap.learn("Cancer of the breast or the mammary gland, the lung, or the kidney; mastectomy")
     return swap

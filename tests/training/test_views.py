@@ -1,4 +1,4 @@
-"""Each epoch shows another side of an abstract, and never nothing."""
+"""Each epoch shows another view of an abstract, and never an empty one."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""A dictionary's opinion: not a person's, but a steady one."""
+"""The dictionary's labels: not those of a person, but consistent."""
 
 import pytest
 from abstream import Abstract

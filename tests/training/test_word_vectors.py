@@ -1,9 +1,9 @@
-"""The vectors that the small base model starts from."""
+"""The initial embeddings of the small base model."""
 
 import numpy as np
 from abstream.training.word_vectors import word_vectors
 
-# Tokens 0 to 2 occur together, 3 to 5 as well; 6 is everywhere, 7 nowhere.
+# Tokens 0 to 2 occur together, and so do 3 to 5; 6 is everywhere, 7 nowhere.
 DOCUMENTS = [[0, 1, 2, 6], [0, 1, 6], [1, 2, 6], [0, 2, 2, 6], [3, 4, 5, 6], [3, 4, 6], [4, 5, 6], [3, 5, 5, 6]]
 
 

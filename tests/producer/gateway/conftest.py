@@ -1,4 +1,4 @@
-"""A gateway inside the test's own process, and one that listens."""
+"""A gateway in the test's own process, and one that listens on a port."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def names(namespace) -> Shards:
 
 @pytest.fixture
 def gateway(server, names) -> Gateway:
-    """Makes gateways of the test's namespace, each asked through a client of its own."""
+    """Creates gateways of the test's namespace; yields a client of each."""
 
     @asynccontextmanager
     async def make(**knobs: object) -> AsyncIterator[Client]:
@@ -51,7 +51,7 @@ async def client(gateway) -> AsyncIterator[Client]:
 
 
 def prediction_event(**ties: str) -> bytes:
-    """A prediction that says nothing but whose it is: the gateway reads no more of one."""
+    """A minimal prediction with these attributes, which are all that the gateway reads."""
     data = {"answers": {"cancer": {"label": "Cancer", "confidence": 1.0, "probabilities": {"Cancer": 1.0}}}}
     return json.dumps({"type": "abstream.abstract.classified.v1", "data": data, **ties}).encode()
 
@@ -68,7 +68,7 @@ class Listening:
 
 @pytest.fixture
 def listening(server, names):
-    """Makes gateways that listen: what streams, or breaks off, needs a connection."""
+    """Creates gateways that listen on a port, for tests of streams and broken connections."""
 
     @asynccontextmanager
     async def make(**knobs: object) -> AsyncIterator[Listening]:
@@ -87,7 +87,7 @@ def listening(server, names):
 
 
 class Events:
-    """What a stream of predictions has sent: the ids in their order, and whether it has ended."""
+    """What a stream of predictions has sent so far, and whether it has ended."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -110,7 +110,7 @@ class Events:
 
 @pytest.fixture
 def following():
-    """Follows the stream of a client while the block lasts."""
+    """Follows a client's stream of predictions within the block."""
 
     @asynccontextmanager
     async def follow(client: Client, last: str | None = None, path: str = "/v1/predictions/stream", **headers: str):
@@ -131,7 +131,7 @@ def following():
 
 @pytest.fixture
 def publish_results(redis, streams):
-    """Puts predictions into the stream as workers do, and tells their entry ids."""
+    """Adds predictions to the stream as workers do, and returns their entry ids."""
     body = prediction_event(causationid="somebody's", causationsource="elsewhere")
 
     async def publish(count: int) -> list[str]:
@@ -144,6 +144,6 @@ def publish_results(redis, streams):
 
 
 async def documented_conflict(client: Client, method: str, path: str) -> dict[str, object]:
-    """The example of the problem that a route says is a conflict."""
+    """The example of a route's 409 problem in the OpenAPI document."""
     operation = (await client.get("/openapi.json")).json()["paths"][path][method]
     return operation["responses"]["409"]["content"]["application/problem+json"]["example"]

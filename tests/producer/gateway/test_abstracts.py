@@ -1,4 +1,4 @@
-"""Abstracts come in by HTTP, one, many or a file, and how each stands is told by its id."""
+"""Abstracts are submitted by HTTP, one, many or as a file, and the status of each can be looked up by its id."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ CSV = "id,title,abstract\n1,Tamoxifen,We followed.\n3,,\n2,Sleep,We asked.\n"
 
 
 class Clumsy(FakeEngine):
-    """Fails on every abstract but its own known good one, so that abstracts are refused."""
+    """Fails on the example abstract, so that it is refused."""
 
     def classify(self, batch):
         if self.encode(Abstract(**TAMOXIFEN)) in batch:
@@ -27,7 +27,7 @@ class Clumsy(FakeEngine):
 
 
 async def waiting(redis, streams, lane="interactive"):
-    """What was submitted to a lane, as events."""
+    """The events in a lane."""
     return [from_fields(fields) for _, fields in await redis.xrange(streams.lane(lane))]
 
 
@@ -188,7 +188,7 @@ async def test_what_is_remembered_of_an_abstract_has_an_end(client, redis, strea
 
 
 async def test_what_workers_give_no_second_answer_has_its_first_for_as_long(client, redis, streams, workers):
-    """Sent again on the next day, it is a duplicate: who did not know its answer would say for a week that it waits."""
+    """Sent again a day later, it is a duplicate: without its first answer it would seem queued for a week."""
     await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
     await workers.burst()
     await wait_until(lambda: is_status(client, "7", "done"))
@@ -245,7 +245,7 @@ async def test_a_source_of_ones_own_can_be_looked_up_by_it(gateway, server, name
 
 
 async def test_a_request_that_is_part_of_a_trace_makes_its_abstract_part_of_it(gateway, redis, streams, monkeypatch):
-    """FastAPI makes the span of the request, and the publisher's is within it."""
+    """FastAPI opens the span of the request, and that of the publisher is within it."""
     provider = TracerProvider()
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"

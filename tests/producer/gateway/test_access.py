@@ -1,4 +1,4 @@
-"""Who may ask: whoever has a token, or where none is asked for, this machine and no page of somebody else."""
+"""With tokens, only their owners have access; without, only this machine has, except for foreign pages in a browser."""
 
 import pytest
 from abstream.producer.gateway import tokens
@@ -19,7 +19,7 @@ FIRST, SECOND = "the-first-clients-token", "the-second-clients-token"
     ],
 )
 async def test_without_tokens_a_page_of_somebody_else_is_refused(client, headers):
-    """Neither told by its origin, nor by a name of its own that leads here, nor by what is no name at all."""
+    """By its origin, by a host name of its own that points here, or by an invalid host."""
     answer = await client.get("/v1/predictions", headers=headers)
     assert (answer.status_code, answer.json()["type"]) == (403, "urn:abstream:problem:foreign")
 

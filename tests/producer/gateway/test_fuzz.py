@@ -1,6 +1,6 @@
-"""The gateway keeps what its own OpenAPI document says, whatever it is sent: schemathesis thinks it up.
+"""The gateway behaves as its OpenAPI document says, whatever requests schemathesis generates.
 
-A few examples a time; ``GATEWAY_FUZZ_EXAMPLES=1000`` tries more, and other ones each time.
+By default there are a few fixed examples; ``GATEWAY_FUZZ_EXAMPLES=1000`` tries more, and others each time.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from ...conftest import PATIENCE_SECONDS, Workers, wait_until
 DOCUMENT = Path(abstream.__file__).parent / "schemas/exported/openapi.json"
 EXAMPLES = int(os.environ.get("GATEWAY_FUZZ_EXAMPLES", "0"))
 TOKEN = "a-token-that-only-this-test-has"
-# No schema says all that an abstract must be: an id in one place, a title or a text, keys of Python's length.
+# No schema can express all rules for an abstract: an id in one place, a title or a text, keys of Python's length.
 MAY_BE_INVALID = {"expected-statuses": ["2xx", 401, 403, 404, 409, 415, 422, 429, "5xx"]}
 KNOBS = {
     "seed": None if EXAMPLES else 1,
@@ -54,7 +54,7 @@ def as_it_is(_, value: bytes) -> bytes:
 
 @asynccontextmanager
 async def gateway(url: str, namespace: str, tokens: Path) -> AsyncIterator[str]:
-    """The address of one with a worker behind it and some results, in which no stream goes on for ever."""
+    """The address of a gateway with a worker and some results, in which no stream goes on for ever."""
     app = build(url, Shards(namespace), GatewayConfig(tokens_file=tokens, max_wait_seconds=0.2))
     door: Door = app.state.door
     redis = connect(url)
@@ -84,7 +84,7 @@ async def end_streams(door: Door) -> None:
 
 @pytest.fixture(scope="module")
 def address(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a gateway in a thread, on the loop of the real one: schemathesis asks as any other client does."""
+    """The address of a gateway in a thread, on uvloop as in service; schemathesis is a client like any other."""
     loop, up, down = uvloop.new_event_loop(), threading.Event(), asyncio.Event()
     found: list[str] = []
     tokens = tmp_path_factory.mktemp("gateway") / "tokens"

@@ -1,4 +1,4 @@
-"""What a gateway remembers of abstracts while Redis takes nothing, and how it is caught up with."""
+"""A gateway keeps results in memory while Redis accepts no writes, and records them afterwards."""
 
 import pytest
 from abstream.producer.connection import Shard

@@ -1,4 +1,4 @@
-"""What a gateway counts is what its clients did."""
+"""The metrics of a gateway agree with what its clients did."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ SOUND = {"abstract": "A sound text."}
 
 @pytest.fixture
 def told(client):
-    """The value of a metric, as a scrape reads it; 0 where it is not told."""
+    """The value of a metric, as a scrape reads it; 0 if it is missing."""
 
     async def value(name: str, **labels: str) -> float:
         text = (await client.get("/metrics")).text

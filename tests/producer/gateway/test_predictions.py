@@ -1,4 +1,4 @@
-"""Predictions are read in pages, and followed as they come."""
+"""Predictions are read in pages, or followed as they arrive."""
 
 import asyncio
 import json
@@ -111,13 +111,13 @@ async def test_who_leaves_is_no_subscriber_any_more(listening, following):
 
 
 async def test_one_that_does_not_read_holds_up_nobody_and_misses_nothing(listening, following, publish_results):
-    """Its connection is full long before the tail has let go of what it has not seen."""
+    """Its connection is full long before the tail drops predictions that it has not received."""
     async with listening() as gateway:
         gateway.door.tail._max_bytes = 1_000
         host, port = gateway.address.removeprefix("http://").split(":")
         slow = socket.socket()
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)  # what is longer than the buffer waits for a timer
+        slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)  # larger than the buffer, it waits for a timer
         slow.connect((host, int(port)))
         slow.sendall(b"GET /v1/predictions/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         async with following(gateway.client) as fast:

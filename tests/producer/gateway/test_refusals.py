@@ -1,4 +1,4 @@
-"""Refusals are read and replayed, adapters are told, by HTTP."""
+"""Refusals are read and replayed, and adapters are shown, by HTTP."""
 
 from abstream import Abstract
 from abstream.consumer.engine.fake import FakeEngine
@@ -11,7 +11,7 @@ SOUND = {"id": "sound", "title": "Title", "abstract": "A sound text."}
 
 
 class Clumsy(FakeEngine):
-    """Fails on the sound abstract."""
+    """Fails on the valid abstract."""
 
     def classify(self, batch):
         if self.encode(Abstract(title=SOUND["title"], abstract=SOUND["abstract"])) in batch:
@@ -91,7 +91,7 @@ async def test_adapters_tell_what_is_live_and_which_worker_serves_it(
 
 
 async def test_what_was_announced_before_is_known_and_not_live(client, redis, streams, make_adapter, tmp_path):
-    """Workers do not follow an event twice, so what it names is not what they are asked to serve."""
+    """Workers do not follow an event twice, so its adapter is not the one to serve."""
     for version in ("1", "2"):
         await release(redis, streams, make_adapter(version).path, tmp_path / "store")
     [(_, first), _] = await redis.xrange(streams.output("adapters"))

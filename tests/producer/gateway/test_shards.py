@@ -1,4 +1,4 @@
-"""A gateway of a namespace of several shards."""
+"""A gateway of a namespace with several shards."""
 
 from collections import Counter
 
@@ -25,7 +25,7 @@ def workers(redis, streams) -> Workers:
 
 @pytest.fixture
 def publish_results(redis, names):
-    """Puts predictions into the shards by turns, each under a number of its own."""
+    """Adds predictions to the shards in turn, each with a number of its own, and returns the numbers."""
     published = 0
 
     async def publish(count: int) -> list[str]:
@@ -41,7 +41,7 @@ def publish_results(redis, names):
 
 
 def seen(events) -> Counter[str]:
-    """What a stream of server-sent events was answers to."""
+    """How often each abstract was answered in a stream of server-sent events."""
     return Counter(data.partition('"causationid": "')[2].partition('"')[0] for data in events.data)
 
 
@@ -93,7 +93,7 @@ async def test_a_stream_gives_what_comes_in_any_shard_once(listening, following,
 async def test_a_stream_goes_on_at_any_gateway_after_the_last_event_that_was_seen(
     listening, following, publish_results
 ):
-    """Which has seen the shards in another order, and what came first not at all."""
+    """Even if that gateway saw the shards in another order, and the first predictions not at all."""
     before = await publish_results(400)
     async with listening() as one:
         async with following(one.client, last="0") as events:
