@@ -42,7 +42,7 @@ class LoraConfig(BaseModel):
 
     @property
     def shape(self) -> LoraShape:
-        """As an adapter update announces it."""
+        """The shape that an adapter update announces."""
         return LoraShape(r=self.r, alpha=self.lora_alpha, target_modules=tuple(sorted(self.target_modules)))
 
 
@@ -50,7 +50,7 @@ def read_lora(path: Path) -> LoraConfig:
     """Read ``adapter_config.json``.
 
     Raises:
-        AdapterRefused: it is not that of a plain LoRA.
+        AdapterRefused: it cannot be read, or is not that of a plain LoRA.
     """
     try:
         config = LoraConfig.model_validate_json(path.read_bytes())

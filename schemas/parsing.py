@@ -28,7 +28,7 @@ def parse_event(body: bytes) -> Event:
 
 
 def received(model: type[AnyEvent], body: bytes) -> AnyEvent:
-    """An event from outside, which must contain the attributes that have defaults here.
+    """An event from outside, which must contain every required attribute, even one with a default here.
 
     Raises:
         Malformed: as ``parse_event``.

@@ -71,7 +71,7 @@ class Streams:
 
     @property
     def turn(self) -> str:
-        """The worker whose turn it is to do the upkeep, for a while."""
+        """The worker whose turn it is to do the upkeep; it expires."""
         return self._key("turn")
 
     @property

@@ -112,7 +112,7 @@ class Task(BaseModel):
 
 
 def _problems(error: ValidationError) -> str:
-    """What is wrong and where; not also of each list that it leaves too short."""
+    """What is wrong and where. An error of a list is left out if an error within the list explains it."""
     found = [(one["loc"], one["msg"].removeprefix("Value error, ")) for one in error.errors()]
     innermost = [
         (place, said)

@@ -31,7 +31,7 @@ class TypeSwap:
                     words.append(word)
 
     def __call__(self, abstract: Abstract, draws: random.Random) -> Abstract:
-        """The abstract with its types permuted at random: each word is exchanged for one of the same group of words."""
+        """The abstract with its types permuted at random: a name becomes a name of the new type, a site a site, …"""
         becomes = dict(zip(_TYPES, draws.sample(_TYPES, len(_TYPES)), strict=True))
         chosen: dict[str, str] = {}
 
