@@ -1,7 +1,8 @@
 """Reading refusals from their stream, and sending refused entries again.
 
 A replay is the original entry with one more field that names the refusal, so that its answer can name it too. Its
-identity is the original's: if the abstract was answered meanwhile, it is not answered again.
+identity is the original's: if the abstract was answered meanwhile, it is not answered again. Plain fields without an id
+have that of their entry, which a second field names.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -15,7 +16,7 @@ from redis.exceptions import ResponseError
 from ..schemas import AbstractRefused, AbstreamError, Malformed
 from ..schemas.events import OriginalEntry
 from ..schemas.originals import from_original
-from ..schemas.streams import EVENT_FIELD, LANES, REPLAY_FIELD, from_fields
+from ..schemas.streams import EVENT_FIELD, LANES, REPLAY_FIELD, REPLAYED_ENTRY_FIELD, from_fields
 from .connection import Shard
 from .cursor import RawEntry, join, oldest, split
 
@@ -174,8 +175,8 @@ class _Shelf:
 
 
 def again(original: OriginalEntry, refusal_id: str) -> dict[bytes, bytes]:
-    """The fields of the entry to send: the original ones, byte for byte, and the id of the refusal."""
+    """The fields of the entry to send: the original ones, byte for byte, and those that keep link and identity."""
     fields = from_original(original)
     if EVENT_FIELD.encode() not in fields and not fields.get(b"id"):
-        fields[b"id"] = original.entry_id.encode()  # the id that it had
+        fields.setdefault(REPLAYED_ENTRY_FIELD.encode(), original.entry_id.encode())  # a replay of a replay has it
     return fields | {REPLAY_FIELD.encode(): refusal_id.encode()}

@@ -15,7 +15,9 @@ GROUP = "classifiers"
 EVENT_FIELD = "event"
 _EVENT = EVENT_FIELD.encode()  # as Redis gives it
 PLAIN_FIELDS = ("title", "abstract", "id", "pmid")
-REPLAY_FIELD = "replay_of"  # in an entry that is sent again, beside the original fields: the refusal's event id
+# In an entry that is sent again, beside the original fields: the refusal's event id, and for plain fields without an id
+# the entry whose id they had.
+REPLAY_FIELD, REPLAYED_ENTRY_FIELD = "replay_of", "replayed_entry"
 
 # The contract's largest abstract is 50 000 characters, at most 300 kB as escaped JSON; the rest is metadata.
 MAX_EVENT_BYTES = 1 << 20
@@ -146,7 +148,8 @@ def submitted_from_fields(lane: Lane, entry_id: str, fields: Mapping[bytes, byte
     )
     if plain.get("id"):
         return Submission(plain["id"], PLAIN_SOURCE, data.title, data.abstract, identifiers)
-    return Submission(entry_id, f"{PLAIN_SOURCE}:{lane}", data.title, data.abstract, identifiers)
+    id_ = _utf8(REPLAYED_ENTRY_FIELD, fields.get(REPLAYED_ENTRY_FIELD.encode(), b"")) or entry_id
+    return Submission(id_, f"{PLAIN_SOURCE}:{lane}", data.title, data.abstract, identifiers)
 
 
 def cause_in(fields: Mapping[bytes, bytes]) -> dict[str, str]:

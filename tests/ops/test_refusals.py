@@ -8,7 +8,7 @@ from abstream.consumer.engine.fake import FakeEngine
 from abstream.producer.connection import Shard
 from abstream.producer.replaying import Refusals, again
 from abstream.schemas.originals import from_original, to_original
-from abstream.schemas.streams import from_fields
+from abstream.schemas.streams import LANES, from_fields, submitted_from_fields
 
 SOUND = Abstract(title="Title", abstract="A sound text.")
 NOT_UTF8 = b'{"data": "\xff\xfe"}'
@@ -186,13 +186,30 @@ def test_without_redis_is_exit_code_5(abstream, command):
     assert abstream("refusals", *command.split(), REDIS_URL="unix:///nowhere/redis.sock").returncode == 5
 
 
-@pytest.mark.parametrize(
-    ("fields", "id"),
-    [({b"title": b"T"}, b"1-0"), ({b"title": b"T", b"id": b"own"}, b"own"), ({b"title": b"T", b"id": b""}, b"1-0")],
-)
-def test_an_entry_of_plain_fields_keeps_the_identity_it_had(fields, id):
-    """Which without an id of its own was its place in the stream, and a replay has another."""
-    assert again(to_original("lane", "1-0", fields), "refusal") == {**fields, b"id": id, b"replay_of": b"refusal"}
+@pytest.mark.parametrize("fields", [{b"title": b"T"}, {b"title": b"T", b"id": b"own"}, {b"title": b"T", b"id": b""}])
+def test_an_entry_of_plain_fields_keeps_the_identity_it_had(fields):
+    """Which without an id of its own was its place in the stream, and a replay of a replay has a third one."""
+    once = again(to_original("lane", "1-0", fields), "refusal")
+    twice = again(to_original("lane", "2-0", once), "second refusal")
+
+    first, second, third = [
+        submitted_from_fields("bulk", entry_id, sent)
+        for entry_id, sent in (("1-0", fields), ("2-0", once), ("3-0", twice))
+    ]
+    assert (second.id, second.source) == (third.id, third.source) == (first.id, first.source)
+    assert (once[b"replay_of"], twice[b"replay_of"]) == (b"refusal", b"second refusal")
+
+
+async def test_entries_of_both_lanes_with_one_id_stay_two_abstracts(abstream, redis, streams, workers, out):
+    for lane in LANES:
+        await redis.xadd(streams.lane(lane), {"title": SOUND.title, "abstract": SOUND.abstract}, id="7-0")
+    await workers.burst(engine=Clumsy())
+
+    abstream("refusals", "replay", "--all")
+    await workers.burst()
+
+    answered = [(result.causationid, result.causationsource) for result in await out.predictions()]
+    assert sorted(answered) == [("7-0", "urn:abstream:plain:bulk"), ("7-0", "urn:abstream:plain:interactive")]
 
 
 def test_an_event_is_sent_again_as_it_was():
