@@ -57,8 +57,9 @@ class Worker:
         self.ready = Ready(config.max_batch_tokens)
         self.observers: list[Observer] = []  # called with every answered batch
         self.at_work = 0  # steps that are tokenizing or computing now; all other work is waiting
-        # One thread runs every forward pass, of the live engine and of the engines before it.
-        self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        # One thread runs every forward pass: of the live engine, of the engines before it, and of a shadow candidate.
+        self.compute = _compute_thread()
+        self._turn = asyncio.Lock()  # of a forward pass: none waits for the thread with its deadline running
 
     async def run(self) -> None:
         """Work until the source ends, then finish what is in hand.
@@ -123,9 +124,29 @@ class Worker:
     async def computed(self, batch: Batch) -> list[Inferred]:
         # A lease may have expired while the process was paused. Another worker has the abstract then.
         ours = [job for job in batch if self.source.holds(job.delivery)]
-        computing = asyncio.get_running_loop().run_in_executor(self.compute, self.classify, ours)
-        with self.metrics.health.computing():
-            return await self.in_time(computing, [job.delivery for job in ours])
+        return await self.forward(lambda: self.classify(ours), [job.delivery for job in ours])
+
+    async def forward(self, run: Callable[[], T], deliveries: Sequence[Delivery]) -> T:
+        """The result of a forward pass on the compute thread, which begins when the pass before it has ended.
+
+        A pass that hangs, or whose caller is cancelled, keeps its thread, and the next pass gets a new one.
+
+        Args:
+            run: the pass.
+            deliveries: are suspects if it hangs.
+
+        Raises:
+            Stuck: it takes longer than ``batch_deadline_seconds``.
+        """
+        async with self._turn:
+            computing = asyncio.get_running_loop().run_in_executor(self.compute, run)
+            try:
+                with self.metrics.health.computing():
+                    return await self.in_time(computing, deliveries)
+            finally:
+                if not computing.done():
+                    self.compute.shutdown(wait=False)
+                    self.compute = _compute_thread()
 
     async def in_time(self, step: Future[T], deliveries: Sequence[Delivery]) -> T:
         """The result of a step that works on these deliveries.
@@ -210,3 +231,7 @@ class Worker:
         log.info(
             "batch_committed", abstracts=len(answered), outcomes=[outcome.name.lower() for outcome in set(outcomes)]
         )
+
+
+def _compute_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="compute")

@@ -180,10 +180,14 @@ class Workers:
 
     @asynccontextmanager
     async def following(
-        self, name: str = "worker", engine: Engine | None = None, load_engine: LoadEngine = fake_engine
+        self,
+        name: str = "worker",
+        engine: Engine | None = None,
+        load_engine: LoadEngine = fake_engine,
+        **knobs: object,
     ) -> AsyncIterator[Worker]:
         """As ``running``, and let it serve the newest adapter from its first abstract on, and those that follow."""
-        worker = self.new(name, engine, burst=False)
+        worker = self.new(name, engine, burst=False, **knobs)
         registry = self.registry(worker, load_engine)
         await worker.source.create_groups()
         await registry.catch_up()

@@ -51,7 +51,7 @@ class Registry:
         self.load_engine = load_engine
         self.cache = Cache.of(worker.config)
         self.guard = Guard(worker.config, worker.engine.model)
-        self.shadow = Shadow(worker, fleet)
+        self.shadow = Shadow(worker, fleet, self._reject)
         worker.observers += [self.guard.observe, self.shadow.observe]
         self._background = background_thread("admit")
         self._order = Order()
@@ -70,7 +70,7 @@ class Registry:
             await self._follow([*waiting, *sound] if only_shadows else sound)
         for announced, objection in zip(news, objections, strict=True):
             if objection and not self._is_live(announced.update):
-                await self._reject(announced, objection, 0)
+                await self._reject(announced, objection)
 
     async def follow(self) -> None:
         """Follow announcements, and supervise the live adapter and the shadow, until cancelled."""
@@ -183,7 +183,7 @@ class Registry:
         self.worker.metrics.switched("unchanged")
         await self.fleet.activated(announced, self._answer(announced.update, self._live_digest()))
 
-    async def _reject(self, announced: Announced, reason: str, load_ms: float) -> None:
+    async def _reject(self, announced: Announced, reason: str, load_ms: float = 0) -> None:
         self.worker.metrics.switched("rejected")
         update = announced.update
         log.warning("adapter_rejected", version=update.version, digest=_short(update.digest), reason=reason)

@@ -1,14 +1,16 @@
 """A candidate in the shadow of the live adapter: it scores a share of the live abstracts, and publishes nothing.
 
 It uses only idle time of the compute thread: it runs when no batch is ready, and takes a few abstracts at once, so that
-a live batch never waits for more. Abstracts for which there is no time are dropped, the oldest first.
+a live batch never waits for more. Abstracts for which there is no time are dropped, the oldest first. A candidate that
+hangs is let go, and no live abstract is blamed for it.
 """
 
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -18,7 +20,7 @@ from ...schemas.events import ShadowSummary
 from ..engine import Engine
 from ..engine.scoring import score
 from ..stages import Answered, Inferred, Job, Predicted
-from ..worker import Worker
+from ..worker import Stuck, Worker
 from .comparison import Answers, Comparison
 from .fleet import Fleet
 
@@ -49,9 +51,16 @@ class _Candidate:
 class Shadow:
     """Owns the candidate. Everything except ``_score`` runs on the event loop."""
 
-    def __init__(self, worker: Worker, fleet: Fleet) -> None:
+    def __init__(self, worker: Worker, fleet: Fleet, reject: Callable[[Announced, str], Awaitable[None]]) -> None:
+        """
+        Args:
+            worker: whose live adapter it is beside.
+            fleet: is told the summaries.
+            reject: tells the fleet why a candidate was let go.
+        """
         self._worker = worker
         self._fleet = fleet
+        self._reject = reject
         self._candidate: _Candidate | None = None
         self._offered = asyncio.Event()
         registry = worker.metrics.registry
@@ -93,7 +102,6 @@ class Shadow:
 
     async def run(self) -> None:
         """Score offered abstracts whenever the compute thread is idle, until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._offered.wait()
             await self._worker.ready.idle()
@@ -101,13 +109,26 @@ class Shadow:
                 self._offered.clear()
                 continue
             batch = _take(candidate.waiting)
-            answers = await loop.run_in_executor(
-                self._worker.compute, self._score, candidate.engine, [job for job, _ in batch]
-            )
+            run = partial(self._score, candidate.engine, [job for job, _ in batch])
+            try:
+                answers = await self._worker.forward(run, ())
+            except Stuck:
+                await self._let_go(candidate, batch)
+                continue
             self._count(candidate, batch, answers)
             if candidate.seen.abstracts >= candidate.next_summary and candidate is self._candidate:
                 candidate.next_summary = 2 * candidate.seen.abstracts
                 await self._publish(candidate, ended=False)
+
+    async def _let_go(self, candidate: _Candidate, batch: Sequence[Waiting]) -> None:
+        """Drop a candidate that hangs on ``batch``. It would hang again, so it is not tried again."""
+        self._count(candidate, batch, [])
+        if candidate is self._candidate:
+            await self.end()
+            seconds = self._worker.config.batch_deadline_seconds
+            await self._reject(
+                candidate.announced, f"in the shadow, {len(batch)} abstracts took more than {seconds:g} s"
+            )
 
     def _score(self, engine: Engine, jobs: Sequence[Job]) -> list[Answers]:
         """The candidate's answers, computed on the compute thread; empty if it fails."""

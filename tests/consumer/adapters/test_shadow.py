@@ -135,7 +135,7 @@ async def test_a_live_batch_waits_for_one_small_shadow_batch_at_most(
         await wait_until(at_work.is_set, "a shadow batch")
         begun = len(order)
         await publisher.publish(Abstract(title="Urgent", abstract=""), id="urgent")
-        await wait_until(lambda: not worker.compute._work_queue.empty(), "the live batch")
+        await wait_until(worker.ready.busy, "the live batch")
         go_on.set()
         await wait_until(lambda: _answered(redis, streams, 21))
         await wait_until(lambda: shadowed(worker) == 21)
@@ -169,6 +169,43 @@ async def test_a_candidate_that_fails_is_counted_and_the_live_one_serves_on(
 
     assert await redis.xlen(streams.predictions) == 10
     assert worker.engine.model.receipt.adapter_version == "1"
+
+
+async def test_a_candidate_that_hangs_is_let_go_and_no_live_abstract_is_blamed(
+    redis, streams, publisher, workers, make_adapter, store
+):
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class Hanging(FakeEngine):
+        tries = 0
+
+        def classify(self, batch):
+            self.tries += 1
+            if self.model.receipt.adapter_version == "2" and self.tries > 1:
+                hangs.set()
+                go_on.wait(30)
+            return super().classify(batch)
+
+    def load_engine(adapter):
+        return Hanging(adapter=adapter)
+
+    await release(redis, streams, make_adapter("1", probes=()).path, store)
+    async with workers.following(load_engine=load_engine, batch_deadline_seconds=1) as worker:
+        await release(redis, streams, make_adapter("2", probes=()).path, store, action="shadow")
+        await wait_until(lambda: _is_shadowed(worker))
+        await publish(publisher, 1)
+        await wait_until(hangs.is_set, "the candidate")
+        await publisher.publish(Abstract(title="Behind it", abstract=""), id="behind")
+        await wait_until(lambda: _answered(redis, streams, 2), "the live batch behind it")
+        await wait_until(lambda: said(redis, streams, AdapterRejected), "the candidate's rejection")
+        assert not _is_shadowed(worker)
+        go_on.set()
+
+    [rejected] = await said(redis, streams, AdapterRejected)
+    assert (rejected.data.version, rejected.data.reason) == ("2", "in the shadow, 1 abstracts took more than 1 s")
+    results = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
+    assert [result.data.attempt for result in results] == [1, 1]
+    assert await redis.xlen(streams.refusals) == 0
 
 
 async def test_a_candidate_that_is_not_sound_is_rejected(redis, streams, workers, make_adapter, store):
