@@ -49,7 +49,8 @@ async def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """One abstract is answered with its `id` and its entry in the stream. Of several, the good ones are taken, and
-    those that are not are told by their position; it is a problem only where none is good."""
+    those that are not are told by their position; it is a problem only where none is good. If Redis fails, the problem
+    names those that were taken in `accepted`, and in `unsure` the ids of those that perhaps were: repeat these ids."""
     _is_open(door)
     sender = Sender(door, source, lane)
     async with records(request, idempotency_key, format) as brought:
@@ -63,18 +64,13 @@ async def _send_all(sender: Sender, parts: Many, door: Door) -> Response:
     try:
         async for part in parts:
             await sender.send_part(part)
-    except Unavailable as error:
-        problem = problem_of(error)
-        problem.detail += "; those in `accepted` were taken" if sender.accepted else ""
-        problem.members["accepted"] = [one._asdict() for one in sender.accepted]
-        raise problem from error
     finally:
         door.measurements.broken(len(sender.broken))
-    broken = [{"position": one.position, "detail": one.reason} for one in sender.broken]
     if not sender.accepted:
-        detail = "no abstract could be taken: `problems` says why of each" if broken else "there is no abstract in it"
-        raise Problem(422, "invalid", detail, problems=broken)
-    return JSONResponse({"accepted": [one._asdict() for one in sender.accepted], "problems": broken}, 202)
+        some = "no abstract could be taken: `problems` says why of each"
+        detail = some if sender.broken else "there is no abstract in it"
+        raise Problem(422, "invalid", detail, problems=sender.outcome()["problems"])
+    return JSONResponse(sender.outcome(), 202)
 
 
 @router.get(

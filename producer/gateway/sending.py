@@ -1,9 +1,12 @@
 """Publishing the records of a request."""
 
-from ...schemas import Lane, Malformed
+from typing import Any
+
+from ...schemas import Lane, Malformed, Unavailable
 from ..formats import Broken, Record
 from ..shipping import Published
 from .door import Door
+from .problems import Problem, problem_of
 
 
 class Sender:
@@ -21,8 +24,7 @@ class Sender:
 
         Raises:
             Malformed: it is larger than workers accept.
-            BacklogFull: too many wait already.
-            Unavailable: Redis is out of reach.
+            Problem: too many wait already, or Redis is out of reach; it says which were taken, and which perhaps.
         """
         return (await self._publish([record]))[0]
 
@@ -41,10 +43,30 @@ class Sender:
             for record in sound:
                 await self.send_part([record])
 
+    def outcome(self) -> dict[str, Any]:
+        """Which were taken, and why others were not, as JSON."""
+        return {
+            "accepted": [one._asdict() for one in self.accepted],
+            "problems": [{"position": one.position, "detail": one.reason} for one in self.broken],
+        }
+
     async def _publish(self, sound: list[Record]) -> list[Published]:
         publisher = self._door.publisher(self._source)
-        published = await publisher.publish_many(((one.id, one.abstract) for one in sound), lane=self._lane)
+        try:
+            published = await publisher.publish_many(((one.id, one.abstract) for one in sound), lane=self._lane)
+        except Unavailable as error:
+            raise self._broken_off(error, sound) from error
         self.accepted += published
         self._door.measurements.taken(self._lane, len(published))
         await self._door.index.submitted(self._source, published)
         return published
+
+    def _broken_off(self, error: Unavailable, sent: list[Record]) -> Problem:
+        """The problem of an error after which nobody knows which of ``sent`` were taken.
+
+        It names their ids: where the client gave none, only under the same ids it can send them again and not twice.
+        """
+        problem = problem_of(error)
+        problem.detail += "; those in `accepted` were taken, and those in `unsure` perhaps, in their order"
+        problem.members |= self.outcome() | {"unsure": [record.id for record in sent]}
+        return problem

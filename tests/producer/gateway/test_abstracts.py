@@ -117,6 +117,20 @@ async def test_a_full_backlog_says_when_to_come_again_and_what_was_taken(gateway
     body = answer.json()
     assert (body["waiting"], body["limit"]) == (256, 256)
     assert [one["id"] for one in body["accepted"]] == [str(number) for number in range(256)]
+    assert body["unsure"] == [str(number) for number in range(256, 300)]
+
+
+@pytest.mark.parametrize("path", ["/v1/abstracts", "/v1/classify"])
+async def test_if_it_is_unsure_whether_one_was_taken_its_id_is_told_so_that_it_can_be_sent_again(
+    gateway, redis, streams, path
+):
+    async with gateway() as client:
+        await redis.set(streams.lane("interactive"), "no stream")
+        answer = await client.post(path, json=TAMOXIFEN)
+        [own] = answer.json()["unsure"]
+        await redis.delete(streams.lane("interactive"))
+        again = await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": own})
+    assert (answer.status_code, again.status_code, again.json()["id"]) == (503, 202, own)
 
 
 async def test_how_an_abstract_stands_follows_it(client, workers):

@@ -55,6 +55,24 @@ async def test_what_is_sent_is_answered_wherever_it_went(client, workers):
     await wait_until(done, "all to be done")
 
 
+async def test_of_a_list_without_ids_a_repetition_after_a_partial_failure_doubles_nothing(
+    client, redis, names, workers
+):
+    """The ids that the gateway gave are told, also of those that it does not know to be taken."""
+    out_of_order = names.all[1].lane("interactive")
+    await redis.set(out_of_order, "no stream")
+    nameless = [{"abstract": f"Text {number}."} for number in range(30)]
+    body = (await client.post("/v1/abstracts", json=[*nameless[:7], {}, *nameless[7:]])).json()
+    assert (body["status"], body["accepted"]) == (503, [])
+    assert [one["position"] for one in body["problems"]] == ["8"]
+
+    await redis.delete(out_of_order)
+    repeated = [{**one, "id": own} for one, own in zip(nameless, body["unsure"], strict=True)]
+    assert (await client.post("/v1/abstracts", json=repeated)).status_code == 202
+    await workers.burst()
+    assert sum([await redis.xlen(streams.predictions) for streams in names.all]) == len(nameless)
+
+
 async def test_submit_and_wait_needs_no_more_than_with_one(client, workers):
     async with workers.running():
         for id_ in IDS[:6]:
