@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: the adapter, its figures, and all that its report shows."""
+    """A finished run: the adapter, its figures, and what the report shows."""
 
     config: TrainConfig
     adapter: VerifiedAdapter
@@ -40,18 +40,18 @@ class Outcome:
 def finetune(
     config: TrainConfig, out: Path, show: Callable[[float], None], base_folder: str | None = None
 ) -> Outcome | None:
-    """Train an adapter into ``out``/adapter. None in every process but the main one, which alone writes.
+    """Train an adapter and write it to ``out``/adapter. Only the main process writes; the others return None.
 
     Args:
-        config: is written beside the adapter, to repeat the run wherever its data and model are.
-        out: of the run.
-        show: is told the share of the run that is done.
-        base_folder: where the base lies on this machine, if ``config.model`` is but its name.
+        config: saved in ``out``, so that the run can be repeated.
+        out: folder of the run.
+        show: called with the share of the run that is done.
+        base_folder: where the base is on this machine, if ``config.model`` is only its name.
 
     Raises:
-        DataInvalid: the data contradicts itself or the task; nothing was trained.
-        TrainingDiverged: the loss became no number.
-        ModelUnusable, TaskInvalid, Unavailable: there is nothing to train on or for.
+        DataInvalid: the data contradicts itself or the task. Nothing was trained.
+        TrainingDiverged: the loss is not finite.
+        ModelUnusable, TaskInvalid, Unavailable: the base or the task cannot be used.
     """
     task = Task.from_file(config.task) if config.task else ONCOLOGY
     splits, test = _splits(config, task)
@@ -72,7 +72,7 @@ def finetune(
 
 
 def _splits(config: TrainConfig, task: Task) -> tuple[Splits, list[Labelled]]:
-    """What is learned from and what it is judged by, which share no text, and what is measured on."""
+    """The training and validation data, which share no text with each other or with the test data, and that data."""
     records = load(config.data, task)
     if config.validation:
         train, validation = records, load(config.validation, task)
@@ -92,9 +92,9 @@ def _splits(config: TrainConfig, task: Task) -> tuple[Splits, list[Labelled]]:
 def _finish(
     config: TrainConfig, base: BaseFolder, splits: Splits, test: list[Labelled], folder: Path, progress: Progress
 ) -> Outcome:
-    """Measure through serving's own path, calibrate on the validation data, and seal."""
+    """Calibrate on the validation data, measure with the serving engine, and package."""
     task, data_digest = splits.task, digest(splits.train)
-    # In float32, so that golden probes hold on every worker, whatever it serves in.
+    # In float32, so that the golden probes hold on every worker, whatever its dtype.
     engine_config = EngineConfig(
         model=str(base.path), device=config.device, dtype="float32", max_prompt_tokens=config.max_prompt_tokens
     )
@@ -108,7 +108,10 @@ def _finish(
 
 
 def _calibrate(config: TrainConfig, splits: Splits, adapted: Engine) -> Calibrated:
-    """Of the questions that were learned, where the validation data has two labels: one alone would be certain."""
+    """Temperatures and the review threshold of the learned questions.
+
+    A question with a single label in the validation data is left out: its temperature would make every answer certain.
+    """
     logits = logits_of(adapted, splits.validation)
     temperatures: dict[str, float] = {}
     thresholds: dict[str, float] = {}
@@ -132,7 +135,10 @@ def compare(
     adapted: Engine,
     temperatures: Mapping[str, float],
 ) -> dict[str, Comparison]:
-    """The bare base, the adapter, and what ``train`` teaches the baselines, for what ``test`` has labels of."""
+    """Measure the bare base, the adapter and the baselines, for each question that ``test`` has labels for.
+
+    The baselines learn from ``train``.
+    """
     before = logits_of(bare, test)
     after = before if adapted is bare else logits_of(adapted, test)
     found: dict[str, Comparison] = {}

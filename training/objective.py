@@ -1,4 +1,4 @@
-"""What is learned: at each slot, which label token comes. The same for the base model and for adapters."""
+"""The training objective, of the base model and of adapters: predict the label token at each slot."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,17 @@ from ..consumer.engine.tokens import PromptEncoder
 from ..schemas import Abstract, Task
 
 NOT_ASKED = -1
-Probabilities = tuple[tuple[float, ...], ...]  # for each question, of each of its labels
+Probabilities = tuple[tuple[float, ...], ...]  # of each question's labels
 TEMPERATURES = torch.logspace(-1, 1, 81)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenized prompt and the index of the right label of each question; ``NOT_ASKED`` where there is none.
+    """A tokenized prompt and what is to be learned from it.
 
-    ``taught``: for each question the probabilities of its labels, if a teacher answered too.
+    Attributes:
+        answers: the label index of each question, ``NOT_ASKED`` where there is no label.
+        taught: a teacher's probabilities of each question's labels; empty without a teacher.
     """
 
     tokens: Tokens
@@ -34,7 +36,7 @@ E = TypeVar("E", bound=Example)
 
 
 def example(encoder: PromptEncoder, task: Task, abstract: Abstract, answers: Mapping[str, str]) -> Example:
-    """``answers`` maps questions to labels; a question that is missing contributes nothing to the loss."""
+    """The example of an abstract. ``answers`` maps questions to labels; missing ones add nothing to the loss."""
     chosen = tuple(
         question.labels.index(answers[question.name]) if question.name in answers else NOT_ASKED
         for question in task.questions
@@ -43,7 +45,7 @@ def example(encoder: PromptEncoder, task: Task, abstract: Abstract, answers: Map
 
 
 def batches(examples: Iterable[E], batch_tokens: int) -> Iterator[list[E]]:
-    """Batches of like length, at most ``batch_tokens`` beyond the prompt's fixed beginning, padding included."""
+    """Batches of similar length, each of at most ``batch_tokens`` tokens with padding, without the fixed prefix."""
     return pack_by(examples, lambda one: one.tokens.tail_length, batch_tokens)
 
 
@@ -54,14 +56,19 @@ def answers_of(batch: Sequence[Example], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Taught:
-    """What a teacher says of a batch, shaped as logits are, and its share of each question's targets."""
+    """A teacher's answers to a batch.
+
+    Attributes:
+        probabilities: for each question, shape (batch, labels).
+        shares: for each question, the teacher's share of the targets.
+    """
 
     probabilities: Sequence[Tensor]
     shares: Sequence[float]
 
 
 def taught(batch: Sequence[Example], shares: Sequence[float], device: torch.device) -> Taught:
-    """Of examples that a teacher answered."""
+    """The teacher's answers to a batch of examples, all of which have ``taught``."""
     columns = zip(*(one.taught for one in batch), strict=True)
     return Taught([torch.tensor(rows, device=device) for rows in columns], shares)
 
@@ -72,15 +79,17 @@ def slot_loss(
     weights: Sequence[Tensor] | None = None,
     teacher: Taught | None = None,
 ) -> Tensor:
-    """The sum over the questions of the mean cross-entropy of those examples that answer it.
+    """Mean cross-entropy over the examples that answer a question, summed over the questions.
 
     Args:
         logits: for each question, shape (batch, labels).
         answers: label indices, ``NOT_ASKED`` where there is none; shape (batch, questions).
-        weights: for each question the weight of its labels, shape (labels,).
-        teacher: what else is to be learned of the questions that are answered.
+        weights: for each question, the weights of its labels, shape (labels,).
+        teacher: mixed into the targets of the examples that have a label.
     """
-    total = torch.stack([rows.sum() * 0 for rows in logits]).sum()  # a gradient also where nothing is asked
+    total = torch.stack(
+        [rows.sum() * 0 for rows in logits]
+    ).sum()  # every parameter gets a gradient, even if nothing is asked
     for question, rows in enumerate(logits):
         asked = answers[:, question] != NOT_ASKED
         if asked.any():
@@ -94,10 +103,10 @@ def slot_loss(
 
 
 def calibrated_loss(logits: Tensor, answers: Tensor) -> float:
-    """The mean cross-entropy at the temperature that makes it least: what is left of it after calibration.
+    """The lowest mean cross-entropy that any temperature gives: the loss after calibration.
 
     Args:
-        logits: of one question, shape (examples, labels).
-        answers: label indices, shape (examples,).
+        logits: of one question; shape (examples, labels).
+        answers: label indices; shape (examples,).
     """
     return min(float(functional.cross_entropy(logits / heat, answers)) for heat in TEMPERATURES)

@@ -1,7 +1,7 @@
 """The fine-tuning run, top to bottom: labelled abstracts in, the best LoRA weights out.
 
-Only the LoRA weights learn, from the loss at the slots (``objective``); the forward pass and the tokens are those of
-serving. Killed at any moment, the run goes on from its last checkpoint to the same numbers, on a CPU bit for bit.
+Only the LoRA weights learn, from the loss at the slots (``objective``). The tokens and the forward pass are those of
+serving. A run that was killed resumes from its last checkpoint with the same result, on a CPU bit for bit.
 """
 
 import math
@@ -35,8 +35,8 @@ from .teacher import Answered, Teacher
 from .views import judged, shown
 
 CHECKPOINT = "checkpoint.pt"
-POOL = 256  # examples that are sorted by length together
-EMBEDDINGS_START = 0.125  # PEFT begins them at one, where each step moves an embedding of phi3-nano by a twentieth
+POOL = 256  # examples sorted by length together
+EMBEDDINGS_START = 0.125  # times PEFT's own start, with which each step moves an embedding of phi3-nano by 5 %
 
 T = TypeVar("T")
 
@@ -44,12 +44,12 @@ log = structlog.get_logger()
 
 
 class TrainingDiverged(AbstreamError):
-    """The loss is no finite number: lower the learning rate."""
+    """The loss is not finite: lower the learning rate."""
 
 
 @dataclass
 class Progress:
-    """Where the run stands; all that a checkpoint holds beside weights and optimizer."""
+    """How far the run is: what a checkpoint holds beside weights and optimizer."""
 
     epoch: int = 0
     step: int = 0  # within the epoch
@@ -60,7 +60,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Splits:
-    """What is learned from, and what tells when to stop; ``questions`` are those that have two labels or more."""
+    """Training and validation data; ``questions`` are those that have at least two labels."""
 
     task: Task
     questions: frozenset[str]
@@ -74,30 +74,30 @@ class Run:
     def __init__(
         self, config: TrainConfig, splits: Splits, base: BaseFolder, out: Path, show: Callable[[float], None]
     ) -> None:
-        """Load the base and put LoRA on it. ``show`` is told the share of the run that is done.
+        """Load the base and add LoRA matrices. ``show`` is called with the share of the run that is done.
 
         Raises:
-            ModelUnusable: the base cannot be loaded, or has none of the layers that are to get LoRA matrices.
+            ModelUnusable: the base cannot be loaded, or has none of the target modules.
         """
         keep_more_products()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config, self.task, self.out, self.show = config, splits.task, out, show
-        # Its own mixed precision could not differ between two runs of one process; ``_logits`` has its own instead.
+        # accelerate fixes its mixed precision for the whole process; ``_logits`` casts instead.
         self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         self.device, self.dtype = self.accelerator.device, _dtype(config)
-        # The base is frozen, so it needs no float32 copy; the LoRA weights are float32 all the same.
+        # The base is frozen and needs no float32 copy. The LoRA weights are float32 in any case.
         phi3 = read_base(base.path, self.dtype, in_4_bits=config.qlora)
         if not config.qlora:
             nn.Module.to(phi3, self.device)
         limit = min(config.max_prompt_tokens, phi3.config.max_position_embeddings)
         self.encoder = encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
-        phi3.name_or_path = base.ref.id  # PEFT writes it down: the model's name, not where it lies on this machine
+        phi3.name_or_path = base.ref.id  # PEFT saves it: the model's name, not its path on this machine
         untie(phi3)
         self.model = _with_lora(phi3, config, base)
         _shrink_embeddings(phi3)
-        classifier = SlotClassifier(phi3, encoder)  # PEFT has put its layers into phi3 itself
+        classifier = SlotClassifier(phi3, encoder)  # PEFT has added its layers to phi3 in place
         learning = [weight for weight in classifier.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.classifier, self.optimizer = self.accelerator.prepare(classifier, optimizer)
@@ -119,12 +119,12 @@ class Run:
         }
         self.best: dict[str, Tensor] = {}
         self.teacher: Teacher | None = None
-        torch.manual_seed(config.seed + self.accelerator.process_index)  # of dropout, which differs by process
+        torch.manual_seed(config.seed + self.accelerator.process_index)  # for dropout, which differs by process
 
     def train(self) -> Progress:
         """Run to the last epoch, or until the validation loss has not fallen for ``patience`` epochs."""
         if self.config.teacher_weight:
-            self.teacher = self._base_as_teacher()  # before anything is learned, or taken from a checkpoint
+            self.teacher = self._base_as_teacher()  # before anything is learned or loaded from a checkpoint
         self._resume()
         while self.progress.epoch < self.config.epochs and not self._is_stale():
             self._train_epoch()
@@ -133,7 +133,7 @@ class Run:
         return self.progress
 
     def save(self, folder: Path) -> None:
-        """Write the LoRA weights as PEFT does; of a run that is through, one process can."""
+        """Write the best LoRA weights in PEFT's format, from one process, after ``train()``."""
         state = self.model.state_dict()
         for name in state:
             if (plain := name.replace(f".{self.model.active_adapter}", "")) in self.best:
@@ -141,9 +141,9 @@ class Run:
         self.model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)  # see ``_lora_parts``
 
     def step(self, step: list[list[Example]], done: float) -> float:
-        """Gradients of this process's batches, then one step of the optimizer; the mean loss of all processes.
+        """One optimizer step over this process's batches; returns the mean loss over all processes.
 
-        Every batch counts alike, however many examples it holds.
+        Every batch has the same weight, however many examples it holds.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * _schedule(done, self.config.warmup)
@@ -177,7 +177,7 @@ class Run:
                 self._save()
 
     def _steps(self, epoch: int) -> list[list[list[Example]]]:
-        """The steps of an epoch; of each, this process's batches. The order depends on seed and epoch alone."""
+        """This process's batches of each step of an epoch. The order depends only on the seed and the epoch."""
         shuffled = random.Random(f"{self.config.seed} {epoch}")
         records = shuffled.sample(self.train_records, len(self.train_records))
         examples = [self._shown(one, epoch) for one in records]
@@ -190,11 +190,11 @@ class Run:
         return [packed[start : start + size][rank::processes] for start in range(0, len(packed), size)]
 
     def _filled_up(self, packed: list[T]) -> list[T]:
-        """Every process needs as many batches: the first come twice."""
+        """Batches repeated from the first, so that every process gets the same number."""
         return packed + list(islice(cycle(packed), -len(packed) % self.accelerator.num_processes))
 
     def _shown(self, one: Labelled, epoch: int) -> Example:
-        """By seed, epoch and id alone, so that a run that goes on shows what it would have shown."""
+        """The view of a record in an epoch: it depends only on seed, epoch and id, so a resumed run sees the same."""
         draws = random.Random(f"{self.config.seed} {epoch} {one.id}")
         view = self._example(one, shown(one.abstract, self.config, draws))
         return replace(view, taught=self.teacher.said[one.id]) if self.teacher else view
@@ -203,10 +203,10 @@ class Run:
         return example(self.encoder, self.task, view, one.answers)
 
     def _spare_label_tokens(self) -> None:
-        """No gradient for their embeddings.
+        """Drop the gradient of the label tokens' embeddings.
 
-        Plain PEFT merges into a base that ties its embeddings without untying it: other rows of the label tokens would
-        be other answers.
+        If a base ties its embeddings, plain PEFT merges into both at once: changed rows of the label tokens would
+        change the answers.
         """
         for name, weight in self.classifier.named_parameters():
             if "lora_embedding_A" in name and weight.grad is not None:  # shape (rank, vocabulary), zero at the start
@@ -214,7 +214,7 @@ class Run:
 
     @torch.no_grad()
     def _base_as_teacher(self) -> Teacher:
-        """Each process asks the base about its part of the training records, which are read whole."""
+        """The base's answers to the whole training abstracts; each process computes a part of them."""
         classifier = self.accelerator.unwrap_model(self.classifier).eval()
         read = [(one.id, self._example(one, one.abstract)) for one in self.train_records]
         packed = self._filled_up(list(pack_by(read, lambda one: one[1].tokens.tail_length, self.config.batch_tokens)))
@@ -222,7 +222,7 @@ class Run:
         for batch in packed[self.accelerator.process_index :: self.accelerator.num_processes]:
             logits = self._logits(classifier, [example for _, example in batch])
             said = zip(*(map(tuple, rows.float().softmax(-1).tolist()) for rows in logits), strict=True)
-            answered += [(name, one.answers, rows) for (name, one), rows in zip(batch, said, strict=True)]
+            answered += [Answered(name, one.answers, rows) for (name, one), rows in zip(batch, said, strict=True)]
         teacher = Teacher.of(gather_object(answered), self.config.teacher_weight)
         log.info("base_teaches", shares=[round(share, 2) for share in teacher.shares])
         return teacher
@@ -245,9 +245,9 @@ class Run:
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        """The mean loss of a calibrated answer, as the main process finds it: all must agree on when to stop.
+        """The mean loss after calibration; the main process's value, since all must agree on when to stop.
 
-        Uncalibrated it rises with the model's confidence, also while more answers become right.
+        Without calibration the loss rises with the model's confidence, even while more answers become right.
         """
         classifier = self.accelerator.unwrap_model(self.classifier).eval()
         found: list[tuple[list[Tensor], Tensor]] = [
@@ -275,7 +275,7 @@ class Run:
         return whole(self._lora_parts())
 
     def _lora_parts(self) -> dict[str, Tensor]:
-        # Without the last argument PEFT asks the hub whether the base's vocabulary was ever resized.
+        # Without the last argument, PEFT asks the hub whether the base's vocabulary was resized.
         state: dict[str, Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return state
 
@@ -283,7 +283,7 @@ class Run:
         set_peft_model_state_dict(self.model, shared_as(state, self._lora_parts()))
 
     def _save(self) -> None:
-        """Written beside and renamed, so that a kill leaves the last checkpoint whole."""
+        """Write a checkpoint beside the last one and rename it, so that a kill leaves one of them whole."""
         randomness = gather_object([_random_state(self.device)])
         lora, optimizer = self._lora_state(), whole_optimizer(self.optimizer)
         if self.accelerator.is_main_process:
@@ -317,13 +317,13 @@ class Run:
 
 
 def _asked(records: Sequence[Labelled], splits: Splits) -> list[Labelled]:
-    """The records that answer a question that is learned, with these answers alone."""
+    """The records that answer a learned question, with no other answers."""
     learned = [{name: label for name, label in one.answers.items() if name in splits.questions} for one in records]
     return [replace(one, answers=answers) for one, answers in zip(records, learned, strict=True) if answers]
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of the generators that dropout draws from."""
+    """The state of the random generators that dropout uses."""
     state = {"cpu": torch.get_rng_state()}
     return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
@@ -341,7 +341,7 @@ def _label_weights(config: TrainConfig, splits: Splits, device: torch.device) ->
 
 
 def _schedule(done: float, warmup: float) -> float:
-    """Share of the peak learning rate: linear up, then a cosine down."""
+    """Share of the peak learning rate: linear warm-up, then cosine decay."""
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
@@ -359,12 +359,12 @@ def _with_lora(phi3: Phi3ForCausalLM, config: TrainConfig, base: BaseFolder) -> 
     )
     try:
         return get_peft_model(phi3, lora)
-    except ValueError as error:  # no layer has the name of a target module
+    except ValueError as error:  # a target module is no layer of this base
         raise ModelUnusable(f"{base.ref.id} has no place for these LoRA matrices: {error}") from error
 
 
 def _shrink_embeddings(phi3: Phi3ForCausalLM) -> None:
-    """Where the embeddings have LoRA matrices, they begin smaller than PEFT's."""
+    """Scale down the initial LoRA matrices of the embeddings, if there are any."""
     for name, weight in phi3.named_parameters():
         if "lora_embedding_B" in name:
             weight.data *= EMBEDDINGS_START

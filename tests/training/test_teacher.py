@@ -4,7 +4,7 @@ import pytest
 import torch
 from abstream.consumer.engine.reference import reference_logits
 from abstream.training.objective import NOT_ASKED, Example, Taught, slot_loss, taught
-from abstream.training.teacher import Teacher
+from abstream.training.teacher import Answered, Teacher
 from torch.nn.functional import cross_entropy
 from transformers import Phi3ForCausalLM
 
@@ -14,10 +14,12 @@ LOGITS = [torch.tensor([[1.0, 2.0], [0.5, -1.0]]), torch.tensor([[0.0, 1.0, 2.0]
 SAID = [torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])]
 
 
-def answered(right: list[int], found: list[int]) -> list:
-    """Of one question with two labels."""
+def answered(right: list[int], found: list[int]) -> list[Answered]:
+    """Records with one question of two labels."""
     surely = [((0.9, 0.1),), ((0.1, 0.9),)]
-    return [(str(number), (one,), surely[said]) for number, (one, said) in enumerate(zip(right, found, strict=True))]
+    return [
+        Answered(str(number), (one,), surely[said]) for number, (one, said) in enumerate(zip(right, found, strict=True))
+    ]
 
 
 @pytest.mark.parametrize(
