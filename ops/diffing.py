@@ -16,7 +16,7 @@ from ..consumer.engine import Engine
 from ..consumer.engine.packing import pack_by
 from ..consumer.engine.scoring import score
 from ..producer.connection import connect_blocking
-from ..producer.cursor import split
+from ..producer.cursor import place_before, split
 from ..schemas import Abstract, AbstractClassified, Answer, Shards, Streams
 from ..schemas.events import ModelReceipt, Review
 from .choosing import choose
@@ -98,7 +98,7 @@ def run(
 
 def _places(since: str, shards: int) -> list[str]:
     at = moment(since)
-    return split(at if isinstance(at, str) else str(int(at.timestamp() * 1000)), shards)
+    return split(at if isinstance(at, str) else place_before(at), shards)
 
 
 def compare(first: Engine, second: Engine, asked: Iterable[Asked], max_batch_tokens: int) -> Difference:

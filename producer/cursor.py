@@ -5,6 +5,7 @@ every shard: ids begin with the time, so that ``1700000000000`` is a moment in a
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from operator import itemgetter
 
 from ..schemas import AbstreamError
@@ -25,6 +26,11 @@ def parse_id(entry_id: str) -> Id:
 def write_id(id: Id) -> str:
     """The id as Redis writes it."""
     return f"{id[0]}-{id[1]}"
+
+
+def place_before(moment: datetime) -> str:
+    """The place before every entry of this moment and later."""
+    return str(max(0, int(moment.timestamp() * 1000) - 1))
 
 
 def split(cursor: str, shards: int) -> list[str]:

@@ -18,7 +18,7 @@ from ..schemas.events import OriginalEntry
 from ..schemas.originals import from_original
 from ..schemas.streams import EVENT_FIELD, LANES, REPLAY_FIELD, REPLAYED_ENTRY_FIELD, from_fields
 from .connection import Shard
-from .cursor import RawEntry, join, oldest, split
+from .cursor import RawEntry, join, oldest, place_before, split
 
 _PAGE = 500
 REMEMBERED_SECONDS = 30 * 24 * 3600  # how long a replay is remembered: as long as refusals are kept by default
@@ -63,7 +63,7 @@ class Refusals:
 
     async def all(self, since: str | datetime = "0", reasons: Collection[str] = ()) -> AsyncIterator[Refused]:
         """Yield refusals after ``since``, oldest first; with any reason if none is given."""
-        after: str | None = f"{int(since.timestamp() * 1000) - 1}" if isinstance(since, datetime) else since
+        after: str | None = place_before(since) if isinstance(since, datetime) else since
         while after:
             page, after = await self.page(after, _PAGE)
             for refused in page:

@@ -14,7 +14,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Unavailable
 from ..schemas.streams import CONTROL, Output, from_fields
 from .connection import AWAY, Client, Shard
-from .cursor import join, split
+from .cursor import join, place_before, split
 from .defaults import DEFAULT_URL
 from .ending import end
 
@@ -107,7 +107,7 @@ class Subscriber(Client):
     async def resolve(self, output: Output, since: str | datetime = NOW) -> str:
         """The position that ``since`` stands for; ``"$"`` stands for the last entry that there is now."""
         if isinstance(since, datetime):
-            return f"{max(0, int(since.timestamp() * 1000) - 1)}"
+            return place_before(since)
         if since != NOW:
             return since
         return join([await self._newest(shard, output) for shard in self._of(output)])

@@ -150,9 +150,11 @@ def test_the_numbers_of_a_worker_that_is_told_none_are_those_of_its_config():
     assert {name: flags[name] for name in numbers} == numbers
 
 
-def test_since_that_is_neither_id_nor_time_is_an_error(abstream):
-    done = abstream("follow", "--since", "yesterday")
-    assert done.returncode == 1
+@pytest.mark.parametrize("command", ["follow", "refusals list"])
+@pytest.mark.parametrize("since", ["yesterday", "5@x", "99999999999999999999"])
+def test_since_that_is_neither_id_nor_time_is_a_usage_error(abstream, command, since):
+    done = abstream(*command.split(), "--since", since)
+    assert done.returncode == 2
     assert b"ISO 8601" in done.stderr
 
 

@@ -1,7 +1,9 @@
 """The position of a reader in several shards."""
 
+from datetime import datetime, timezone
+
 import pytest
-from abstream.producer.cursor import join, oldest, parse, split, write
+from abstream.producer.cursor import join, oldest, parse, place_before, split, write
 from abstream.schemas import AbstreamError
 
 
@@ -29,3 +31,9 @@ def test_pages_of_several_shards_become_one_by_age():
         (1, b"10-0"),
         (0, b"10-1"),
     ]
+
+
+def test_what_was_added_at_a_moment_comes_after_the_place_before_it():
+    moment = datetime.fromtimestamp(1_700_000_000, timezone.utc)
+    assert parse(place_before(moment), 1)[0] < (1_700_000_000_000, 0)
+    assert place_before(datetime(1960, 1, 1, tzinfo=timezone.utc)) == "0", "there are no ids before 1970"
