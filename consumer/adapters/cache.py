@@ -13,6 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -117,7 +118,8 @@ class Cache:
             log.warning("adapter_copy_damaged", folder=str(place), reason=str(error))
             shutil.rmtree(place)
             return None
-        os.utime(place)
+        with suppress(OSError):  # a disk that is read-only: nothing is deleted there either
+            os.utime(place)
         return adapter
 
     def _copy(self, update: AdapterUpdate) -> VerifiedAdapter:

@@ -72,7 +72,7 @@ class Tokens:
 def _read(path: Path) -> list[tuple[bytes, str]]:
     """The digest and the owner of every token; the tokens themselves are not kept."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise TokensUnusable(f"cannot read the tokens of {path}: {error}") from error
     found = []

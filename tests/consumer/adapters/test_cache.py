@@ -1,5 +1,6 @@
 """An adapter is taken as it was announced into a private copy, or not at all."""
 
+import errno
 import os
 import shutil
 import time
@@ -46,6 +47,17 @@ def test_what_was_announced_is_taken_into_a_private_copy(adapter, update, cache)
 def test_the_store_is_not_needed_again(adapter, update, cache):
     first = cache.fetch(update)
     shutil.rmtree(adapter.path)
+    assert cache.fetch(update) == first
+
+
+def test_a_copy_on_a_disk_that_is_read_only_is_served(adapter, update, cache, monkeypatch):
+    first = cache.fetch(update)
+    shutil.rmtree(adapter.path)
+
+    def refused(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refused)
     assert cache.fetch(update) == first
 
 

@@ -56,6 +56,11 @@ def test_a_file_of_tokens_is_read_again_when_it_has_changed(tmp_path, monkeypatc
     assert (known.owner(FIRST), known.owner(SECOND)) == (None, "")
 
 
+def test_a_mark_that_an_editor_put_in_front_is_no_part_of_the_first_token(tmp_path):
+    (tmp_path / "tokens").write_text(f"{FIRST}\n", encoding="utf-8-sig")
+    assert Tokens(tmp_path / "tokens").owner(FIRST) == ""
+
+
 @pytest.mark.parametrize("content", ["", "# none\n", "short\n", f"a name {FIRST}\n"])
 def test_a_file_without_a_token_that_can_be_used_is_said(tmp_path, content):
     (tmp_path / "tokens").write_text(content)
