@@ -1,4 +1,4 @@
-"""What the tests stand on: a real Redis server, sometimes its stand-in, and workers to start and stop."""
+"""Fixtures that all tests share: a real Redis server, its stand-in, and workers to start and stop."""
 
 import asyncio
 import signal
@@ -61,7 +61,7 @@ def server() -> Iterator[str]:
 
 
 class PrivateRedis:
-    """A server that may be stopped, and started again with all that it had."""
+    """A Redis server that can be stopped, and started again with all its data."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class PrivateRedis:
         self._server = start_server(self.folder, "--appendonly", "yes", "--appendfsync", "always")
 
     def freeze(self) -> None:
-        """Let it answer nobody, until it is stopped."""
+        """Suspend the process, so that it answers nobody until it is stopped."""
         self._server.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
@@ -89,7 +89,7 @@ def private_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateR
 
 @pytest.fixture
 def namespace() -> str:
-    """A namespace that no other test has."""
+    """A namespace that no other test uses."""
     return f"test-{uuid4().hex[:12]}"
 
 
@@ -108,7 +108,7 @@ async def redis(server: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture(params=["redis", "fakeredis"])
 async def either_redis(request: pytest.FixtureRequest, server: str) -> AsyncIterator[Redis]:
-    """A client of the real server, then one of the stand-in: what is true of both is no accident of one."""
+    """A client of the real server, then one of fakeredis: a test that uses it runs on both."""
     client = connect(server) if request.param == "redis" else FakeAsyncRedis()
     yield client
     await client.aclose()
@@ -138,7 +138,7 @@ class Workers:
 
     def __init__(self, redis: Redis, streams: Streams, shards: int = 1) -> None:
         self.redis = redis
-        self.streams = streams  # of adapters and the fleet too
+        self.streams = streams  # also those of adapters and the fleet
         self.names = Shards(streams.namespace, shards)
 
     @property
@@ -153,7 +153,7 @@ class Workers:
         return Worker(config, source, engine or FakeEngine(), sink, metrics)
 
     async def burst(self, name: str = "worker", engine: Engine | None = None, **knobs: object) -> Worker:
-        """Run one until nothing is left to read."""
+        """Run one worker until nothing is left to read."""
         worker = self.new(name, engine, **knobs)
         await worker.source.create_groups()
         await asyncio.wait_for(worker.run(), PATIENCE_SECONDS)
@@ -163,7 +163,7 @@ class Workers:
     async def running(
         self, name: str = "worker", engine: Engine | None = None, **knobs: object
     ) -> AsyncIterator[Worker]:
-        """Let one run while the block lasts, then let it finish."""
+        """Run one worker while the block lasts, then let it finish."""
         worker = self.new(name, engine, **{"burst": False, **knobs})
         await worker.source.create_groups()
         task = asyncio.create_task(worker.run())
@@ -174,7 +174,7 @@ class Workers:
             await asyncio.wait_for(task, PATIENCE_SECONDS)
 
     def registry(self, worker: Worker, load_engine: LoadEngine = fake_engine) -> Registry:
-        """What decides which adapter ``worker`` serves."""
+        """The registry that decides which adapter ``worker`` serves."""
         watch = Watch(self.redis, self.streams, worker.metrics)
         return Registry(worker, watch, Fleet(self.redis, self.streams, worker.metrics), load_engine)
 
@@ -186,7 +186,7 @@ class Workers:
         load_engine: LoadEngine = fake_engine,
         **knobs: object,
     ) -> AsyncIterator[Worker]:
-        """As ``running``, and let it serve the newest adapter from its first abstract on, and those that follow."""
+        """As ``running``, with a worker that serves the newest adapter from its first abstract on, and later ones."""
         worker = self.new(name, engine, burst=False, **knobs)
         registry = self.registry(worker, load_engine)
         await worker.source.create_groups()
@@ -200,14 +200,14 @@ class Workers:
             await end([following])
 
     async def pending(self) -> int:
-        """Entries that were read and not answered."""
+        """How many entries were read and not answered."""
         lanes = [shard.streams.lane(lane) for shard in self.shards for lane in LANES]
         return sum([(await self.redis.xpending(lane, "classifiers"))["pending"] for lane in lanes])
 
 
 @pytest.fixture
 def make_adapter(tmp_path: Path) -> Callable[..., VerifiedAdapter]:
-    """Makes an adapter of the fake engine's base; its version decides its answers."""
+    """A function that makes an adapter for the fake engine; its version decides its answers."""
 
     def make(version: str = "1", **manifest: object) -> VerifiedAdapter:
         folder = tmp_path / "adapters" / version
@@ -221,7 +221,7 @@ def make_adapter(tmp_path: Path) -> Callable[..., VerifiedAdapter]:
 
 @pytest.fixture
 def make_nano_adapter(phi3_nano: Path, tmp_path: Path) -> Callable[..., VerifiedAdapter]:
-    """Makes an adapter of the shipped model that visibly changes the answers, as PEFT saves it."""
+    """A function that makes an adapter of the shipped model, as PEFT saves it; it visibly changes the answers."""
     import torch
     from abstream.consumer.engine.config import EngineConfig
     from abstream.consumer.engine.phi3 import Phi3Engine

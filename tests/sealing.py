@@ -1,4 +1,4 @@
-"""Adapters sealed as a fine-tuning run seals them, with the answers that their own engine gives to golden probes."""
+"""Adapters sealed as a fine-tuning run seals them, with their own engine's answers to the golden probes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +19,18 @@ PROBES = (
 def seal_for(
     load_engine: Callable[[VerifiedAdapter], Engine], folder: Path, base: BaseModelRef, **manifest: object
 ) -> VerifiedAdapter:
-    """Seal what PEFT would have written into ``folder``; ``manifest`` overrides what is said about it."""
+    """Seal what PEFT would have written into ``folder``; ``manifest`` overrides fields of the usual manifest."""
     usual = {"name": "oncology", "version": "1", "base_model": base, "task": ONCOLOGY}
     about = {**usual, "prompt_digest": Prompt(ONCOLOGY).digest, **manifest}
     if "probes" not in about and about["base_model"] == base:
         draft = seal(folder, AdapterManifest(**about))
         (folder / MANIFEST).unlink()
-        about["probes"] = asked(load_engine(draft))
+        about["probes"] = answered_probes(load_engine(draft))
     return seal(folder, AdapterManifest(**about))
 
 
-def asked(engine: Engine, bare: Engine | None = None) -> tuple[Probe, ...]:
-    """What ``engine`` answers to the probes, beside what ``bare`` does."""
+def answered_probes(engine: Engine, bare: Engine | None = None) -> tuple[Probe, ...]:
+    """The probes with the answers of ``engine``, and with those of ``bare``, an engine without adapter, if given."""
     others = _answers(bare) if bare else [None] * len(PROBES)
     return tuple(
         Probe(title=abstract.title, abstract=abstract.abstract, probabilities=given, bare=other)

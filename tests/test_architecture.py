@@ -1,4 +1,4 @@
-"""The arrows of imports, the light client, the package list: what LAYOUT promises, held by the imports themselves."""
+"""The structure of the package: which part imports which, what a light client loads, what is packaged."""
 
 import ast
 import importlib
@@ -18,8 +18,8 @@ else:
 ROOT = Path(abstream.__file__).parent
 PARTS = ("schemas", "producer", "consumer", "training", "ops")
 
-# Which parts each may import. Training shares the forward pass and the tokenizing with serving, so that there
-# is one of each: of the consumer it may import the engine, and nothing else.
+# Which parts each part may import. Training shares the forward pass and the tokenizing with serving, so that
+# there is one of each: it may import the consumer's engine, and nothing else of the consumer.
 ARROWS = {
     "schemas": set(),
     "producer": {"schemas"},
@@ -52,7 +52,7 @@ def modules(part: str) -> list[Path]:
 
 
 def imports(path: Path) -> list[tuple[str, ...]]:
-    """Every import of a file: ('.', 'schemas', 'events') for one of ours, ('redis', 'asyncio') for another."""
+    """Every import in a file: ('.', 'schemas', 'events') for our own, ('redis', 'asyncio') for another package."""
     package = path.relative_to(ROOT).parts[:-1]
     found: list[tuple[str, ...]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -68,7 +68,7 @@ def imports(path: Path) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_imports_only_what_it_may(part):
+def test_a_part_imports_only_the_parts_it_may(part):
     for path in modules(part):
         for name in imports(path):
             if name[0] == "." and name[1:2] != (part,):
@@ -78,7 +78,7 @@ def test_a_part_imports_only_what_it_may(part):
 
 
 @pytest.mark.parametrize("part", OTHERS)
-def test_a_part_knows_only_its_libraries(part):
+def test_a_part_imports_only_its_libraries(part):
     rooms = {room.removeprefix(f"{part}.") for room in OTHERS if room.startswith(f"{part}.")}
     for path in modules(part.replace(".", "/")):
         if rooms & set(path.parts):
@@ -101,21 +101,21 @@ BESIDE_TORCH = {"transformers", "peft", "accelerate", "datasets", "huggingface_h
         ("import abstream.consumer.engine.phi3", BESIDE_TORCH),
     ],
 )
-def test_what_should_start_soon_brings_in_nothing_that_takes_long(door, closed_to):
+def test_what_must_start_fast_imports_nothing_slow(door, closed_to):
     code = f"import sys\n{door}\nprint(*({closed_to!r} & set(sys.modules)))"
     brought = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert brought.split() == []
 
 
-def test_the_package_list_is_that_of_the_folders():
-    """One that is missing would be left out of the wheel without a word."""
+def test_the_package_list_names_every_folder():
+    """A package that is missing there would be left out of the wheel silently."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for part in PARTS for path in modules(part)}
     named = {".".join(("abstream", *folder.parts)) for folder in folders}
     assert set(settings["packages"]) == {"abstream", *named}
 
 
-def test_what_is_not_python_is_packaged_too():
+def test_data_files_are_packaged_too():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     globs = settings["package-data"]
     for package in settings["packages"]:
@@ -131,12 +131,12 @@ def test_what_is_not_python_is_packaged_too():
 
 
 @pytest.mark.parametrize("module", ["abstream", "abstream.schemas", "abstream.producer"])
-def test_all_is_the_whole_public_surface(module):
+def test_all_lists_every_public_name(module):
     door = importlib.import_module(module)
     for name in door.__all__:
-        getattr(door, name)  # one that is imported when it is asked for is there now
+        getattr(door, name)  # imports lazily what is not there yet
     public = {name for name, value in vars(door).items() if name[0] != "_" and not isinstance(value, ModuleType)}
-    public -= {"TYPE_CHECKING", "Any", "import_module"}  # which opening late takes
+    public -= {"TYPE_CHECKING", "Any", "import_module"}  # needed for lazy imports
     assert set(door.__all__) == public
     assert list(door.__all__) == sorted(door.__all__, key=lambda name: (not name.isupper(), name))
 

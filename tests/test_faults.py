@@ -1,4 +1,4 @@
-"""The map of faults in README.md beside this file is true: every test and every row that it names exists."""
+"""The table of faults in README.md beside this file is true: every test and every row that it names exists."""
 
 import re
 from pathlib import Path
@@ -13,12 +13,12 @@ def named(cell: str) -> list[str]:
     return re.findall("`([^`]+)`", cell)
 
 
-def test_each_of_thirty_faults_has_a_test_or_is_played():
+def test_each_of_thirty_faults_has_a_test_or_a_chaos_row():
     assert [int(number) for number, *_ in FAULTS] == list(range(1, 31))
     assert all(named(rows) + named(tests) for _, _, rows, tests in FAULTS)
 
 
-def test_what_is_played_is_on_the_programme_and_the_other_way_round():
+def test_the_table_names_exactly_the_rows_of_abstream_chaos():
     assert {row for _, _, rows, _ in FAULTS for row in named(rows)} == {row.name for row in ROWS}
 
 

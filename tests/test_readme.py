@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there, but for where Redis and the gateway are."""
+"""The examples of the README work as written, except for the addresses of Redis and the gateway."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not he
 
 @pytest.fixture
 def server():
-    """A server of the test's own: the README's namespace is everybody's."""
+    """A private server, since the README uses the default namespace."""
     with embedded_redis() as url:
         yield url
 
@@ -33,7 +33,7 @@ def namespace() -> str:
 
 @asynccontextmanager
 async def process(*command: str):
-    """What it prints, while the block lasts."""
+    """Run a program while the block lasts, with its output piped."""
     started = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
     try:
         yield started
@@ -44,7 +44,7 @@ async def process(*command: str):
 
 
 async def line_with(stream: asyncio.StreamReader, wanted: str) -> str:
-    """The first line that holds ``wanted``."""
+    """The first line that contains ``wanted``."""
 
     async def read() -> str:
         while line := (await stream.readline()).decode():
@@ -56,7 +56,7 @@ async def line_with(stream: asyncio.StreamReader, wanted: str) -> str:
 
 
 def program(block: str, url: str) -> list[str]:
-    """A block of Python as a program of its own: what it awaits stands in a coroutine."""
+    """The command that runs a block of Python as a program, wrapped in a coroutine so that it can await."""
     assert "redis://localhost" in block
     body = textwrap.indent(block.replace("redis://localhost", url), "    ")
     return [sys.executable, "-u", "-c", f"import asyncio\n\nasync def main():\n{body}\n\nasyncio.run(main())"]
@@ -74,7 +74,7 @@ async def test_an_abstract_is_published_and_its_result_read(server, workers):
 
 @asynccontextmanager
 async def gateway(url: str):
-    """The address of one that listens."""
+    """The address of a running gateway."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""A trace goes on from the publisher through the stream to the answer; who does not trace needs nothing of it."""
+"""A trace goes on from the publisher through the stream to the answer. OpenTelemetry is optional."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ from .conftest import wait_until
 
 
 class Tracing:
-    """A program's own set-up, that keeps its spans."""
+    """The tracing set-up of a program, which keeps its spans in memory."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -40,7 +40,7 @@ class Tracing:
 @pytest.fixture
 def tracing(monkeypatch) -> Tracing:
     tracing = Tracing()
-    # The true one can be set once in a process.
+    # The real provider can be set only once in a process.
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: tracing.provider)
     return tracing
 
@@ -74,7 +74,7 @@ async def test_the_answer_is_part_of_the_publishers_trace(tracing, traced_worker
     assert said == {result.sequence: result.data.answers["cancer"].label for result in results}
 
 
-async def test_a_batch_is_linked_with_the_abstracts_that_shared_it(tracing, traced_worker, publisher):
+async def test_the_span_of_a_batch_is_linked_with_those_of_its_abstracts(tracing, traced_worker, publisher):
     await publisher.publish_many((str(number), Abstract(abstract=f"Text {number}")) for number in range(3))
     await traced_worker()
 
@@ -98,7 +98,7 @@ async def test_no_span_holds_a_text(tracing, traced_worker, publisher):
 
 
 class Broken(FakeEngine):
-    """Fails on all but the sound abstract."""
+    """Fails on abstracts of one token."""
 
     def classify(self, batch):
         if any(len(tokens.ids) == 1 for tokens in batch):
@@ -114,7 +114,7 @@ async def test_the_span_of_a_refused_abstract_says_why(tracing, traced_worker, p
 
 
 @pytest.mark.parametrize("traceparent", [None, "no trace", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])
-async def test_what_came_in_no_trace_has_no_span(tracing, traced_worker, redis, streams, traceparent):
+async def test_an_entry_without_a_trace_gets_no_span(tracing, traced_worker, redis, streams, traceparent):
     event = {"specversion": "1.0", "type": "abstream.abstract.submitted.v1", "id": "1", "source": "s"}
     event |= {"traceparent": traceparent} if traceparent else {}
     body = str(event | {"data": {"abstract": "x"}}).replace("'", '"')
@@ -124,7 +124,7 @@ async def test_what_came_in_no_trace_has_no_span(tracing, traced_worker, redis, 
     assert tracing.exporter.get_finished_spans() == ()
 
 
-async def test_a_trace_that_nobody_looks_at_has_no_span(tracing, traced_worker, publisher, redis, streams):
+async def test_a_trace_that_is_not_sampled_gets_no_span(tracing, traced_worker, publisher, redis, streams):
     tracing.sample(ALWAYS_OFF)
     await publisher.publish(Abstract(abstract="x"))
     tracing.sample(ALWAYS_ON)
@@ -134,13 +134,13 @@ async def test_a_trace_that_nobody_looks_at_has_no_span(tracing, traced_worker, 
     assert tracing.exporter.get_finished_spans() == ()
 
 
-async def test_a_publisher_in_a_program_that_did_not_set_it_up_traces_nothing(publisher, redis, streams):
+async def test_a_publisher_in_a_program_without_tracing_adds_no_traceparent(publisher, redis, streams):
     await publisher.publish(Abstract(abstract="x"))
     [(_, fields)] = await redis.xrange(streams.lane("interactive"))
     assert from_fields(fields).traceparent is None
 
 
-def test_it_need_not_be_installed(server, namespace):
+def test_opentelemetry_need_not_be_installed(server, namespace):
     code = f"""
 import asyncio, sys
 sys.modules["opentelemetry"] = None
@@ -154,7 +154,7 @@ asyncio.run(publish())
 
 
 class Collector(HTTPServer):
-    """Keeps what exporters send."""
+    """A collector that keeps what exporters send."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Keep)
@@ -175,7 +175,7 @@ class Keep(BaseHTTPRequestHandler):
 
 
 async def test_a_worker_sends_its_spans_before_it_leaves(tracing):
-    """The whole way, uncompressed: ``abstream --tracing work`` to a collector."""
+    """End to end: ``abstream --tracing work`` exports to a collector over HTTP."""
     with embedded_redis() as url, Collector() as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()
         async with Publisher(url) as publisher:

@@ -1,4 +1,4 @@
-"""A Phi-3 of random weights with the shipped tokenizer, small enough to be trained or loaded in a moment."""
+"""A Phi-3 with random weights and the shipped tokenizer, small enough to be trained or loaded in a moment."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def tiny_phi3(folder: Path, phi3_nano: Path) -> Path:
-    """Write it into ``folder``."""
+    """Write a tiny Phi-3 into ``folder``, and return the folder."""
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM
 

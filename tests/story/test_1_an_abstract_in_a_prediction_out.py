@@ -1,4 +1,4 @@
-"""What abstream does: an abstract goes in at one stream, a prediction comes out at another."""
+"""What abstream does: it reads abstracts from one stream and publishes predictions to another."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ async def test_an_abstract_is_published_and_its_prediction_is_read(publisher, su
 
 
 async def test_every_result_carries_a_receipt_of_the_model_and_of_what_it_read(publisher, subscriber, workers):
-    """Long after, it can be told which weights, which prompt and which text gave this answer."""
+    """The receipt tells, long afterwards, which weights, which prompt and which text gave this answer."""
     await publisher.publish(Abstract(title=TITLE, abstract=TEXT))
 
     worker = await workers.burst()
@@ -52,7 +52,7 @@ async def test_what_the_publisher_attached_comes_back_with_the_answer(publisher,
     assert prediction.data.metadata == {"project": "registry"}
 
 
-async def test_at_redis_cli_two_plain_fields_are_enough(redis, streams, subscriber, workers):
+async def test_two_plain_fields_are_enough_when_typed_at_redis_cli(redis, streams, subscriber, workers):
     """XADD {abstream}:abstracts * title "…" abstract "…" """
     entry_id = await redis.xadd(streams.lane("interactive"), {"title": TITLE, "abstract": TEXT, "pmid": "7"})
 
@@ -63,7 +63,7 @@ async def test_at_redis_cli_two_plain_fields_are_enough(redis, streams, subscrib
     assert prediction.data.identifiers.pmid == "7"
 
 
-async def test_the_type_is_asked_only_where_the_first_answer_is_cancer(publisher, subscriber, workers):
+async def test_the_cancer_type_is_asked_only_where_the_first_answer_is_cancer(publisher, subscriber, workers):
     await publisher.publish_many(numbered(40))
 
     await workers.burst()
@@ -73,8 +73,8 @@ async def test_the_type_is_asked_only_where_the_first_answer_is_cancer(publisher
     assert all(("cancer_type" in answer) == (answer["cancer"].label == "Cancer") for answer in answers)
 
 
-async def test_a_subscriber_goes_on_after_the_entry_it_saw_last(publisher, subscriber, workers):
-    """Nothing is remembered for a subscriber: it keeps one id, and nothing is missed or seen twice."""
+async def test_a_subscriber_continues_after_the_entry_it_saw_last(publisher, subscriber, workers):
+    """The subscriber itself keeps the id where it stopped; so it misses nothing and sees nothing twice."""
     await publisher.publish_many(numbered(5))
     await workers.burst()
     seen = []
@@ -90,7 +90,7 @@ async def test_a_subscriber_goes_on_after_the_entry_it_saw_last(publisher, subsc
 
 
 async def test_the_same_abstract_sent_twice_is_answered_once(server, namespace, redis, streams, workers):
-    """``source`` and id are the identity: a publisher in doubt simply sends again."""
+    """``source`` and id identify an abstract, so a publisher in doubt simply sends it again."""
     for _ in range(2):
         async with Publisher(server, namespace=namespace, source="https://example.org/harvester") as publisher:
             await publisher.publish(Abstract(title=TITLE, abstract=TEXT), id="38048813")
@@ -101,7 +101,7 @@ async def test_the_same_abstract_sent_twice_is_answered_once(server, namespace, 
     assert await workers.pending() == 0
 
 
-async def test_bulk_work_uses_what_interactive_work_leaves_free(publisher, subscriber, workers):
+async def test_an_interactive_abstract_overtakes_waiting_bulk_work(publisher, subscriber, workers):
     await publisher.publish_many(numbered(6), lane="bulk")
     await publisher.publish(Abstract(title=TITLE, abstract=TEXT), id="urgent")
 

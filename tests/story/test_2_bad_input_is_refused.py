@@ -1,4 +1,4 @@
-"""What cannot be answered is refused: with the reason, with what to change, and with the whole original."""
+"""What cannot be answered is refused with the reason, with what to change, and with the whole original."""
 
 import json
 
@@ -47,7 +47,7 @@ async def test_a_bad_event_is_refused_and_its_neighbours_are_answered(
 
 
 async def test_a_refusal_holds_the_whole_original(redis, streams, subscriber, workers):
-    """So that it can be looked at, mended and sent again, whatever bytes it had."""
+    """So it can be inspected, mended and sent again, whatever bytes it contains."""
     await redis.xadd(streams.lane("interactive"), {"event": b"\xff\x00 not text", "note": "kept"})
 
     await workers.burst()
@@ -74,8 +74,8 @@ TOLD = {
 
 
 @pytest.mark.parametrize(("fields", "cause"), TOLD.values(), ids=TOLD.keys())
-async def test_a_refusal_names_the_event_where_its_id_can_be_read(fields, cause, redis, streams, subscriber, workers):
-    """So that whoever waits for an answer by its id is told."""
+async def test_a_refusal_carries_the_events_id_where_it_can_be_read(fields, cause, redis, streams, subscriber, workers):
+    """So a publisher that waits for the answer to an id learns of the refusal."""
     sent = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in fields.items()}
     await redis.xadd(streams.lane("interactive"), sent)
 
@@ -85,7 +85,9 @@ async def test_a_refusal_names_the_event_where_its_id_can_be_read(fields, cause,
     assert (refusal.causationid, refusal.causationsource) == cause
 
 
-async def test_an_entry_with_neither_event_nor_text_says_what_it_needs(redis, streams, subscriber, workers):
+async def test_the_refusal_of_an_entry_with_neither_event_nor_text_says_what_is_needed(
+    redis, streams, subscriber, workers
+):
     await redis.xadd(streams.lane("interactive"), {"colour": "blue"})
 
     await workers.burst()
@@ -94,7 +96,7 @@ async def test_an_entry_with_neither_event_nor_text_says_what_it_needs(redis, st
     assert refusal.data.message == "the entry has neither a field 'event' nor plain fields 'title' or 'abstract'"
 
 
-async def test_a_message_never_repeats_the_text(redis, streams, subscriber, workers):
+async def test_a_refusal_message_never_contains_the_text(redis, streams, subscriber, workers):
     """Refusal messages reach logs and dashboards; the abstract does not belong there."""
     secret = "patient Jane Roe"
     event = json.dumps(submitted(title=[secret], abstract={"a": secret}))
@@ -112,7 +114,7 @@ def test_a_bad_abstract_cannot_even_be_built():
         Abstract.parse({"title": "", "abstract": "  "})
 
 
-async def test_what_no_worker_would_accept_is_refused_to_the_publisher(server, namespace):
+async def test_the_publisher_rejects_what_no_worker_would_accept(server, namespace):
     metadata = {"blob": "x" * MAX_EVENT_BYTES}
     async with Publisher(server, namespace=namespace) as publisher:
         with pytest.raises(Malformed, match="limit"):

@@ -1,4 +1,4 @@
-"""Workers die, freeze, are stopped and are slow. Every abstract still has exactly one result."""
+"""Workers die, freeze, stop or are slow, and every abstract still has exactly one result."""
 
 import asyncio
 import json
@@ -23,11 +23,11 @@ def numbered(count: int) -> list[tuple[str, Abstract]]:
 
 
 async def take_and_die(redis, streams, count: int, name: str = "dead") -> None:
-    """A worker that reads and is never heard of again."""
+    """Read as a worker that is never heard of again."""
     await redis.xreadgroup("classifiers", name, {streams.lane("interactive"): ">"}, count=count)
 
 
-async def test_what_a_dead_worker_held_is_answered_by_another(redis, streams, publisher, subscriber, workers):
+async def test_the_entries_of_a_dead_worker_are_answered_by_another(redis, streams, publisher, subscriber, workers):
     await publisher.publish_many(numbered(5))
     await workers.new().source.create_groups()
     await take_and_die(redis, streams, 3)
@@ -41,12 +41,12 @@ async def test_what_a_dead_worker_held_is_answered_by_another(redis, streams, pu
 
 
 async def is_empty(workers, streams, redis, *, results: int) -> bool:
-    """Whether so many results are out, and nothing is pending."""
+    """Whether at least ``results`` results are published and nothing is pending."""
     return await redis.xlen(streams.predictions) >= results and await workers.pending() == 0
 
 
 class SlowEngine(FakeEngine):
-    """Answers only when it is told to."""
+    """Does not finish a batch before ``go`` is called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class SlowEngine(FakeEngine):
 
 
 async def start_slow(workers, lease_seconds: float):
-    """A worker that is computing a batch and does not come to its end."""
+    """A worker that computes a batch until ``engine.go()`` is called, with its engine and its task."""
     engine = SlowEngine()
     worker = workers.new("slow", engine, lease_seconds=lease_seconds)
     await worker.source.create_groups()
@@ -78,7 +78,7 @@ async def test_two_workers_holding_one_abstract_publish_one_result(redis, stream
     await publisher.publish_many(numbered(1))
     frozen, engine, task = await start_slow(workers, lease_seconds=3600)
 
-    async with workers.running("quick", lease_seconds=0.1):  # by its own clock, the lease of the other is over
+    async with workers.running("quick", lease_seconds=0.1):  # so the frozen worker's lease has expired
         await wait_until(lambda: is_empty(workers, streams, redis, results=1))
     engine.go()
     await task
@@ -88,7 +88,7 @@ async def test_two_workers_holding_one_abstract_publish_one_result(redis, stream
 
 
 async def test_a_slow_batch_keeps_its_lease(redis, streams, publisher, workers):
-    """A batch may take longer than the lease: it is renewed, so nobody takes over what is being worked on."""
+    """A batch may take longer than the lease, since its lease is renewed while it is computed."""
     await publisher.publish_many(numbered(3))
     _, engine, task = await start_slow(workers, lease_seconds=0.3)
     begun = asyncio.get_running_loop().time()
@@ -102,7 +102,9 @@ async def test_a_slow_batch_keeps_its_lease(redis, streams, publisher, workers):
     assert await redis.xlen(streams.predictions) == 3
 
 
-async def test_an_entry_that_kills_its_workers_is_refused_in_the_end(redis, streams, publisher, subscriber, workers):
+async def test_an_entry_that_kills_its_workers_is_refused_after_max_deliveries(
+    redis, streams, publisher, subscriber, workers
+):
     await publisher.publish_many(numbered(1))
     await workers.new().source.create_groups()
     [[entry_id, _]] = await redis.xrange(streams.lane("interactive"))
@@ -121,7 +123,7 @@ async def test_an_entry_that_kills_its_workers_is_refused_in_the_end(redis, stre
 
 
 class Deadly(FakeEngine):
-    """Dies of one word, and takes its worker with it."""
+    """Fails for good once it is given the word "poison", so that its worker dies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,8 +137,10 @@ class Deadly(FakeEngine):
         return super().classify(batch)
 
 
-async def test_an_entry_that_kills_its_workers_condemns_no_neighbour(redis, streams, publisher, subscriber, workers):
-    """What was let go with it is tried again in ever smaller batches, and alone at the end."""
+async def test_an_entry_that_kills_its_workers_takes_no_other_entry_with_it(
+    redis, streams, publisher, subscriber, workers
+):
+    """Entries that were lost with it are tried again in ever smaller batches, and in the end alone."""
     await publisher.publish_many([*numbered(30), ("poison", Abstract(title="poison", abstract="")), *numbered(60)[30:]])
     await workers.new().source.create_groups()
 
@@ -158,11 +162,13 @@ async def test_an_entry_that_kills_its_workers_condemns_no_neighbour(redis, stre
 
 
 async def is_over(life, workers, streams, redis) -> bool:
-    """Whether the worker is dead, or the last entry is answered."""
+    """Whether the worker is dead, or all entries have ended."""
     return life.done() or await is_empty(workers, streams, redis, results=60)
 
 
-async def test_what_was_trimmed_away_is_reported(redis, streams, publisher, subscriber, workers):
+async def test_pending_entries_that_were_trimmed_are_reported_as_refusals(
+    redis, streams, publisher, subscriber, workers
+):
     await publisher.publish_many(numbered(2))
     await workers.new().source.create_groups()
     await take_and_die(redis, streams, 2)
@@ -180,8 +186,8 @@ async def all_refused(redis, streams, count: int) -> bool:
     return await redis.xlen(streams.refusals) == count
 
 
-async def test_a_group_that_was_deleted_is_made_anew_and_nothing_is_answered_twice(redis, streams, publisher, workers):
-    """Redis came back empty, or somebody deleted the group."""
+async def test_a_deleted_group_is_created_again_and_nothing_is_answered_twice(redis, streams, publisher, workers):
+    """As after Redis came back empty, or somebody deleted the group."""
     await publisher.publish_many(numbered(3))
     async with workers.running():
         await wait_until(lambda: is_empty(workers, streams, redis, results=3))
@@ -207,7 +213,7 @@ def start_worker(server: str, namespace: str, log: Path, *options: str) -> "subp
 async def test_at_sigterm_a_worker_finishes_its_batch_and_hands_back_the_rest(
     server, namespace, redis, streams, publisher, workers, tmp_path
 ):
-    """Exit code 0, and nobody waits for a lease: what it had read and not answered may be taken at once."""
+    """It exits with 0, and others can take what it had read and not answered at once, without waiting for a lease."""
     log = tmp_path / "worker.log"
     process = start_worker(server, namespace, log)
     try:
@@ -244,7 +250,7 @@ async def test_sigkill_loses_nothing(server, namespace, redis, streams, publishe
     assert results == {str(number): 1 for number in range(500)}
 
 
-async def test_no_log_line_holds_a_text(server, namespace, redis, streams, publisher, tmp_path):
+async def test_no_log_line_contains_a_text(server, namespace, redis, streams, publisher, tmp_path):
     log = tmp_path / "worker.log"
     await publisher.publish(Abstract(title="Unmistakable title", abstract="Unmistakable text"))
     await redis.xadd(streams.lane("interactive"), {"event": json.dumps({"type": "Unmistakable text"})})

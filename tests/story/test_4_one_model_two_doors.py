@@ -1,4 +1,4 @@
-"""The real model answers the same through the stream and from file to file."""
+"""The real model gives the same answers through the stream and from file to file."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""An adapter is released while abstracts flow: no restart, no gap, and every result says which adapter gave it."""
+"""An adapter is released while abstracts flow: no restart, no gap, and every result names its adapter."""
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ def store(tmp_path) -> Path:
 
 
 async def answers(redis, streams) -> list[AdapterActivated | AdapterRejected]:
-    """What the workers have said about adapters."""
+    """What the workers have answered to adapter updates."""
     return [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
 
 
@@ -43,7 +43,7 @@ async def publish(publisher, start: int, stop: int) -> None:
 
 
 async def digests(subscriber) -> dict[str, str | None]:
-    """Abstract -> the adapter that answered it; each has one result."""
+    """Map each abstract to the digest of the adapter that answered it; each has one result."""
     results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
     assert set(Counter(result.causationid for result in results).values()) == {1}
     return {result.causationid: result.data.model.adapter_digest for result in results}
@@ -52,7 +52,7 @@ async def digests(subscriber) -> dict[str, str | None]:
 async def test_running_workers_switch_and_every_abstract_has_one_result(
     redis, streams, publisher, subscriber, workers, make_adapter, store
 ):
-    """Two workers, abstracts all the time; from the workers' own word on, nothing is answered by the old model."""
+    """Once both workers have announced the new adapter, nothing is answered by the old model."""
     adapter = make_adapter()
     enough = asyncio.Event()
 
@@ -100,7 +100,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("manifest", "changed", "reason"), BROKEN.values(), ids=BROKEN.keys())
-async def test_a_broken_adapter_is_rejected_and_the_old_one_serves_on(
+async def test_a_broken_adapter_is_rejected_and_the_old_one_stays_in_service(
     manifest, changed, reason, redis, streams, publisher, subscriber, workers, make_adapter, store
 ):
     old, broken = make_adapter("1"), make_adapter("2", **manifest)
@@ -126,10 +126,10 @@ async def test_a_broken_adapter_is_rejected_and_the_old_one_serves_on(
     assert value("abstream_adapter_switches_total", {"result": "rejected"}) == 1
 
 
-async def test_a_late_joiner_starts_with_the_newest(
+async def test_a_worker_that_joins_late_starts_with_the_newest_adapter(
     redis, streams, publisher, subscriber, workers, make_adapter, store
 ):
-    """Not one of its abstracts is answered by the bare base, or by what was announced before."""
+    """None of its abstracts is answered by the base model, or by an earlier adapter."""
     first, newest = make_adapter("1"), make_adapter("2")
     for adapter in (first, newest):
         await release(redis, streams, adapter.path, store)
@@ -142,10 +142,10 @@ async def test_a_late_joiner_starts_with_the_newest(
     assert set((await digests(subscriber)).values()) == {newest.digest}
 
 
-async def test_a_late_joiner_passes_over_what_the_others_rejected(
+async def test_a_worker_that_joins_late_skips_what_the_others_rejected(
     redis, streams, publisher, subscriber, workers, make_adapter, store
 ):
-    """So that it serves what they serve."""
+    """So it serves the same adapter as the others."""
     sound, unsound = make_adapter("1"), make_adapter("2", probes=(UNSURE,))
     for adapter in (sound, unsound):
         await release(redis, streams, adapter.path, store)
@@ -158,7 +158,7 @@ async def test_a_late_joiner_passes_over_what_the_others_rejected(
     assert set((await digests(subscriber)).values()) == {sound.digest}
 
 
-async def test_where_no_adapter_can_be_served_the_base_answers(
+async def test_the_base_model_answers_where_no_adapter_can_be_served(
     redis, streams, publisher, subscriber, workers, make_adapter, store
 ):
     await release(redis, streams, make_adapter(probes=(UNSURE,)).path, store)
@@ -171,9 +171,7 @@ async def test_where_no_adapter_can_be_served_the_base_answers(
     assert set((await digests(subscriber)).values()) == {None}
 
 
-async def test_back_to_an_older_adapter_is_one_more_announcement(
-    redis, streams, publisher, subscriber, workers, make_adapter, store
-):
+async def test_a_rollback_is_one_more_announcement(redis, streams, publisher, subscriber, workers, make_adapter, store):
     older, newer = make_adapter("1"), make_adapter("2")
 
     async with workers.following() as worker:
@@ -189,7 +187,7 @@ async def test_back_to_an_older_adapter_is_one_more_announcement(
 async def test_the_real_model_switches_too(
     redis, streams, publisher, subscriber, workers, make_nano_adapter, phi3_nano, store
 ):
-    """phi3-nano with LoRA weights as PEFT saves them; its probes come out as they were recorded."""
+    """Uses phi3-nano with LoRA weights as PEFT saves them; the probes give the recorded answers."""
     adapter = make_nano_adapter()
     config = EngineConfig(model=str(phi3_nano), device="cpu")
 

@@ -1,4 +1,4 @@
-"""Two lanes: bulk work uses what interactive work leaves free, whatever is queued."""
+"""Two lanes: bulk work uses the capacity that interactive work leaves free, however much is queued."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ URGENT = Abstract(title="Urgent", abstract="")
 
 
 class StepEngine(FakeEngine):
-    """Computes one batch at a time, each when it is told to."""
+    """Computes one batch for each call of ``step``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def numbered(name: str, count: int) -> list[tuple[str, Abstract]]:
     return [(f"{name} {number}", Abstract(title=f"{name} {number}", abstract="")) for number in range(count)]
 
 
-async def test_an_urgent_abstract_waits_for_the_batch_at_work_and_for_no_other(redis, streams, publisher, workers):
+async def test_an_urgent_abstract_waits_only_for_the_batch_being_computed(redis, streams, publisher, workers):
     await publisher.publish_many(numbered("bulk", 500), lane="bulk")
     engine = StepEngine()
 
@@ -52,7 +52,7 @@ async def test_an_urgent_abstract_waits_for_the_batch_at_work_and_for_no_other(r
     assert engine.encode(URGENT) in after
 
 
-async def test_bulk_work_is_done_where_there_is_no_other(redis, streams, publisher, workers):
+async def test_bulk_work_is_done_when_there_is_no_interactive_work(redis, streams, publisher, workers):
     await publisher.publish_many(numbered("bulk", 500), lane="bulk")
 
     await workers.burst()
@@ -61,7 +61,7 @@ async def test_bulk_work_is_done_where_there_is_no_other(redis, streams, publish
     assert await workers.pending() == 0
 
 
-async def test_a_worker_holds_a_bounded_number_whatever_the_backlog(redis, streams, publisher, workers):
+async def test_a_worker_holds_a_bounded_number_of_entries_whatever_the_backlog(redis, streams, publisher, workers):
     for lane in ("bulk", "interactive"):
         await publisher.publish_many(numbered(lane, 1_000), lane=lane)
     engine = StepEngine()
@@ -74,8 +74,8 @@ async def test_a_worker_holds_a_bounded_number_whatever_the_backlog(redis, strea
         engine.step()
 
 
-async def test_two_entries_with_one_id_in_two_lanes_are_two_abstracts(redis, streams, workers):
-    """Typed at redis-cli, without an id of their own: an entry's id is unique in its lane only."""
+async def test_entries_with_the_same_id_in_two_lanes_are_two_abstracts(redis, streams, workers):
+    """Typed at redis-cli they have no id of their own, and an entry id is unique only within its lane."""
     for lane in ("interactive", "bulk"):
         await redis.xadd(streams.lane(lane), {"title": lane}, id="1000-0")
 

@@ -44,7 +44,7 @@ async def subscriber(server, namespace) -> AsyncIterator[Subscriber]:
 
 @asynccontextmanager
 async def sharing(workers: Workers, name: str) -> AsyncIterator[Worker]:
-    """A worker that shares the shards out with the others while the block lasts."""
+    """Run a worker that divides the shards with the others while the block lasts."""
     async with workers.running(name, lease_seconds=1) as worker:
         member = Membership(workers.redis, workers.names.control, name, worker.source, worker.metrics)
         await member.join()
@@ -54,7 +54,7 @@ async def sharing(workers: Workers, name: str) -> AsyncIterator[Worker]:
 
 
 async def answered(redis, names: Shards) -> Counter[str]:
-    """How often each abstract was answered, in all shards."""
+    """How often each abstract was answered, over all shards."""
     entries = [entry for streams in names.all for entry in await redis.xrange(streams.predictions)]
     return Counter(from_fields(fields).causationid for _, fields in entries)
 
@@ -97,7 +97,7 @@ async def has_answered(redis, names: Shards, count: int) -> bool:
     return (await answered(redis, names)).total() >= min(count, len(ABSTRACTS))
 
 
-async def test_what_a_dead_worker_held_in_any_shard_is_taken_over(redis, names, publisher, workers):
+async def test_the_entries_of_a_dead_worker_are_taken_over_in_every_shard(redis, names, publisher, workers):
     await workers.new().source.create_groups()
     await publisher.publish_many(ABSTRACTS[:40])
     for streams in names.all:
@@ -110,12 +110,10 @@ async def test_what_a_dead_worker_held_in_any_shard_is_taken_over(redis, names, 
     assert await answered(redis, names) == Counter(id_ for id_, _ in ABSTRACTS[:40])
 
 
-async def test_a_worker_that_lost_a_shard_finishes_what_it_holds_there_and_reads_no_more(
-    redis, names, publisher, workers
-):
+async def test_a_worker_reads_only_from_the_shards_it_serves(redis, names, publisher, workers):
     [name] = [id_ for id_, _ in ABSTRACTS if names.of(id_) == 3][:1]
     async with workers.running() as worker:
-        worker.source.serve({0, 1, 2})  # it has not begun to read
+        worker.source.serve({0, 1, 2})  # before it begins to read
         await publisher.publish(Abstract(abstract="Waits."), id=name)
         others = [(id_, abstract) for id_, abstract in ABSTRACTS if names.of(id_) != 3]
         await publisher.publish_many(others)
@@ -127,7 +125,7 @@ async def test_a_worker_that_lost_a_shard_finishes_what_it_holds_there_and_reads
     assert seen[name] == 0
 
 
-async def test_a_subscriber_goes_on_in_every_shard_after_the_place_it_kept(publisher, subscriber, workers):
+async def test_a_subscriber_continues_in_every_shard_from_the_position_it_kept(publisher, subscriber, workers):
     await publisher.publish_many(ABSTRACTS[:100])
     await workers.burst()
 
@@ -141,7 +139,7 @@ async def test_a_subscriber_goes_on_in_every_shard_after_the_place_it_kept(publi
     assert Counter(first + rest) == Counter(id_ for id_, _ in ABSTRACTS[:100])
 
 
-async def test_a_subscriber_from_now_on_sees_what_comes_in_any_shard(publisher, subscriber, workers):
+async def test_a_subscriber_that_starts_now_sees_later_results_of_every_shard(publisher, subscriber, workers):
     await publisher.publish_many(ABSTRACTS[:20])
     await workers.burst()
     since = await subscriber.resolve("predictions")
@@ -152,7 +150,7 @@ async def test_a_subscriber_from_now_on_sees_what_comes_in_any_shard(publisher, 
     assert Counter(seen) == Counter(id_ for id_, _ in ABSTRACTS[20:60])
 
 
-async def test_what_comes_again_is_known_to_its_shard(redis, names, server, namespace, workers):
+async def test_a_resubmission_is_recognised_by_its_shard(redis, names, server, namespace, workers):
     async with Publisher(server, namespace=namespace, shards=SHARDS, source="urn:one") as publisher:
         for _ in range(2):
             await publisher.publish_many(ABSTRACTS[:50])

@@ -25,7 +25,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Phi3ForCausalLM
 
-from ...sealing import asked, seal_for
+from ...sealing import answered_probes, seal_for
 from ...tiny import tiny_phi3
 
 CONFIG, WEIGHTS = ADAPTER_FILES
@@ -53,7 +53,7 @@ def make(base, load, tmp_path_factory) -> Callable[[int], VerifiedAdapter]:
         get_peft_model(Phi3ForCausalLM.from_pretrained(base.path), lora).save_pretrained(folder)
         (folder / "README.md").unlink()
         draft = seal_for(load, folder, base.ref, version=str(seed), probes=())
-        return seal(folder, draft.manifest.model_copy(update={"probes": asked(load(draft), load(None))}))
+        return seal(folder, draft.manifest.model_copy(update={"probes": answered_probes(load(draft), load(None))}))
 
     return make
 

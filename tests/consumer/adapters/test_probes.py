@@ -9,7 +9,7 @@ from abstream.consumer.engine import Classified
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.schemas import AdapterRefused, Malformed
 
-from ...sealing import asked
+from ...sealing import answered_probes
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def in_bfloat16(engine: FakeEngine) -> FakeEngine:
 
 
 def test_the_same_answers_pass(engine):
-    found = check(engine, asked(engine))
+    found = check(engine, answered_probes(engine))
     assert (found.n, found.max_abs_diff) == (2, 0)
 
 
@@ -40,18 +40,18 @@ def test_an_adapter_without_probes_is_told_apart_by_their_number(engine):
 
 
 def test_a_difference_within_rounding_passes_and_is_reported(engine):
-    [first, second] = asked(engine)
+    [first, second] = answered_probes(engine)
     assert check(engine, [first, nudged(second, 0.0009)]).max_abs_diff == pytest.approx(0.0009)
 
 
 def test_a_difference_beyond_rounding_is_refused(engine):
-    [first, second] = asked(engine)
+    [first, second] = answered_probes(engine)
     with pytest.raises(AdapterRefused, match=r"by 0\.0011 in a probability, 0\.001 is allowed in float64"):
         check(engine, [first, nudged(second, 0.0011)])
 
 
 def test_bfloat16_rounds_more(engine):
-    [first, _] = asked(engine)
+    [first, _] = answered_probes(engine)
     in_bfloat16(engine)
     assert check(engine, [nudged(first, 0.05)]).max_abs_diff == pytest.approx(0.05)
     with pytest.raises(AdapterRefused, match="in bfloat16"):
@@ -59,14 +59,14 @@ def test_bfloat16_rounds_more(engine):
 
 
 def test_probes_of_another_task_are_refused(engine):
-    [first, _] = asked(engine)
+    [first, _] = answered_probes(engine)
     without = {name: row for name, row in first.probabilities.items() if name != "cancer_type"}
     with pytest.raises(AdapterRefused, match="does not answer the task's questions"):
         check(engine, [first.model_copy(update={"probabilities": without})])
 
 
 def test_a_probe_without_text_is_refused(engine):
-    [first, _] = asked(engine)
+    [first, _] = answered_probes(engine)
     with pytest.raises(Malformed, match="both empty"):
         check(engine, [first.model_copy(update={"title": None, "abstract": ""})])
 
@@ -78,4 +78,4 @@ def test_an_answer_that_is_no_number_is_refused(engine):
             return Classified(self.model, [nothing] * len(batch))
 
     with pytest.raises(AdapterRefused, match="not a finite number"):
-        check(Numberless(), asked(engine))
+        check(Numberless(), answered_probes(engine))
