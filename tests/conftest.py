@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 import structlog
-from abstream import Publisher, Subscriber
+from abstream import Abstract, Publisher, Subscriber
 from abstream.consumer.adapters.fleet import Fleet
 from abstream.consumer.adapters.registry import Registry
 from abstream.consumer.adapters.watch import Watch
@@ -46,6 +46,15 @@ async def wait_until(condition: Callable[[], object], what: str = "it") -> None:
             return
         assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s in vain for {what}"
         await asyncio.sleep(0.005)
+
+
+def numbered(*ids: object) -> list[tuple[str, Abstract]]:
+    """Abstracts with these ids, to be published."""
+    return [(str(id_), Abstract(title=f"Abstract {id_}", abstract="")) for id_ in ids]
+
+
+async def has_length(redis: Redis, stream: str, length: int) -> bool:
+    return await redis.xlen(stream) == length
 
 
 @pytest.fixture(scope="session", autouse=True)

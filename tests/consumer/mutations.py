@@ -1,4 +1,4 @@
-"""Entries as no publisher should send them: sound ones, changed at random, and the worst that was thought of."""
+"""Malformed entries for fuzzing: sound ones mutated at random, and hand-written extreme cases."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ ODD_BYTES = [
 
 
 def sound(chance: Random) -> dict[str, Any]:
-    """An event that will be answered, with an identity of its own."""
+    """A valid event with a unique identity."""
     event = {
         "specversion": "1.0",
         "id": f"{chance.getrandbits(96):x}",
@@ -72,7 +72,7 @@ def text(chance: Random, words: int) -> str:
     return " ".join(chance.choices([*WORDS, "cancer", "of", "the"], k=words))
 
 
-# What is done to the event before it is written.
+# Mutations of the event before it is serialised.
 
 
 def take_away(event: dict[str, Any], chance: Random) -> None:
@@ -101,14 +101,14 @@ def another_type(event: dict[str, Any], chance: Random) -> None:
 
 
 def holders(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The envelope, and the objects in it."""
+    """The envelope, and the objects nested in it."""
     yield event
     for value in event.values():
         if isinstance(value, dict):
             yield from holders(value)
 
 
-# What is done to the written event.
+# Mutations of the serialised event.
 
 
 def flip(body: bytes, chance: Random) -> bytes:
@@ -138,7 +138,7 @@ def name_twice(body: bytes, chance: Random) -> bytes:
 
 
 def put_token(body: bytes, chance: Random) -> bytes:
-    """In place of a value that is read, or of one that is not known."""
+    """Replace a value, either of a field that is read or of an unknown one."""
     name = chance.choice([b'"data": ', b'"abstract": ', b'"year": ', b'"time": ', b'"deep": ', b'"kept": ', b'"new": '])
     before, found, after = body.partition(name)
     token = chance.choice(ODD_TOKENS)
@@ -156,7 +156,7 @@ TO_BODIES: list[Callable[[bytes, Random], bytes]] = [
 
 
 def mutated(chance: Random) -> Fields:
-    """One entry, most often wrong in one way, sometimes in two."""
+    """One entry, usually with one mutation, sometimes with two."""
     kind = chance.random()
     if kind < 0.15:
         return plain(chance)
@@ -170,7 +170,7 @@ def mutated(chance: Random) -> Fields:
 
 
 def beside(chance: Random) -> Fields:
-    """Fields that nobody asked for, beside the event."""
+    """Unknown fields beside the event."""
     return {chance.choice(ODD_BYTES): chance.choice(ODD_BYTES) for _ in range(3)}
 
 
@@ -184,7 +184,7 @@ def plain(chance: Random) -> Fields:
 
 
 def worst() -> Iterator[Fields]:
-    """Few, and large."""
+    """The extreme cases: few, and large."""
     envelope = (
         b'{"specversion": "1.0", "id": "%d", "source": "worst", "type": "abstream.abstract.submitted.v1", "data": {'
     )

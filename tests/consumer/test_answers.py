@@ -1,4 +1,4 @@
-"""What is published for an abstract is the contract's event, though it is written without the contract's models."""
+"""A published prediction is the event of the contract, although it is serialised without the contract's models."""
 
 import json
 
@@ -29,7 +29,7 @@ FULL = AbstractSubmitted(
 
 
 def texts(least: int = 0) -> st.SearchStrategy[str]:
-    """Any that JSON can hold."""
+    """Any text that JSON can represent."""
     return st.text(st.characters(codec="utf-8"), min_size=least, max_size=20)
 
 
@@ -44,7 +44,7 @@ def published(event: AbstractSubmitted, logits, fields: dict[bytes, bytes] | Non
 
 
 def same(event: AbstractClassified, body: bytes) -> bool:
-    """Whether a body is what the model of its event would write: every field, none beside it, each in the same form."""
+    """Whether ``body`` is what the event's model would serialise: the same fields, no others, in the same form."""
     return (
         json.loads(event.to_json()) == json.loads(body)
         and not event.model_extra
@@ -55,7 +55,7 @@ def same(event: AbstractClassified, body: bytes) -> bool:
 
 @pytest.mark.parametrize("submitted", [PLAIN, FULL], ids=["plain", "full"])
 @pytest.mark.parametrize("logits", [CANCER, NON_CANCER], ids=["cancer", "non-cancer"])
-def test_a_prediction_is_what_its_model_would_write(submitted, logits):
+def test_a_prediction_is_serialised_as_its_model_would(submitted, logits):
     body = published(submitted, logits, thresholds={"cancer_type": 0.9})
     assert same(parse_event(body), body)
 
@@ -77,12 +77,12 @@ def test_a_prediction_is_what_its_model_would_write(submitted, logits):
     logits=st.tuples(*[st.tuples(*[st.floats(-30, 30)] * len(question.labels)) for question in ONCOLOGY.questions]),
     threshold=st.floats(0, 1),
 )
-def test_so_it_is_whatever_was_submitted_and_answered(submitted, logits, threshold):
+def test_any_prediction_is_serialised_as_its_model_would(submitted, logits, threshold):
     body = published(submitted, logits, thresholds={"cancer": threshold})
     assert same(parse_event(body), body)
 
 
-def test_a_prediction_carries_over_what_its_submission_said():
+def test_a_prediction_carries_over_the_attributes_of_its_submission():
     event = parse_event(published(FULL, CANCER))
 
     tied = {name: getattr(event, name) for name in ("subject", "traceparent", "tracestate", "correlationid")}
@@ -98,7 +98,7 @@ def test_an_unsure_prediction_says_what_to_review():
 
 
 def test_the_prediction_of_a_replayed_entry_names_the_refusal():
-    """In an attribute of the envelope: names of CloudEvents have no underscore."""
+    """In an envelope attribute; names of CloudEvents attributes contain no underscore."""
     assert parse_event(published(PLAIN, CANCER, {b"replay_of": b"7"})).model_extra == {"replayof": "7"}
 
 

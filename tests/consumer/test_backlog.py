@@ -1,4 +1,4 @@
-"""The backlog as metrics is what Redis itself says of the streams and the group."""
+"""The backlog metrics agree with what Redis itself reports of the streams and the group."""
 
 import time
 
@@ -23,7 +23,7 @@ def broker(server, streams):
 
 @pytest.fixture
 def gauges(broker):
-    """Read all of a lane as a scrape does."""
+    """A function that reads all gauges of a lane, as a scrape does."""
     registry = CollectorRegistry()
     registry.register(BacklogGauges(broker))
     return lambda lane: [registry.get_sample_value(name, {"lane": lane}) for name in NAMES]
@@ -46,7 +46,7 @@ async def read(redis, lane: str, count: int) -> list[bytes]:
     return [entry_id for entry_id, _ in entries]
 
 
-async def test_lag_and_pending_are_what_xinfo_and_xpending_say(gauges, workers, redis, streams, lane):
+async def test_lag_and_pending_agree_with_xinfo_and_xpending(gauges, workers, redis, streams, lane):
     await workers.new().source.create_groups()
     await add(redis, lane, 7)
     first, *_ = await read(redis, lane, 3)
@@ -55,7 +55,7 @@ async def test_lag_and_pending_are_what_xinfo_and_xpending_say(gauges, workers, 
     lag, pending, _ = gauges("interactive")
 
     [group] = await redis.xinfo_groups(lane)
-    assert lag == group.get("lag", 4) == 4  # Redis 6.2 does not say it
+    assert lag == group.get("lag", 4) == 4  # Redis 6.2 does not report it
     assert pending == group["pending"] == (await redis.xpending(lane, GROUP))["pending"] == 2
     assert gauges("bulk") == [0, 0, 0]
 
@@ -65,9 +65,7 @@ async def seconds_of(redis) -> float:
     return seconds + microseconds // 1000 / 1000
 
 
-async def test_the_age_is_that_of_the_oldest_pending_or_else_of_the_first_that_nobody_has_read(
-    gauges, workers, redis, lane
-):
+async def test_the_age_is_that_of_the_oldest_pending_or_else_of_the_first_unread_entry(gauges, workers, redis, lane):
     await workers.new().source.create_groups()
     now = int(await seconds_of(redis) * 1000)
     ids = [f"{now - ago}-0" for ago in (3_600_000, 1_800_000, 60_000)]
@@ -92,7 +90,7 @@ async def test_the_age_is_that_of_the_oldest_pending_or_else_of_the_first_that_n
     assert gauges("interactive") == [0, 0, 0]
 
 
-async def test_an_entry_from_the_future_is_not_younger_than_now(gauges, workers, redis, lane):
+async def test_the_age_of_an_entry_from_the_future_is_not_negative(gauges, workers, redis, lane):
     await workers.new().source.create_groups()
     await redis.xadd(lane, {"event": "x"}, id=f"{int(time.time() * 1000) + 3_600_000}-0")
     assert gauges("interactive") == [1, 0, 0]
@@ -103,8 +101,8 @@ async def test_an_entry_from_the_future_is_not_younger_than_now(gauges, workers,
     [(0, 30, 10), (600, 150, 10), (100, 600, 10), (10, 20, 100_000)],
     ids=["few", "nearly all answered", "nearly all unread", "large"],
 )
-async def test_lag_is_counted_where_the_server_does_not_know_it(answered, unread, size, gauges, workers, redis, lane):
-    """As in Redis 6.2, and in later ones after an unread entry was deleted."""
+async def test_lag_is_counted_where_the_server_does_not_report_it(answered, unread, size, gauges, workers, redis, lane):
+    """So in Redis 6.2, and in later versions after an unread entry was deleted."""
     await workers.new().source.create_groups()
     if answered:
         await add(redis, lane, answered)
@@ -117,7 +115,7 @@ async def test_lag_is_counted_where_the_server_does_not_know_it(answered, unread
     assert gauges("interactive")[:2] == [unread - 1, 0]
 
 
-async def test_lag_that_would_take_long_to_count_is_too_high_and_never_too_low(gauges, workers, redis, lane):
+async def test_lag_that_takes_long_to_count_is_overestimated_never_underestimated(gauges, workers, redis, lane):
     await workers.new().source.create_groups()
     await add(redis, lane, 700)
     await redis.xack(lane, GROUP, *await read(redis, lane, 700))
@@ -133,7 +131,7 @@ async def test_without_a_group_there_are_no_gauges(broker, gauges, redis, lane):
     assert gauges("interactive") == [None, None, None]
 
 
-async def test_of_several_shards_it_is_the_sum_and_the_oldest_of_all_and_unknown_while_one_is(server, redis, namespace):
+async def test_the_backlog_of_several_shards_is_their_sum_and_unknown_while_one_is(server, redis, namespace):
     names = Shards(namespace, 2)
     broker, workers = broker_at(server, names), Workers(redis, names.control, names.count)
     await workers.new().source.create_groups()
@@ -151,8 +149,8 @@ async def test_of_several_shards_it_is_the_sum_and_the_oldest_of_all_and_unknown
     broker.close()
 
 
-def test_the_names_are_known_without_asking_redis(streams):
-    """Else a worker could not start its endpoints while Redis is away."""
+def test_the_metric_names_are_known_without_asking_redis(streams):
+    """Otherwise a worker could not start its endpoints while Redis is away."""
     registry = CollectorRegistry()
     broker = broker_at("unix:///nowhere/redis.sock", Shards(streams.namespace))
     registry.register(BacklogGauges(broker))
@@ -161,20 +159,20 @@ def test_the_names_are_known_without_asking_redis(streams):
 
 @pytest.fixture
 def said(broker):
-    """Read one value of what Redis says of itself, as a scrape does."""
+    """A function that reads one of the metrics of Redis itself, as a scrape does."""
     registry = CollectorRegistry()
     registry.register(RedisGauges(broker))
     return lambda name, **labels: registry.get_sample_value(f"abstream_{name}", labels)
 
 
-async def test_the_memory_of_redis_is_what_info_says(said, redis):
+async def test_the_memory_of_redis_agrees_with_info(said, redis):
     memory, stats = await redis.info("memory"), await redis.info("stats")
     assert said("redis_memory_bytes", kind="max") == memory["maxmemory"]
     assert said("redis_memory_bytes", kind="used") == pytest.approx(memory["used_memory"], rel=0.2)
     assert said("redis_evicted_keys_total") == stats["evicted_keys"]
 
 
-async def test_a_subscriber_group_is_as_far_behind_as_what_it_was_not_given_is_old(said, redis, streams):
+async def test_the_lag_of_a_subscriber_group_is_the_age_of_its_first_undelivered_entry(said, redis, streams):
     key = streams.predictions
     for milliseconds in (1_000, 61_000, 121_000):
         await redis.xadd(key, {"event": "x"}, id=f"{milliseconds}-0")

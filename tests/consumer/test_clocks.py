@@ -1,20 +1,20 @@
-"""The clock of a worker jumps by an hour, either way: nothing that is promised goes by it.
+"""The clock of a worker jumps by an hour in either direction, and no promise depends on it.
 
-Leases are kept by Redis, by its own clock. That one is moved by libfaketime, where it is installed.
+Leases go by the clock of Redis, which libfaketime moves where it is installed.
 """
 
 import time
 from pathlib import Path
 
 import pytest
-from abstream import Abstract, Publisher, Subscriber
+from abstream import Publisher, Subscriber
 from abstream.consumer.clocks import ServerClock
 from abstream.consumer.shards import inlets
 from abstream.ops.embedded import embedded_redis
 from abstream.schemas import Streams
 from abstream.schemas.streams import DEDUPE_WINDOW_SECONDS, GROUP
 
-from ..conftest import Workers, connect, wait_until
+from ..conftest import Workers, connect, numbered, wait_until
 from ..story.test_3_nothing_is_lost_nothing_is_repeated import start_slow, take_and_die
 
 LEASE_SECONDS = 0.3
@@ -23,16 +23,12 @@ HOUR_SECONDS = 3_600
 MIDNIGHT_SECONDS = 20_500 * DEDUPE_WINDOW_SECONDS
 
 
-def some(*ids: object) -> list[tuple[str, Abstract]]:
-    return [(str(id_), Abstract(title=f"Abstract {id_}", abstract="")) for id_ in ids]
-
-
 @pytest.mark.parametrize("jump_seconds", [-HOUR_SECONDS, HOUR_SECONDS])
 async def test_whatever_the_clock_says_no_latency_is_negative(
     jump_seconds, monkeypatch, publisher, subscriber, workers
 ):
     now = time.time
-    await publisher.publish_many(some(1))
+    await publisher.publish_many(numbered(1))
     monkeypatch.setattr(time, "time", lambda: now() + jump_seconds)
 
     await workers.burst()
@@ -43,16 +39,16 @@ async def test_whatever_the_clock_says_no_latency_is_negative(
 
 
 @pytest.mark.parametrize("jump_seconds", [-HOUR_SECONDS, HOUR_SECONDS])
-async def test_leases_do_not_go_by_the_clock_of_a_worker(
+async def test_leases_do_not_depend_on_the_clock_of_a_worker(
     jump_seconds, monkeypatch, redis, streams, publisher, subscriber, workers
 ):
-    """It jumps while one computes and another is dead: the abstract of the dead is taken over, the other is not."""
+    """The clock jumps while one worker computes and another is dead: only the dead one's abstract is taken over."""
     now = time.time
-    await publisher.publish_many(some(1))
+    await publisher.publish_many(numbered(1))
     slow, engine, task = await start_slow(workers, LEASE_SECONDS)
     slow.source.stop()
     await wait_until(lambda: not any(inlet.reading.locked() for inlet in slow.source.inlets), "its last reads")
-    await publisher.publish_many(some(2))
+    await publisher.publish_many(numbered(2))
     await take_and_die(redis, streams, 1)
     monkeypatch.setattr(time, "time", lambda: now() + jump_seconds)
 
@@ -67,21 +63,21 @@ async def test_leases_do_not_go_by_the_clock_of_a_worker(
 
 
 @pytest.mark.parametrize(("minutes", "jump_seconds"), [(10, -HOUR_SECONDS), (-10, HOUR_SECONDS)])
-async def test_what_comes_again_is_known_though_the_clock_jumped_over_midnight(
+async def test_a_resubmission_is_recognised_although_the_clock_jumped_over_midnight(
     minutes, jump_seconds, monkeypatch, redis, streams, publisher, workers
 ):
-    """Identities are kept day by day; a worker whose clock is an hour off is in the day before or after."""
+    """Identities are kept day by day, and for a worker whose clock is an hour off it is the day before or after."""
     moment = MIDNIGHT_SECONDS + 60 * minutes
     for seconds in (moment, moment + jump_seconds):
         monkeypatch.setattr(time, "time", lambda seconds=seconds: seconds)
-        await publisher.publish_many(some(1))
+        await publisher.publish_many(numbered(1))
         await workers.burst()
 
     assert await redis.xlen(streams.predictions) == 1
     assert await workers.pending() == 0
 
 
-def test_a_clock_that_is_set_back_is_noticed_once_and_a_forward_jump_is_none(monkeypatch):
+def test_a_clock_set_back_is_noticed_once_and_a_forward_jump_is_not_taken_for_one(monkeypatch):
     clock, now = ServerClock(), 5_000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
 
@@ -90,8 +86,8 @@ def test_a_clock_that_is_set_back_is_noticed_once_and_a_forward_jump_is_none(mon
     assert [clock.set_back_by(milliseconds) for milliseconds in looks] == [0, 0, HOUR_SECONDS * 1000, 0]
 
 
-async def test_where_the_clock_of_redis_was_set_back_every_lease_begins_anew(monkeypatch, redis, streams, workers):
-    """Seen from the worker: the monotonic clock went on for an hour, and that of Redis did not."""
+async def test_when_the_clock_of_redis_is_set_back_every_lease_starts_again(monkeypatch, redis, streams, workers):
+    """Seen from the worker, its monotonic clock advanced by an hour while that of Redis did not."""
     [inlet, _] = inlets(workers.shards, "heir")
     await inlet.create_group()
     [kept, trimmed] = [await redis.xadd(inlet.stream, {"title": "T"}) for _ in range(2)]
@@ -112,7 +108,7 @@ async def test_where_the_clock_of_redis_was_set_back_every_lease_begins_anew(mon
 
 @pytest.fixture
 def moved(monkeypatch, tmp_path):
-    """The URL of a Redis server, and a function that moves its clock by so many seconds from what it is."""
+    """The URL of a Redis server, and a function that sets its clock ``seconds`` off the true time."""
     found = sorted(Path("/usr").glob("lib*/**/faketime/libfaketime.so.1"))
     if not found:
         pytest.skip("libfaketime is not installed")
@@ -132,7 +128,7 @@ def moved(monkeypatch, tmp_path):
     running.__exit__(None, None, None)
 
 
-async def test_what_a_dead_worker_held_is_taken_over_though_the_clock_of_redis_was_set_back(
+async def test_the_entries_of_a_dead_worker_are_taken_over_although_the_clock_of_redis_was_set_back(
     monkeypatch, moved, streams
 ):
     (url, move), looked = moved, []
@@ -141,12 +137,12 @@ async def test_what_a_dead_worker_held_is_taken_over_though_the_clock_of_redis_w
     redis = connect(url)
     workers = Workers(redis, streams)
     async with Publisher(url, namespace="aside") as aside:
-        await aside.publish_many(some(2))
+        await aside.publish_many(numbered(2))
     [(_, fields)] = await redis.xrange(Streams("aside").lane("interactive"))
 
     async with workers.running(lease_seconds=LEASE_SECONDS):
         await wait_until(lambda: looked, "a first look at the clock")
-        async with redis.pipeline(transaction=True) as at_once:  # before the other worker can read it
+        async with redis.pipeline(transaction=True) as at_once:  # so that the other worker cannot read it first
             at_once.xadd(streams.lane("interactive"), fields)
             await take_and_die(at_once, streams, 1)
             await at_once.execute()

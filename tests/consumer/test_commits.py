@@ -1,4 +1,4 @@
-"""Who waits for whom when a batch of several shards is published."""
+"""A batch of several shards is published without waiting for a shard that is away."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from abstream.consumer.commits import Commits
 
 
 class Shards:
-    """Publishes what is of ``here`` at once, and what is of ``away`` when Redis is back there."""
+    """Commits parts of shard ``here`` at once, and those of shard ``away`` once ``back`` is set."""
 
     def __init__(self) -> None:
         self.back = asyncio.Event()
@@ -28,7 +28,7 @@ def shards(monkeypatch) -> Shards:
     return Shards()
 
 
-async def test_a_shard_that_is_away_keeps_no_other_waiting_and_loses_nothing(shards):
+async def test_a_shard_that_is_away_does_not_delay_the_others_and_loses_nothing(shards):
     commits = Commits(shards.commit, shards=2)
     await commits.make([["away-1"], ["here-1"]])
     await commits.make([["here-2"], ["away-2"]])
@@ -48,7 +48,7 @@ async def test_a_single_shard_is_waited_for(shards):
     await making
 
 
-async def test_an_error_that_no_patience_changes_ends_the_work_also_when_it_comes_late(shards):
+async def test_an_error_that_retrying_cannot_mend_is_raised(shards):
     commits = Commits(shards.commit, shards=2)
     await commits.make([["away-1"]])
     with pytest.raises(ValueError, match="refused"):

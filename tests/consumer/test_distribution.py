@@ -1,4 +1,4 @@
-"""A distribution is exposed as the histogram of ``prometheus_client`` would be."""
+"""A distribution is exposed exactly as a histogram of ``prometheus_client``."""
 
 from abstream.consumer.distribution import Distribution
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -8,12 +8,12 @@ VALUES = [0.0, 0.005, 0.0051, 1.0, 2.0, 99.0, 5000.0]
 
 
 def exposed(registry: CollectorRegistry) -> list[str]:
-    """What a scrape reads, without the time of creation, which only the library's own has."""
+    """What a scrape reads, without the creation times, which only the library's histogram has."""
     lines = generate_latest(registry).decode().splitlines()
     return [line for line in lines if "_created" not in line]
 
 
-def test_it_reads_as_the_library_s_histogram():
+def test_it_is_exposed_as_the_librarys_histogram():
     library, ours = CollectorRegistry(), CollectorRegistry()
     histogram = Histogram("wait_seconds", "Wait", buckets=BOUNDS, registry=library)
     distribution = Distribution("wait_seconds", "Wait", BOUNDS, ours)
@@ -27,7 +27,7 @@ def test_it_reads_as_the_library_s_histogram():
     assert exposed(ours) == exposed(library)
 
 
-def test_so_it_does_with_a_label():
+def test_with_a_label_too_it_is_exposed_as_the_librarys_histogram():
     library, ours = CollectorRegistry(), CollectorRegistry()
     histogram = Histogram("confidence", "Sure", ["question"], buckets=BOUNDS, registry=library)
     distribution = Distribution("confidence", "Sure", BOUNDS, ours, label="question")

@@ -1,4 +1,4 @@
-"""Live answers are held against those to the validation abstracts, and what chance makes is told apart."""
+"""Live answers are compared with those to the validation abstracts, and drift is told apart from chance."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ def texts(seed: int, number: int, longest: int = 40) -> list[Abstract]:
 
 
 def answers_to(abstracts: list[Abstract], engine: FakeEngine) -> Expected:
-    """As a fine-tuning run writes them down."""
+    """The expected distributions that a fine-tuning run would record from these answers."""
     tokens = [engine.encode(one) for one in abstracts]
     return expected(engine.model, engine.classify(tokens).logits, [len(one.ids) for one in tokens])
 
@@ -38,7 +38,7 @@ def samples(collector: Collector, name: str) -> dict[tuple[str, str], float]:
 
 @pytest.fixture
 def engine(make_adapter):
-    """Makes an engine whose adapter expects this."""
+    """A function that makes an engine whose adapter expects these distributions."""
 
     def engine(known: Expected | None, version: str = "1") -> FakeEngine:
         return FakeEngine(adapter=make_adapter(version, expected=known))
@@ -48,7 +48,7 @@ def engine(make_adapter):
 
 @pytest.fixture
 def drift(workers, publisher, engine):
-    """Lets a worker answer abstracts; what it then says."""
+    """A function that lets a worker answer abstracts, and returns the drift it observed."""
 
     async def drift(abstracts: list[Abstract], known: Expected | None) -> Drift:
         worker = workers.new(engine=engine(known))
@@ -62,14 +62,14 @@ def drift(workers, publisher, engine):
     return drift
 
 
-async def test_abstracts_like_those_of_the_validation_drift_by_chance_alone(drift, engine):
+async def test_abstracts_like_those_of_the_validation_show_no_drift_beyond_chance(drift, engine):
     found = await drift(texts(1, 400), answers_to(texts(2, 800), engine(None, "draft")))
     index, chance = samples(found, "abstream_drift_psi"), samples(found, "abstream_drift_psi_by_chance")
     assert index.keys() == chance.keys() == WATCHED
     assert all(0 < index[what] < chance[what] for what in WATCHED)
 
 
-async def test_longer_abstracts_drift_in_length_and_other_answers_in_their_labels(drift, engine):
+async def test_longer_abstracts_show_drift_in_length_and_other_answers_in_labels(drift, engine):
     draft = engine(None, "draft")
     seldom_cancer = [
         one
@@ -83,16 +83,16 @@ async def test_longer_abstracts_drift_in_length_and_other_answers_in_their_label
     assert index["cancer_type", "confidence"] < chance["cancer_type", "confidence"]
 
 
-async def test_nothing_is_told_of_few_answers_or_where_nothing_was_expected(drift, engine):
+async def test_no_drift_is_exposed_for_few_answers_or_without_expectations(drift, engine):
     known = answers_to(texts(2, 800), engine(None, "draft"))
     assert samples(await drift(texts(1, FEWEST - 1), known), "abstream_drift_psi") == {}
 
 
-async def test_an_adapter_of_before_tells_nothing(drift):
+async def test_an_adapter_without_expectations_exposes_no_drift(drift):
     assert list((await drift(texts(1, FEWEST + 1), None)).collect()) == []
 
 
-async def test_an_adapter_is_not_answerable_for_the_answers_of_the_one_before(workers, publisher, engine):
+async def test_answers_of_the_previous_adapter_are_not_counted_for_the_new_one(workers, publisher, engine):
     known = answers_to(texts(2, 800), engine(None, "draft"))
     first, second = engine(known, "first"), engine(known, "second")
     worker = workers.new(engine=first)
@@ -120,7 +120,7 @@ def test_the_index_is_the_sum_over_the_bins():
     assert stability((30, 70, 0), (20, 80, 0)) == stability((30, 70), (20, 80))
 
 
-def test_chance_passes_its_bound_about_once_in_a_thousand_times():
+def test_chance_exceeds_its_bound_about_once_in_a_thousand_times():
     draws, bins, beyond = random.Random(3), range(8), 0
     for _ in range(1_000):
         one, other = Counter(draws.choices(bins, k=300)), Counter(draws.choices(bins, k=600))
@@ -139,7 +139,7 @@ def test_only_the_last_answers_count():
     assert recent.drift()[0] < 0.01
 
 
-def test_bins_hold_equally_many_as_far_as_equal_values_allow():
+def test_bins_hold_equally_many_values_as_far_as_ties_allow():
     even = Bins.of([float(number) for number in range(100)])
     assert even.counts == (10,) * 10
     assert tuple(map(even.bin_of(), (-5, even.bounds[0], 1_000))) == (0, 0, 9)
@@ -156,7 +156,7 @@ def test_bins_hold_equally_many_as_far_as_equal_values_allow():
         ("Leukemia Virus, Murine", False), ("Glaucoma, Open-Angle", False), ("Humans", False),
     ],
 )  # fmt: skip
-def test_headings_of_the_neoplasms_tree_are_known_by_their_names(heading, is_one):
+def test_headings_of_the_neoplasms_tree_are_recognised_by_name(heading, is_one):
     assert is_neoplasm(heading) is is_one
 
 

@@ -1,4 +1,4 @@
-"""Each endpoint tells the truth over HTTP, whatever happens to the worker and to Redis."""
+"""Each HTTP endpoint tells the truth, whatever happens to the worker and to Redis."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ BACKLOG = {"abstream_stream_lag", "abstream_stream_pending", "abstream_oldest_un
 
 
 class Probe:
-    """Asks the endpoints as Kubernetes and Prometheus do."""
+    """A client that asks the endpoints as Kubernetes and Prometheus do."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -60,7 +60,7 @@ class Probe:
         return not await self.failing()
 
     async def samples(self) -> dict[str, dict[str, float]]:
-        """Every metric's values by lane."""
+        """The values of every metric, by lane."""
         status, body = await self.get("/metrics")
         assert status == 200
         found: dict[str, dict[str, float]] = {}
@@ -84,12 +84,12 @@ def endpoints(metrics: Metrics, url: str, streams: Streams) -> Iterator[Probe]:
 
 
 def settle(worker: Worker) -> None:
-    """As the service does when the engine has answered its probe and the adapter is live."""
+    """Mark the worker as ready, as the service does once the engine has answered its probe and the adapter is live."""
     worker.metrics.serving(worker.engine.model)
     worker.metrics.health.ready()
 
 
-async def test_a_worker_at_work_is_alive_and_ready_and_its_backlog_is_that_of_redis(
+async def test_a_working_worker_is_alive_and_ready_and_reports_the_backlog_of_redis(
     server, streams, redis, publisher, workers
 ):
     async with workers.running() as worker:
@@ -160,7 +160,7 @@ async def test_a_worker_that_drains_is_alive_and_not_ready(server, streams, work
 
 
 async def test_while_redis_is_away_a_worker_lives_is_not_ready_and_is_still_scraped(private_redis, streams, workers):
-    """And when Redis is back it is ready by itself."""
+    """Once Redis is back it becomes ready by itself."""
     workers.redis = connect(private_redis.url)
     try:
         async with workers.running() as worker, Publisher(private_redis.url, namespace=streams.namespace) as publisher:
@@ -192,7 +192,7 @@ async def worker_knows(probe: Probe) -> bool:
 async def test_where_results_cannot_be_written_a_worker_is_not_ready_though_redis_answers(
     server, streams, redis, publisher, workers
 ):
-    """And says which key is to be mended; when it is, the result comes."""
+    """It names the key to mend; once that is done, the result is published."""
     await redis.set(streams.predictions, "somebody else's")
     async with workers.running() as worker:
         settle(worker)
@@ -207,7 +207,7 @@ async def test_where_results_cannot_be_written_a_worker_is_not_ready_though_redi
             assert await redis.xlen(streams.predictions) == 1
 
 
-async def test_what_is_not_there_is_said_to_be_not_there(server, streams):
+async def test_an_unknown_path_is_not_found(server, streams):
     with endpoints(Metrics("test"), server, streams) as probe:
         status, body = await probe.get("/")
         assert status == 404

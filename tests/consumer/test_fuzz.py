@@ -1,4 +1,4 @@
-"""Whatever is in an entry, it ends once: as a result or as a refusal that says why and holds the whole original."""
+"""Whatever an entry contains, it ends exactly once: as a result, or as a refusal with the whole original."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def entries() -> list[Fields]:
 
 
 async def send(redis, stream: str, entries: Iterable[Fields]) -> dict[str, Fields]:
-    """The entries by their ids; the next round trip has what follows."""
+    """Add the entries in pipelined chunks, and return them by entry id."""
     sent: dict[str, Fields] = {}
     entries = iter(entries)
     while some := list(islice(entries, 250)):
@@ -57,7 +57,7 @@ async def test_ten_thousand_bad_entries_end_once_each(redis, streams, workers):
 
 
 def check_result(result: AbstractClassified, fields: Fields) -> None:
-    """What is not known is kept: here, the publisher's own identifiers."""
+    """Unknown fields are kept: here, the publisher's own identifiers."""
     if b"event" in fields:
         event = json.loads(fields[b"event"], parse_float=finite)
         echoed = json.loads(result.to_json())["data"]["identifiers"]
@@ -66,7 +66,7 @@ def check_result(result: AbstractClassified, fields: Fields) -> None:
 
 
 def finite(number: str) -> float | None:
-    """JSON has no infinity to echo."""
+    """The number, or None where it is infinite, which JSON cannot represent."""
     return float(number) if math.isfinite(float(number)) else None
 
 

@@ -1,4 +1,4 @@
-"""What counts as progress, and what must be so before a worker is given work."""
+"""Liveness and readiness: what counts as progress, and what must hold before a worker is given work."""
 
 import pytest
 from abstream.consumer.engine.fake import FakeEngine
@@ -28,14 +28,14 @@ def clock() -> Clock:
 
 @pytest.fixture
 def health(clock) -> Health:
-    """Of a worker whose two readers have just come round."""
+    """The health of a worker whose two readers have just completed a round."""
     health = Health(DEADLINE, clock)
     health.beat("interactive")
     health.beat("bulk")
     return health
 
 
-def test_a_loop_that_comes_round_makes_progress(health, clock):
+def test_a_loop_that_completes_its_rounds_makes_progress(health, clock):
     for _ in range(100):
         clock.passes(1)
         health.beat("interactive")
@@ -43,7 +43,7 @@ def test_a_loop_that_comes_round_makes_progress(health, clock):
         assert health.wedged() is None
 
 
-def test_a_step_that_does_not_come_round_is_named_though_the_others_do(health, clock):
+def test_a_step_that_hangs_is_named_although_the_others_make_progress(health, clock):
     clock.passes(LONG)
     health.beat("bulk")
     assert health.wedged() == f"interactive has not come round for {LONG} s"
@@ -55,7 +55,7 @@ def test_a_worker_that_loads_its_model_is_not_wedged_however_long_it_takes(clock
     assert health.wedged() is None
 
 
-def test_readers_may_wait_as_long_as_a_batch_may_take_and_the_batch_no_longer(health, clock):
+def test_readers_may_wait_as_long_as_a_batch_may_take_and_a_batch_no_longer(health, clock):
     with health.computing():
         clock.passes(DEADLINE)
         assert health.wedged() is None
@@ -63,7 +63,7 @@ def test_readers_may_wait_as_long_as_a_batch_may_take_and_the_batch_no_longer(he
         assert health.wedged() == "a batch has been computed for 301 s"
 
 
-def test_with_the_end_of_a_batch_all_steps_have_their_time_again(health, clock):
+def test_the_end_of_a_batch_restarts_the_deadline_of_every_step(health, clock):
     with health.computing():
         clock.passes(LONG)
     assert health.wedged() is None
@@ -78,7 +78,7 @@ def test_waiting_for_redis_is_progress_because_a_new_process_would_wait_as_well(
         assert health.wedged() is None
 
 
-def test_waiting_for_one_shard_is_no_progress_of_another(clock):
+def test_waiting_for_one_shard_is_not_progress_of_another(clock):
     health = Health(DEADLINE, clock)
     for shard in (0, 1):
         health.beat(f"interactive of shard {shard}", {shard})
@@ -112,7 +112,7 @@ def test_a_drain_has_a_deadline_of_its_own(health, clock):
 
 
 def failing(health: Health) -> dict[str, str]:
-    """The state of each check that fails; each says what mends it."""
+    """The state of each failing check; each must have a remedy."""
     failed = {name: check for name, check in health.checks().items() if not check.ok}
     assert all(check.mend for check in failed.values())
     return {name: check.state for name, check in failed.items()}
@@ -147,7 +147,7 @@ def test_a_worker_is_not_ready_while_redis_is_away_and_says_since_when(health, c
     assert failing(health) == {}
 
 
-def test_what_a_redis_that_refuses_says_is_for_people_to_mend(health):
+def test_an_error_reply_of_redis_is_shown_as_something_people_must_mend(health):
     health.serving(FakeEngine().model.receipt)
     health.ready()
     health.redis_away(ResponseError("WRONGTYPE {x}:predictions is not a stream: rename or delete it"))
@@ -163,7 +163,7 @@ def test_a_worker_that_drains_is_not_ready(health):
     assert failing(health) == {"intake": "draining"}
 
 
-def test_the_same_is_told_as_metrics_so_that_somebody_is_warned(health, clock):
+def test_readiness_and_progress_are_metrics_too(health, clock):
     told = Metrics("test", health).registry.get_sample_value
     assert told("abstream_alive") == 1
     assert told("abstream_ready", {"check": "engine"}) == 0

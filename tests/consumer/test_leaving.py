@@ -1,4 +1,4 @@
-"""A worker that is told to end while its Redis is away: it does not wait for long, and nothing is lost or doubled."""
+"""A worker that is stopped while its Redis is away does not wait for long, and loses and repeats nothing."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ def server(private_redis: PrivateRedis) -> str:
 
 
 class Ready(SlowEngine):
-    """Answers the probe that it begins with at once."""
+    """Answers at once, as it must the first probe, until ``hold`` is called; then not before ``go``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ async def health() -> Health:
 
 @pytest.fixture
 async def serving(redis, streams, engine, health) -> "asyncio.Task[None]":
-    """A worker that is ready, as in a process of its own."""
+    """The task of a ready worker, served as in a process of its own."""
     shard, config = Shard(redis, streams), WorkerConfig(name="worker", drain_seconds=LONG_SECONDS)
     task = asyncio.create_task(serve(shard, [shard], config, lambda _: engine, Metrics("test", health), follow=False))
     await wait_until(lambda: task.done() or all(check.ok for check in health.checks().values()), "the worker")
@@ -56,8 +56,8 @@ async def serving(redis, streams, engine, health) -> "asyncio.Task[None]":
     return task
 
 
-async def has_answered(engine: Ready, health: Health, private_redis: PrivateRedis, publisher) -> None:
-    """The answers to two abstracts are there, and Redis is not."""
+async def lose_redis_before_the_commit(engine: Ready, health: Health, private_redis: PrivateRedis, publisher) -> None:
+    """Return once two abstracts are answered, but not committed since Redis is away."""
     await publisher.publish_many([(id_, Abstract(title=id_, abstract="")) for id_ in ("1", "2")])
     await engine.computing.wait()
     private_redis.stop()
@@ -66,11 +66,11 @@ async def has_answered(engine: Ready, health: Health, private_redis: PrivateRedi
 
 
 @pytest.mark.parametrize("away_seconds", [0.0, 0.3])
-async def test_what_nobody_can_take_is_left_to_others_soon(
+async def test_answers_that_cannot_be_committed_are_soon_left_to_other_workers(
     away_seconds, engine, health, serving, private_redis, redis, streams, publisher, workers: Workers, monkeypatch
 ):
     monkeypatch.setattr(service, "_AWAY_SECONDS", away_seconds)
-    await has_answered(engine, health, private_redis, publisher)
+    await lose_redis_before_the_commit(engine, health, private_redis, publisher)
 
     signal.raise_signal(signal.SIGTERM)
     await asyncio.wait_for(serving, PATIENCE_SECONDS)
@@ -81,11 +81,11 @@ async def test_what_nobody_can_take_is_left_to_others_soon(
     assert (await workers.pending(), await redis.xlen(streams.predictions)) == (0, 2)
 
 
-async def test_a_redis_that_comes_back_in_time_is_given_the_answers(
+async def test_the_answers_are_committed_if_redis_comes_back_in_time(
     engine, health, serving, private_redis, redis, streams, publisher, workers: Workers, monkeypatch
 ):
     monkeypatch.setattr(service, "_AWAY_SECONDS", LONG_SECONDS)
-    await has_answered(engine, health, private_redis, publisher)
+    await lose_redis_before_the_commit(engine, health, private_redis, publisher)
 
     signal.raise_signal(signal.SIGTERM)
     private_redis.start()
@@ -94,7 +94,7 @@ async def test_a_redis_that_comes_back_in_time_is_given_the_answers(
     assert (await workers.pending(), await redis.xlen(streams.predictions)) == (0, 2)
 
 
-async def test_a_redis_that_went_without_a_word_is_not_waited_for_until_the_client_gives_it_up(
+async def test_a_redis_that_stops_answering_is_not_waited_for_until_the_client_times_out(
     engine, health, serving, private_redis, publisher, monkeypatch
 ):
     monkeypatch.setattr(service, "_AWAY_SECONDS", 0.3)
@@ -110,7 +110,9 @@ async def test_a_redis_that_went_without_a_word_is_not_waited_for_until_the_clie
     assert not health.away()
 
 
-async def test_who_holds_nothing_does_not_wait_for_a_redis_that_is_away(health, serving, private_redis, monkeypatch):
+async def test_a_worker_that_holds_nothing_does_not_wait_for_a_redis_that_is_away(
+    health, serving, private_redis, monkeypatch
+):
     monkeypatch.setattr(service, "_AWAY_SECONDS", 0.3)
     private_redis.stop()
     await wait_until(health.away, "the loss of Redis")

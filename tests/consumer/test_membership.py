@@ -1,4 +1,4 @@
-"""How workers share shards out."""
+"""How workers divide the shards among themselves."""
 
 import asyncio
 from itertools import chain, combinations
@@ -29,7 +29,7 @@ def test_every_shard_has_a_worker_and_every_worker_a_shard():
         assert set(chain(*shares)) == set(range(shards)), (workers, shards)
 
 
-def test_no_shards_side_by_side_have_fewer_workers_than_are_their_due():
+def test_neighbouring_shards_have_their_fair_share_of_workers():
     for workers, shards in FLEETS:
         for begin, stop in combinations(range(shards + 1), 2):
             serving = sum(1 for one in shares_of(workers, shards) if one.start < stop and one.stop > begin)
@@ -37,12 +37,12 @@ def test_no_shards_side_by_side_have_fewer_workers_than_are_their_due():
 
 
 @pytest.mark.parametrize(("workers", "shards", "most"), [(1, 8, 8), (8, 8, 1), (16, 8, 1), (3, 4, 2), (5, 4, 2)])
-def test_nobody_serves_more_than_is_needed(workers, shards, most):
+def test_no_worker_serves_more_shards_than_needed(workers, shards, most):
     assert max(len(share(place, workers, shards)) for place in range(workers)) == most
 
 
 class Fleet:
-    """Workers that share four shards, and read nothing."""
+    """Workers that divide four shards and read nothing."""
 
     def __init__(self, redis, names: Shards) -> None:
         self.redis = redis
@@ -57,7 +57,7 @@ class Fleet:
         member = Membership(self.redis, self.names.control, name, source, Metrics("test"))
         await member.join()
         self.tasks[name] = asyncio.create_task(member.run())
-        await asyncio.sleep(0)  # it has begun
+        await asyncio.sleep(0)  # let it begin
 
     async def leave(self, name: str) -> None:
         await end([self.tasks.pop(name)])
@@ -75,7 +75,7 @@ async def fleet(redis, namespace, monkeypatch):
     await end(fleet.tasks.values())
 
 
-async def test_shards_go_round_as_workers_come_and_leave(fleet):
+async def test_shards_are_redistributed_as_workers_join_and_leave(fleet):
     await fleet.join("a")
     await fleet.settles(a={0, 1, 2, 3})
     await fleet.join("b")
@@ -86,14 +86,14 @@ async def test_shards_go_round_as_workers_come_and_leave(fleet):
     await fleet.settles(a={0, 1}, c={2, 3})
 
 
-async def test_who_is_silent_for_long_is_not_counted(fleet, monkeypatch):
+async def test_a_worker_that_is_silent_for_long_is_not_counted(fleet, monkeypatch):
     monkeypatch.setattr(membership, "SILENCE_SECONDS", 0.5)
     await fleet.join("a")
     await fleet.redis.zadd(fleet.names.control.workers, {"dead": 1})
     await fleet.settles(a={0, 1, 2, 3})
 
 
-async def test_who_is_of_the_future_since_the_clock_was_set_back_is_not_counted_for_longer(fleet, monkeypatch):
+async def test_a_heartbeat_from_the_future_does_not_count_for_longer(fleet, monkeypatch):
     monkeypatch.setattr(membership, "SILENCE_SECONDS", 0.5)
     await fleet.join("a")
     await fleet.redis.zadd(fleet.names.control.workers, {"dead": 1e15})
@@ -101,7 +101,7 @@ async def test_who_is_of_the_future_since_the_clock_was_set_back_is_not_counted_
     await fleet.settles(a={0, 1, 2, 3})
 
 
-async def test_a_list_that_is_lost_is_made_anew(fleet):
+async def test_a_lost_list_of_members_is_created_again(fleet):
     for name in ("a", "b"):
         await fleet.join(name)
     await fleet.redis.delete(fleet.names.control.workers)
@@ -109,7 +109,7 @@ async def test_a_list_that_is_lost_is_made_anew(fleet):
     await wait_until(lambda: fleet.redis.zcard(fleet.names.control.workers), "the list")
 
 
-async def test_who_leaves_signs_off(fleet):
+async def test_a_worker_that_leaves_signs_off(fleet):
     await fleet.join("a")
     await fleet.leave("a")
     assert await fleet.redis.zrange(fleet.names.control.workers, 0, -1) == []

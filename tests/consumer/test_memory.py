@@ -1,4 +1,4 @@
-"""Memory that passes use again and again stays with the process; a large entry's goes back."""
+"""The memory that every forward pass needs stays with the process; that of a large entry is given back."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from ..conftest import wait_until
 from ..story.test_3_nothing_is_lost_nothing_is_repeated import start_worker
 
 HUGE = "x" * 10_000_000
-MOST_GROWTH_KIB = 40 << 10  # as read and as a text, as JSON and on its way out: never all of them at once
+MOST_GROWTH_KIB = 40 << 10  # an entry is read, decoded, dumped and sent: never four copies at once
 
 PROGRAM = """
 import resource
@@ -26,12 +26,12 @@ print(pages(6 << 20), pages(12 << 20))
 """
 
 
-on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc and /proc")
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc and /proc")
 
 
 @on_linux
-def test_the_system_clears_no_memory_anew_for_a_pass_but_does_for_a_large_entry():
-    """What share of a block is new to the process, though one as large was freed just before."""
+def test_the_memory_of_a_pass_is_reused_and_that_of_a_large_entry_is_given_back():
+    """Measured as the share of a block's pages that fault, although a block as large was freed just before."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     of_a_pass, of_an_entry = map(float, done.stdout.split())
     assert of_a_pass < 0.1
@@ -39,7 +39,7 @@ def test_the_system_clears_no_memory_anew_for_a_pass_but_does_for_a_large_entry(
 
 
 @on_linux
-async def test_an_entry_of_ten_megabytes_costs_a_worker_a_few_times_that_for_a_moment(
+async def test_an_entry_of_ten_megabytes_costs_a_worker_at_most_a_few_times_its_size(
     server, namespace, redis, streams, subscriber, tmp_path
 ):
     process = start_worker(server, namespace, tmp_path / "worker.log")
@@ -47,7 +47,7 @@ async def test_an_entry_of_ten_megabytes_costs_a_worker_a_few_times_that_for_a_m
     try:
         await redis.xadd(streams.lane("interactive"), {"title": "A sound one", "abstract": ""})
         await wait_until(lambda: redis.xlen(streams.predictions), "a worker that is warm")
-        (memory / "clear_refs").write_text("5")  # the most begins anew
+        (memory / "clear_refs").write_text("5")  # resets VmHWM
         before = kib(memory, "VmHWM")
         await redis.xadd(streams.lane("interactive"), {"title": "A huge one", "abstract": HUGE})
         await wait_until(lambda: redis.xlen(streams.refusals), "the refusal")

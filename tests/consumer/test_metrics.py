@@ -1,4 +1,4 @@
-"""Every metric of the contract is there, and says what really happened: held against what stands in Redis."""
+"""Every metric of the contract exists and is true: the values are compared with the content of Redis."""
 
 from collections import Counter
 from itertools import pairwise
@@ -27,7 +27,7 @@ CONTRACT = {
     *("adapter", "adapter_switches", "adapter_switch_seconds", "confidence", "review_required"),
     *("redis_reconnects", "gpu_memory_bytes", "build"),
 }
-"""As Prometheus's library names families: without ``_total`` and ``_info``."""
+"""As ``prometheus_client`` names metric families: without ``_total`` and ``_info``."""
 
 
 async def test_every_metric_of_the_contract_is_there(server, streams, workers):
@@ -41,7 +41,7 @@ async def test_every_metric_of_the_contract_is_there(server, streams, workers):
 
 
 class Told:
-    """What a worker's metrics say."""
+    """The values of a worker's metrics."""
 
     def __init__(self, worker: Worker) -> None:
         self._registry = worker.metrics.registry
@@ -50,7 +50,7 @@ class Told:
         return self._registry.get_sample_value(f"abstream_{name}", labels) or 0
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
-        """The values of all that have these labels, by another label; without those that are zero."""
+        """The non-zero values of the series with these labels, by the value of another label."""
         return {
             sample.labels[label]: sample.value
             for family in self._registry.collect()
@@ -61,7 +61,7 @@ class Told:
 
 @pytest.fixture
 async def worked(redis, streams, publisher, workers, make_adapter):
-    """What was told and what stands in Redis, after work of every kind."""
+    """The metrics and the content of Redis after work of every kind."""
     await publisher.publish_many(
         (f"id-{number}", Abstract(title="T", abstract="word " * (number % 7 + 1))) for number in range(40)
     )
@@ -80,7 +80,7 @@ async def worked(redis, streams, publisher, workers, make_adapter):
 
 
 async def test_the_answers_to_the_questions_of_a_new_adapter_begin_at_zero(workers):
-    """Or Prometheus would not see the first of each."""
+    """Otherwise Prometheus would miss the first increment of each."""
     worker, other = workers.new(), Question(name="species", text="Which?", labels=("mouse", "man"))
     worker.switch(FakeEngine(Task(name="other", questions=(other,))))
     for label in other.labels:
@@ -116,7 +116,7 @@ async def test_confidence_and_review_are_those_of_the_answers(worked):
     assert told.by("reason", "review_required_total") == {"low_confidence": in_review}
 
 
-async def test_the_waits_are_those_of_the_results(worked):
+async def test_the_waiting_times_are_those_of_the_results(worked):
     told, predictions, _ = worked
     for name, milliseconds in (("queue_wait", "queued_ms"), ("end_to_end", "total_ms")):
         seconds = [getattr(one.timing, milliseconds) / 1000 for one in predictions]
@@ -124,8 +124,8 @@ async def test_the_waits_are_those_of_the_results(worked):
         assert told(f"{name}_seconds_sum") == pytest.approx(sum(seconds), abs=0.001)
 
 
-async def test_batches_are_counted_with_what_was_computed(worked):
-    """The three repeated abstracts are computed too, and not published."""
+async def test_batches_are_counted_with_their_abstracts_and_tokens(worked):
+    """The three repeated abstracts are computed too, but not published."""
     told, predictions, _ = worked
     batches = told("inference_seconds_count")
     assert 1 < batches < 44
@@ -149,19 +149,19 @@ async def test_each_read_and_each_commit_is_timed(worked):
 @pytest.mark.parametrize(
     ("bounds", "first", "last"), [(SECONDS, 0.005, 1800), (TOKENS, 64, 131_072), (ABSTRACTS, 1, 512)]
 )
-def test_the_buckets_reach_from_the_least_to_the_most_that_comes(bounds, first, last):
+def test_the_buckets_cover_the_expected_range(bounds, first, last):
     assert (bounds[0], bounds[-1]) == (first, last)
     assert list(bounds) == sorted(bounds)
     if bounds is not SECONDS:
         assert all(after == 2 * before for before, after in pairwise(bounds))
 
 
-def test_the_program_is_named():
-    """The adapter in service is too: see ``adapters/test_registry.py``."""
+def test_build_info_names_the_version():
+    """The adapter in service is tested in ``adapters/test_registry.py``."""
     assert Metrics("1.2").registry.get_sample_value("abstream_build_info", {"version": "1.2"}) == 1
 
 
-async def test_what_a_lost_worker_had_is_counted_as_redelivered(redis, streams, publisher, workers):
+async def test_entries_of_a_lost_worker_are_counted_as_redelivered(redis, streams, publisher, workers):
     lane = streams.lane("interactive")
     await workers.new().source.create_groups()
     await publisher.publish(Abstract(title="One", abstract=""))
@@ -176,7 +176,7 @@ async def test_what_a_lost_worker_had_is_counted_as_redelivered(redis, streams, 
 
 
 class Overtaken(FakeEngine):
-    """While it computes, another worker commits what it holds."""
+    """While it computes, another worker commits the same entries."""
 
     def __init__(self, server: str, lane: str) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Overtaken(FakeEngine):
         return super().classify(batch)
 
 
-async def test_an_answer_that_came_second_is_counted_as_lost_and_as_nothing_else(server, streams, publisher, workers):
+async def test_an_answer_that_came_second_is_counted_only_as_a_lost_commit(server, streams, publisher, workers):
     await publisher.publish(Abstract(title="One", abstract=""))
     told = Told(await workers.burst(engine=Overtaken(server, streams.lane("interactive"))))
     assert told("commits_lost_total") == 1
@@ -208,7 +208,7 @@ async def test_every_repeated_call_is_counted():
     assert metrics.registry.get_sample_value("abstream_redis_reconnects_total") == 2
 
 
-def test_the_memory_of_a_gpu_is_told_by_kind_and_left_out_where_there_is_none():
+def test_gpu_memory_is_exposed_by_kind_and_left_out_without_a_gpu():
     memory: dict[str, int] = {}
     registry = CollectorRegistry()
     registry.register(GpuMemory(lambda: memory))
@@ -218,13 +218,13 @@ def test_the_memory_of_a_gpu_is_told_by_kind_and_left_out_where_there_is_none():
 
 
 @pytest.mark.skipif(torch.cuda.is_initialized(), reason="a GPU is in use")
-def test_a_worker_without_a_gpu_has_no_memory_of_one():
+def test_a_worker_without_a_gpu_reports_no_gpu_memory():
     assert gpu_memory_bytes() == {}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_memory_of_a_gpu_is_that_of_its_tensors():
+def test_gpu_memory_includes_the_tensors_allocated():
     held = torch.ones(1 << 20, device="cuda")
     memory = gpu_memory_bytes()
     assert memory["allocated"] >= held.numel() * 4

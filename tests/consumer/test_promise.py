@@ -1,4 +1,4 @@
-"""The promise, against whatever order of events: every accepted abstract ends once, as a result or as a refusal.
+"""The promise, for any order of events: every accepted abstract ends exactly once, as a result or as a refusal.
 
 Hypothesis lets workers read, reclaim, renew, release, commit, commit again, die and come late, lets others send the
 same twice, trim and delete, and compares Redis after every step with a model that knows what must be there.
@@ -31,7 +31,7 @@ from redis.exceptions import ResponseError
 MAX_DELIVERIES = 3
 BATCH_BYTES = 1 << 20
 MANY = 1 << 53
-RUN_OUT, RUNNING = 0, 1_800_000  # leases in milliseconds: all are over, or only of what was handed back
+RUN_OUT, RUNNING = 0, 1_800_000  # lease times in ms: all have expired, or only those of entries handed back
 HANDED_BACK = 3_600_000
 FIRST_DAY = 20_000
 
@@ -46,11 +46,11 @@ LANE = st.sampled_from([0, 1])
 PREDICTIONS, REFUSALS = 3, 4  # the keys of commit.lua
 
 Place = tuple[int, str]
-"""Lane and entry id: where an abstract lies."""
+"""Lane and entry id, which locate an abstract."""
 
 
 class Held(NamedTuple):
-    """What a worker has in hand: ``text`` is None where the entry was trimmed away."""
+    """An entry that a worker holds; ``text`` is None where the entry was trimmed."""
 
     place: Place
     text: str | None
@@ -58,7 +58,7 @@ class Held(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a worker wants to publish; ``identity`` is that of the abstract, '' where it cannot be read."""
+    """What a worker wants to publish; ``identity`` is the abstract's, or '' where it cannot be read."""
 
     place: Place
     output: int
@@ -67,7 +67,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Pending:
-    """What the group knows of an entry that was delivered and not acknowledged."""
+    """The group's record of an entry that was delivered and not acknowledged."""
 
     owner: str
     deliveries: int
@@ -75,7 +75,7 @@ class Pending:
 
 
 class Shard:
-    """The scripts with their arguments in place, as ``Source`` and ``Sink`` call them."""
+    """The scripts, called with the arguments that ``Source`` and ``Sink`` pass."""
 
     def __init__(self, redis: Redis, namespace: str) -> None:
         self.redis = redis
@@ -109,7 +109,7 @@ class Shard:
         return [Outcome(code) for code in codes]
 
     def output(self, key: int) -> list[str]:
-        """All that was published there, in order."""
+        """All that was published to the stream of ``key``, in order."""
         return [fields[b"event"].decode() for _, fields in self.redis.xrange(self.commit_keys[key - 1])]
 
     def pending(self, lane: int) -> dict[str, tuple[str, int]]:
@@ -121,15 +121,15 @@ class Shard:
 
 
 class Promise(RuleBasedStateMachine):
-    """The rules are what may happen; the fields without ``shard`` are the model."""
+    """The rules are what may happen in Redis; all fields but ``shard`` are the model of what must follow."""
 
     def __init__(self, shard: Shard) -> None:
         super().__init__()
         self.shard = shard
-        self.texts: dict[Place, str] = {}  # everything accepted: its identity, or '' for what must be refused
+        self.texts: dict[Place, str] = {}  # all that was accepted: its identity, or '' if it must be refused
         self.unread: dict[int, list[str]] = {0: [], 1: []}
         self.trimmed: set[Place] = set()
-        self.beyond_knowledge: set[Place] = set()  # trimmed, and the group that remembered it deleted
+        self.beyond_knowledge: set[Place] = set()  # trimmed before the group that knew of it was deleted
         self.pending: dict[Place, Pending] = {}
         self.hands: dict[str, dict[Place, Held]] = {worker: {} for worker in WORKERS}
         self.last_commit: dict[str, list[Answer]] = {}
@@ -147,7 +147,7 @@ class Promise(RuleBasedStateMachine):
 
     @rule(lane=LANE, identities=st.lists(st.sampled_from([*IDENTITIES, ""]), min_size=1, max_size=4))
     def publish(self, lane: int, identities: list[str]) -> None:
-        """Also what was sent before; '' is malformed."""
+        """Identities may repeat; '' stands for a malformed abstract."""
         for identity in identities:
             entry = self.shard.redis.xadd(self.shard.lanes[lane], {"title": identity or "malformed"}).decode()
             self.texts[lane, entry] = identity
@@ -190,7 +190,7 @@ class Promise(RuleBasedStateMachine):
     @precondition(lambda self: any(self.hands.values()))
     @rule(data=st.data())
     def renew_leases(self, data: st.DataObject) -> None:
-        """A worker learns which are no longer its own."""
+        """A worker learns which entries are no longer its own."""
         worker = self._one_with_work(data)
         for lane in (0, 1):
             entries = [entry for at, entry in self.hands[worker] if at == lane]
@@ -205,7 +205,7 @@ class Promise(RuleBasedStateMachine):
     @precondition(lambda self: any(self.hands.values()))
     @rule(data=st.data(), forget=st.sampled_from([0, 1]))
     def release(self, data: st.DataObject, forget: int) -> None:
-        """Drained: all is handed back. What may be at fault keeps its count."""
+        """A drained worker hands back all it holds; suspected entries keep their delivery count."""
         worker = self._one_with_work(data)
         for lane in (0, 1):
             places = [place for place in self.hands[worker] if place[0] == lane]
@@ -220,7 +220,7 @@ class Promise(RuleBasedStateMachine):
     @precondition(lambda self: any(self.hands.values()))
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
-        """Some of what is in hand, whether or not it still is this worker's; others may have been first."""
+        """Commit some of what a worker holds, even if another has taken it over or committed it first."""
         worker = self._one_with_work(data)
         places = data.draw(st.lists(st.sampled_from(sorted(self.hands[worker])), min_size=1, unique=True))
         self.last_commit[worker] = [_answer(self.hands[worker][place]) for place in places]
@@ -231,13 +231,13 @@ class Promise(RuleBasedStateMachine):
     @precondition(lambda self: self.last_commit)
     @rule(data=st.data())
     def commit_again(self, data: st.DataObject) -> None:
-        """The reply was lost."""
+        """Commit again, as after a lost reply."""
         self._commit(self.last_commit[data.draw(st.sampled_from(sorted(self.last_commit)))])
 
     @precondition(lambda self: any(self.hands.values()))
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        """And come back under the same name, knowing nothing."""
+        """The worker comes back under the same name, holding nothing."""
         worker = self._one_with_work(data)
         self.hands[worker] = {}
         self.last_commit.pop(worker, None)
@@ -247,7 +247,7 @@ class Promise(RuleBasedStateMachine):
     @precondition(lambda self: self.pending)
     @rule(lane=LANE, keep=st.integers(0, 2))
     def trim(self, lane: int, keep: int) -> None:
-        """Underneath the workers, though not what nobody has read: that no group would ever know of."""
+        """Trim entries that workers hold, but no unread ones, of which no group would ever know."""
         keep = max(keep, len(self.unread[lane]))
         self.shard.redis.xtrim(self.shard.lanes[lane], maxlen=keep, approximate=False)
         left = {(lane, entry.decode()) for entry, _ in self.shard.redis.xrange(self.shard.lanes[lane])}
@@ -256,8 +256,8 @@ class Promise(RuleBasedStateMachine):
     @precondition(lambda self: self.pending and not self.group_was_deleted)
     @rule(lane=LANE)
     def delete_group(self, lane: int) -> None:
-        """And a worker makes it anew, from the beginning."""
-        self.group_was_deleted = True  # more often would leave little to try the other rules on
+        """A worker creates the group again, from the beginning of the stream."""
+        self.group_was_deleted = True  # once only: more would leave little for the other rules
         self.shard.redis.xgroup_destroy(self.shard.lanes[lane], GROUP)
         with pytest.raises(ResponseError, match="NOGROUP"):
             self.shard.read(lane, WORKERS[0], 1)
@@ -270,13 +270,13 @@ class Promise(RuleBasedStateMachine):
     @precondition(lambda self: self.seen and self.shard.day == FIRST_DAY)
     @rule()
     def midnight(self) -> None:
-        """The dedupe window turns; what was seen in the one before is still known."""
+        """The dedupe window moves on; identities of the previous one are still known."""
         self.shard.day += 1
 
     @precondition(lambda self: self.shard.day > FIRST_DAY)
     @rule()
     def clock_that_is_slow(self) -> None:
-        """To the worker that commits next it is the day before; what others have seen since midnight is known."""
+        """For the worker that commits next it is still the day before; identities seen since midnight are known."""
         self.shard.day -= 1
 
     # What must be so.
@@ -294,7 +294,7 @@ class Promise(RuleBasedStateMachine):
             }
 
     def teardown(self) -> None:
-        """All workers die; one more answers what is left, and everything has ended once."""
+        """All workers die and one more answers what is left; then every abstract has ended once."""
         try:
             self.answer_what_is_left()
             self.everything_ended_once()
@@ -322,7 +322,7 @@ class Promise(RuleBasedStateMachine):
 
     def _take(self, worker: str, place: Place, attempt: int) -> None:
         trimmed = place in self.trimmed
-        if not (trimmed and place in self.pending):  # it stays in its owner's name
+        if not (trimmed and place in self.pending):  # a trimmed entry stays pending for its owner
             self.pending[place] = Pending(worker, attempt)
         self.hands[worker][place] = Held(place, None if trimmed else self.texts[place], attempt)
 
@@ -337,7 +337,7 @@ class Promise(RuleBasedStateMachine):
         assert self.shard.commit(answers) == [self._expect(answer) for answer in answers]
 
     def _expect(self, answer: Answer) -> Outcome:
-        """What must become of it: the first commit of a pending entry wins, and an identity has one result."""
+        """The outcome the model expects: the first commit of a pending entry wins, and an identity has one result."""
         if self.pending.pop(answer.place, None) is None:
             return Outcome.LOST
         if answer.place in self.refused or answer.identity in self.seen:
@@ -352,7 +352,7 @@ class Promise(RuleBasedStateMachine):
 
 
 def _answer(held: Held) -> Answer:
-    """What ``Worker.admit`` would make of it."""
+    """The answer that ``Worker.admit`` would lead to."""
     sound = held.text and held.attempt <= MAX_DELIVERIES
     return Answer(held.place, PREDICTIONS if sound else REFUSALS, held.text or "")
 
@@ -362,7 +362,7 @@ def _order(place: Place) -> tuple[int, ...]:
 
 
 def try_the_promise(server: str, namespace: str, *phases: Phase) -> None:
-    """Raises AssertionError with the order of events that broke it."""
+    """Run the state machine; raises AssertionError with the order of events that broke the promise."""
     runs = count()
     with Redis.from_url(server) as redis:
         run_state_machine_as_test(
@@ -370,7 +370,7 @@ def try_the_promise(server: str, namespace: str, *phases: Phase) -> None:
             settings=settings(
                 max_examples=120,
                 stateful_step_count=40,
-                derandomize=True,  # CI tries what was tried here
+                derandomize=True,  # the same examples everywhere
                 database=None,
                 deadline=None,
                 phases=phases,
@@ -380,5 +380,5 @@ def try_the_promise(server: str, namespace: str, *phases: Phase) -> None:
         )
 
 
-def test_whatever_happens_every_abstract_ends_once(server, namespace):
+def test_whatever_happens_every_abstract_ends_exactly_once(server, namespace):
     try_the_promise(server, namespace, Phase.generate, Phase.shrink)

@@ -1,4 +1,4 @@
-"""The test of the promise notices scripts that break it."""
+"""The test of the promise fails on scripts that break it."""
 
 import pytest
 from hypothesis import Phase
@@ -9,14 +9,14 @@ ACKNOWLEDGE = "if redis.call('XACK', lane, ARGV[1], id) == 0 then"
 PUBLISH = "redis.call('XADD', output, '*', 'event', event)"
 
 BROKEN = {
-    "a result is published though another worker was first": ("commit", "if outcome == 1 then", "if true then"),
+    "a result is published although another worker was first": ("commit", "if outcome == 1 then", "if true then"),
     "a result is published, then acknowledged": ("commit", ACKNOWLEDGE, f"{PUBLISH}\n  {ACKNOWLEDGE}"),
-    "what was answered is not remembered": ("commit", "redis.call('SADD', KEYS[5], identity) == 0", "false"),
-    "the window before is not looked at": ("commit", "redis.call('SISMEMBER', KEYS[6], member) == 1 or ", ""),
-    "a lease is renewed that is another's": ("extend", "not pending or pending[2] ~= ARGV[2]", "not pending"),
+    "answered identities are not remembered": ("commit", "redis.call('SADD', KEYS[5], identity) == 0", "false"),
+    "the previous dedupe window is not checked": ("commit", "redis.call('SISMEMBER', KEYS[6], member) == 1 or ", ""),
+    "the lease of another worker is renewed": ("extend", "not pending or pending[2] ~= ARGV[2]", "not pending"),
     "a renewal counts as a delivery": ("extend", ", 'JUSTID'", ""),
-    "what may be at fault is forgiven": ("release", "pending[4] - ARGV[4]", "pending[4] - 1"),
-    "what is being worked on is taken": ("reclaim", "'IDLE', ARGV[3], ", ""),
+    "the delivery of a suspected entry is uncounted": ("release", "pending[4] - ARGV[4]", "pending[4] - 1"),
+    "an entry whose lease has not expired is taken": ("reclaim", "'IDLE', ARGV[3], ", ""),
 }
 
 

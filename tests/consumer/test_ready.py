@@ -1,4 +1,4 @@
-"""What stands ready for the engine, and who waits for whom."""
+"""The queue of jobs that are ready for the engine: in which order they leave, and which readers wait."""
 
 import asyncio
 from types import SimpleNamespace
@@ -22,13 +22,13 @@ async def names(ready: Ready) -> list[str]:
 
 
 async def is_waiting(task: "asyncio.Task[None]") -> bool:
-    """Whether it still waits after all that could happen has happened."""
+    """Whether the task still waits once the loop has run all that was due."""
     for _ in range(10):
         await asyncio.sleep(0)
     return not task.done()
 
 
-async def test_interactive_work_overtakes_bulk_work_that_stands_ready(ready):
+async def test_interactive_work_overtakes_bulk_work_that_is_ready(ready):
     await asyncio.wait_for(ready.put("bulk", [job("bulk")]), 1)
     await ready.put("interactive", [job("urgent", 15)])
 
@@ -36,7 +36,7 @@ async def test_interactive_work_overtakes_bulk_work_that_stands_ready(ready):
     assert await names(ready) == ["bulk"]
 
 
-async def test_a_reader_waits_while_a_batch_of_its_lane_stands_ready(ready):
+async def test_a_reader_waits_while_a_batch_of_its_lane_is_ready(ready):
     reader = asyncio.create_task(ready.put("bulk", [job("one"), job("two")]))
     assert await is_waiting(reader)
 
@@ -44,7 +44,7 @@ async def test_a_reader_waits_while_a_batch_of_its_lane_stands_ready(ready):
     await reader
 
 
-async def test_bulk_work_that_stands_ready_does_not_keep_interactive_work_out(ready):
+async def test_ready_bulk_work_does_not_block_interactive_work(ready):
     bulk = asyncio.create_task(ready.put("bulk", [job("one"), job("two")]))
     await asyncio.wait_for(ready.put("interactive", [job("urgent")]), 1)
 
@@ -52,7 +52,7 @@ async def test_bulk_work_that_stands_ready_does_not_keep_interactive_work_out(re
     assert not await is_waiting(bulk)
 
 
-async def test_interactive_work_that_stands_ready_keeps_bulk_work_out(ready):
+async def test_ready_interactive_work_blocks_bulk_work(ready):
     interactive = asyncio.create_task(ready.put("interactive", [job("one"), job("two")]))
     bulk = asyncio.create_task(ready.put("bulk", [job("three")]))
     assert await is_waiting(bulk)
@@ -62,7 +62,7 @@ async def test_interactive_work_that_stands_ready_keeps_bulk_work_out(ready):
     await bulk
 
 
-async def test_what_is_closed_is_given_out_to_the_end(ready):
+async def test_a_closed_queue_is_drained(ready):
     await ready.put("bulk", [job("last")])
     ready.close()
 
@@ -70,7 +70,7 @@ async def test_what_is_closed_is_given_out_to_the_end(ready):
     assert await ready.next() is None
 
 
-async def test_what_is_left_is_given_out_no_more_and_nobody_waits(ready):
+async def test_after_leave_nothing_more_is_given_out_and_nobody_waits(ready):
     reader = asyncio.create_task(ready.put("bulk", [job("one"), job("two")]))
     assert await is_waiting(reader)
     ready.leave()
@@ -88,7 +88,7 @@ async def test_the_engine_waits_for_work(ready):
     assert await batch == ["first"]
 
 
-async def test_the_only_abstract_of_a_shard_does_not_wait_for_all_of_another(ready):
+async def test_the_only_abstract_of_a_shard_does_not_wait_for_all_those_of_another(ready):
     put = [asyncio.create_task(ready.put("interactive", [job(f"many-{number}") for number in range(20)]))]
     put.append(asyncio.create_task(ready.put("interactive", [job("one", stream="another")])))
     assert await is_waiting(put[0])

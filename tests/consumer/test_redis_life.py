@@ -1,4 +1,4 @@
-"""What a worker lives through with its Redis: each fault on a private server, and the same worker goes on after it."""
+"""Faults of Redis, each on a private server; the same worker continues afterwards."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from abstream import Abstract, Unavailable
+from abstream import Unavailable
 from abstream.consumer.upkeep import Upkeep
 from abstream.ops.embedded import embedded_redis, start_server, url_of
 from abstream.ops.working import broker_at
@@ -23,13 +23,13 @@ from abstream.schemas.streams import GROUP
 from redis.exceptions import BusyLoadingError, ResponseError
 from structlog.testing import capture_logs
 
-from ..conftest import Workers, wait_until
+from ..conftest import Workers, has_length, numbered, wait_until
 from ..story.test_3_nothing_is_lost_nothing_is_repeated import SlowEngine, start_worker
 
 LEASE_SECONDS = 0.3
-LARGE_KEYS = 100  # Redis answers that it is loading once in 2 MB
+LARGE_KEYS = 100  # while loading, Redis answers clients once every 2 MB
 
-# All that a worker asks of Redis, on the keys of its namespace.
+# All commands that a worker needs, on the keys of its namespace.
 CLIENT_RIGHTS = {
     "+evalsha", "+script|load", "+set", "+xadd", "+xgroup|create", "+xinfo|groups", "+xinfo|stream",
     "+xpending", "+xread", "+xreadgroup", "+xrevrange",
@@ -44,17 +44,13 @@ WORKER_RIGHTS = CLIENT_RIGHTS | SCRIPT_RIGHTS
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server of the test's own, in the place of the one that all tests share."""
+    """A private server, in place of the one that the tests share."""
     with embedded_redis() as url:
         yield url
 
 
-def some(*ids: object) -> list[tuple[str, Abstract]]:
-    return [(str(id_), Abstract(title=f"Abstract {id_}", abstract="")) for id_ in ids]
-
-
 async def ends_with(redis, streams, workers, *ids: object) -> None:
-    """Return when exactly these are answered, once each, and nothing is pending."""
+    """Return once exactly these abstracts are answered, once each, and nothing is pending."""
 
     async def are_there() -> bool:
         return await redis.xlen(streams.predictions) >= len(ids) and await workers.pending() == 0
@@ -65,7 +61,7 @@ async def ends_with(redis, streams, workers, *ids: object) -> None:
 
 
 async def is_blocked(redis) -> bool:
-    """Whether a worker waits for new entries."""
+    """Whether a worker blocks on a read of new entries."""
     return any(client["cmd"] == "xreadgroup" for client in await redis.client_list())
 
 
@@ -84,23 +80,23 @@ async def empty(redis, streams) -> None:
 
 
 @pytest.mark.parametrize("lose", [delete_streams, delete_groups, empty])
-async def test_a_worker_that_waits_for_work_heals_what_was_deleted_under_it(lose, redis, streams, publisher, workers):
+async def test_an_idle_worker_recreates_what_was_deleted(lose, redis, streams, publisher, workers):
     async with workers.running(lease_seconds=LEASE_SECONDS):
-        await publisher.publish_many(some("before"))
+        await publisher.publish_many(numbered("before"))
         await ends_with(redis, streams, workers, "before")
         await wait_until(lambda: is_blocked(redis), "a worker that waits")
         await lose(redis, streams)
-        await publisher.publish_many(some("after"))
+        await publisher.publish_many(numbered("after"))
         await ends_with(redis, streams, workers, "after")
 
 
-async def test_leases_are_renewed_after_the_group_was_lost_too(redis, streams, publisher, workers):
-    """The task that renews them must not end in silence: nobody takes over what is being worked on."""
+async def test_leases_are_renewed_also_after_the_group_was_lost(redis, streams, publisher, workers):
+    """The task that renews leases must survive, so that nobody takes over what is being computed."""
     engine = SlowEngine()
     slow = workers.new("slow", engine, burst=False, lease_seconds=LEASE_SECONDS)
     await slow.source.create_groups()
     task = asyncio.create_task(slow.run())
-    await publisher.publish_many(some(1))
+    await publisher.publish_many(numbered(1))
     await engine.computing.wait()
     await delete_groups(redis, streams)
     await wait_until(lambda: holds_again(redis, streams), "the abstract in the new group")
@@ -121,20 +117,18 @@ async def holds_again(redis, streams) -> bool:
     try:
         return bool((await redis.xpending(streams.lane("interactive"), GROUP))["pending"])
     except ResponseError:
-        return False  # there is no group yet
+        return False  # the group does not exist yet
 
 
-async def test_a_script_cache_that_is_flushed_again_and_again_is_made_anew(redis, streams, publisher, workers):
+async def test_scripts_are_loaded_again_whenever_the_cache_is_flushed(redis, streams, publisher, workers):
     async with workers.running():
         for number in range(30):
             await redis.script_flush()
-            await publisher.publish_many(some(number))
+            await publisher.publish_many(numbered(number))
         await ends_with(redis, streams, workers, *range(30))
 
 
-async def test_connections_that_are_cut_again_and_again_lose_and_repeat_nothing(
-    server, redis, streams, publisher, workers
-):
+async def test_connections_cut_again_and_again_lose_and_repeat_nothing(server, redis, streams, publisher, workers):
     cutter = connect(server)
     async with workers.running(lease_seconds=LEASE_SECONDS) as worker:
         for round_ in range(10):
@@ -147,11 +141,11 @@ async def test_connections_that_are_cut_again_and_again_lose_and_repeat_nothing(
 
 
 async def publish_in_spite(publisher, ids) -> None:
-    """A publisher in doubt sends again: its ids make that harmless."""
+    """Publish, and retry after errors, which is harmless since the ids stay the same."""
 
     async def sent() -> bool:
         try:
-            await publisher.publish_many(some(*ids))
+            await publisher.publish_many(numbered(*ids))
         except Unavailable:
             return False
         return True
@@ -160,7 +154,7 @@ async def publish_in_spite(publisher, ids) -> None:
 
 
 async def become_replica(redis) -> None:
-    await redis.replicaof("127.0.0.1", "1")  # nobody is there: as after a fail-over that is not over
+    await redis.replicaof("127.0.0.1", "1")  # nobody listens there, as during a fail-over
 
 
 async def become_primary(redis) -> None:
@@ -181,18 +175,18 @@ REFUSING = {"READONLY": (become_replica, become_primary), "NOREPLICAS": (miss_re
 @pytest.mark.parametrize(("begin", "end"), REFUSING.values(), ids=REFUSING.keys())
 async def test_a_redis_that_takes_no_writes_for_a_while_is_waited_for(begin, end, redis, streams, publisher, workers):
     async with workers.running(lease_seconds=LEASE_SECONDS) as worker:
-        await publisher.publish_many(some("before"))
+        await publisher.publish_many(numbered("before"))
         await ends_with(redis, streams, workers, "before")
         await begin(redis)
         await wait_until(lambda: worker.metrics.registry.get_sample_value("abstream_redis_reconnects_total"))
         with pytest.raises(Unavailable):
-            await publisher.publish_many(some("meanwhile"))
+            await publisher.publish_many(numbered("meanwhile"))
         await end(redis)
-        await publisher.publish_many(some("after"))
+        await publisher.publish_many(numbered("after"))
         await ends_with(redis, streams, workers, "before", "after")
 
 
-async def test_a_redis_that_loads_its_data_is_waited_for(streams, monkeypatch):
+async def test_a_redis_that_is_loading_its_data_is_waited_for(streams, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="abstream-") as name:
         folder = Path(name)
         server = start_server(folder)
@@ -218,8 +212,8 @@ async def test_a_redis_that_loads_its_data_is_waited_for(streams, monkeypatch):
     assert any(isinstance(error, BusyLoadingError) for error in errors)
 
 
-async def test_what_is_there_is_answered_though_the_memory_is_full(redis, streams, publisher, workers):
-    """Only what is acknowledged can be trimmed; it is publishers that feel the pressure."""
+async def test_accepted_abstracts_are_answered_although_the_memory_is_full(redis, streams, publisher, workers):
+    """Only acknowledged entries can be trimmed, so it is publishers that must be refused."""
     async with workers.running():
         await wait_until(lambda: is_blocked(redis), "a worker that waits")
         async with redis.pipeline() as at_once:
@@ -228,24 +222,24 @@ async def test_what_is_there_is_answered_though_the_memory_is_full(redis, stream
             await at_once.execute()
         await ends_with(redis, streams, workers, 1)
         with pytest.raises(Unavailable, match="memory"):
-            await publisher.publish_many(some(2))
+            await publisher.publish_many(numbered(2))
         await redis.config_set("maxmemory", 0)
-        await publisher.publish_many(some(2))
+        await publisher.publish_many(numbered(2))
         await ends_with(redis, streams, workers, 1, 2)
 
 
 async def test_a_worker_may_be_started_while_the_memory_is_full(redis, streams, publisher, workers):
-    """It is what makes room."""
+    """It is the worker that makes room."""
     await workers.new().source.create_groups()
-    await publisher.publish_many(some(1, 2))
+    await publisher.publish_many(numbered(1, 2))
     await redis.config_set("maxmemory", 1)
 
     async with workers.running():
         await ends_with(redis, streams, workers, 1, 2)
 
 
-async def test_a_full_memory_is_made_room_in(redis, streams, publisher, workers):
-    await publisher.publish_many(some(1, 2, 3))
+async def test_room_is_made_in_a_full_memory(redis, streams, publisher, workers):
+    await publisher.publish_many(numbered(1, 2, 3))
     worker = await workers.burst()
     await redis.config_set("maxmemory-policy", "noeviction")
     await redis.config_set("maxmemory", 1)
@@ -265,7 +259,7 @@ async def test_a_result_key_of_the_wrong_type_is_waited_for_and_nothing_is_ackno
     await redis.set(key, "somebody else's")
     with capture_logs() as logs:
         async with workers.running(lease_seconds=LEASE_SECONDS) as worker:
-            await publisher.publish_many(some(1))
+            await publisher.publish_many(numbered(1))
             await wait_until(lambda: worker.metrics.registry.get_sample_value("abstream_redis_reconnects_total"))
             assert await workers.pending() == 1
             assert await redis.get(key) == b"somebody else's"
@@ -277,7 +271,7 @@ async def test_a_result_key_of_the_wrong_type_is_waited_for_and_nothing_is_ackno
 
 @asynccontextmanager
 async def restricted(server: str, redis, streams, rights: set[str]) -> AsyncIterator[tuple[str, Workers]]:
-    """The URL and the workers of a user that may do only this, on the keys of the namespace."""
+    """The URL and the workers of a user that has only these rights, on the keys of the namespace."""
     keys = f"~{{{streams.namespace}}}:*"
     await redis.execute_command("ACL", "SETUSER", "worker", "on", ">secret", "resetkeys", keys, "-@all", *rights)
     url = f"{server.replace('unix://', 'unix://worker@')}?password=secret"
@@ -286,10 +280,10 @@ async def restricted(server: str, redis, streams, rights: set[str]) -> AsyncIter
     await client.aclose()
 
 
-async def test_few_rights_are_enough(server, redis, streams, publisher):
-    """For answering, taking over, refusing, following, tending the streams and telling of them."""
+async def test_the_listed_rights_are_enough(server, redis, streams, publisher):
+    """For answering, reclaiming, refusing, following adapters, upkeep of the streams and metrics."""
     async with restricted(server, redis, streams, WORKER_RIGHTS) as (url, workers), workers.following() as worker:
-        await publisher.publish_many(some(1, 2))
+        await publisher.publish_many(numbered(1, 2))
         await redis.xadd(streams.lane("bulk"), {"event": "no JSON"})
         await wait_until(lambda: redis.xlen(streams.refusals), "a refusal")
         await wait_until(lambda: has_length(redis, streams.predictions, 2), "two results")
@@ -303,8 +297,8 @@ async def test_few_rights_are_enough(server, redis, streams, publisher):
     assert not {name for name in denied if not name.startswith("client")}, "what only tells a client's name may fail"
 
 
-def test_the_rights_are_those_of_the_scripts():
-    """So that the list above stays true."""
+def test_the_rights_of_the_scripts_are_exactly_their_commands():
+    """This keeps the list above true."""
     scripts = [path.read_text() for path in files("abstream.consumer.scripts").iterdir() if path.name.endswith(".lua")]
     calls = {call for text in scripts for call in re.findall(r"redis\.call\('(\w+)'(?:, '(\w+)')?", text)}
     with_subcommand = {"XGROUP", "XINFO"}
@@ -313,13 +307,9 @@ def test_the_rights_are_those_of_the_scripts():
     } == SCRIPT_RIGHTS
 
 
-async def has_length(redis, stream: str, length: int) -> bool:
-    return await redis.xlen(stream) == length
-
-
-async def test_a_missing_right_ends_the_worker_with_a_word_of_it(server, redis, streams, publisher):
-    """No waiting would mend it."""
-    await publisher.publish_many(some(1))
+async def test_a_missing_right_ends_the_worker_with_an_error(server, redis, streams, publisher):
+    """Waiting would not mend it."""
+    await publisher.publish_many(numbered(1))
     async with restricted(server, redis, streams, WORKER_RIGHTS - {"+xack"}) as (_, workers):
         with pytest.raises(ResponseError, match=r"can't run this command|has no permissions|NOPERM"):
             await workers.burst()
@@ -328,11 +318,11 @@ async def test_a_missing_right_ends_the_worker_with_a_word_of_it(server, redis, 
     assert await redis.xlen(streams.predictions) == 0
 
 
-async def test_a_result_that_a_failover_undid_comes_again_with_the_identity_of_its_submission(
+async def test_a_result_undone_by_a_failover_is_published_again_with_the_same_cause(
     redis, streams, publisher, subscriber, workers
 ):
-    """So a subscriber that has seen it knows it again."""
-    await publisher.publish_many(some(1, 2))
+    """So a subscriber that has seen the first result recognises the second."""
+    await publisher.publish_many(numbered(1, 2))
     await workers.burst()
     seen = [result async for _, result in subscriber.predictions(since="0", until_idle=0.1)]
     await undo(redis, streams)
@@ -345,7 +335,7 @@ async def test_a_result_that_a_failover_undid_comes_again_with_the_identity_of_i
 
 
 async def undo(redis, streams) -> None:
-    """What a replica that lagged knows: the abstracts, and nothing of their answers."""
+    """Leave what a lagging replica would have: the abstracts without their answers."""
     await redis.delete(streams.predictions, *streams.seen(time.time()))
     for lane in ("interactive", "bulk"):
         await redis.xgroup_setid(streams.lane(lane), GROUP, "0")
@@ -354,7 +344,7 @@ async def undo(redis, streams) -> None:
 async def test_a_second_sigterm_ends_a_worker_that_cannot_drain(
     server, namespace, redis, streams, publisher, workers, tmp_path
 ):
-    """The first waits for what is in hand, here for a Redis that does not answer; what is left is for others."""
+    """The first SIGTERM drains, and here waits for a Redis that does not answer; the second ends the worker at once."""
     log = tmp_path / "worker.log"
     process = start_worker(server, namespace, log)
     try:

@@ -1,4 +1,4 @@
-"""Calls are repeated while Redis is away, and whoever must know of that is told."""
+"""Calls are retried while Redis is away, and the observer is told."""
 
 import pytest
 from abstream.consumer.retrying import until_available
@@ -7,7 +7,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 
 class Heard(list[str]):
-    """An observer that remembers."""
+    """An observer that records what it is told."""
 
     def redis_away(self, error: Exception) -> None:
         self.append(type(error).__name__)
@@ -17,7 +17,7 @@ class Heard(list[str]):
 
 
 def failing(*errors: Exception):
-    """A call that fails in each of these ways in turn, and is then answered."""
+    """A call that fails with each of these errors in turn, and then succeeds."""
     left = list(errors)
 
     async def call() -> str:
@@ -28,20 +28,20 @@ def failing(*errors: Exception):
     return call
 
 
-async def test_a_call_is_repeated_until_redis_is_back():
+async def test_a_call_is_retried_until_redis_is_back():
     heard = Heard()
     assert await until_available(failing(RedisConnectionError("down"), OutOfMemoryError("full")), heard) == "done"
     assert heard == ["ConnectionError", "OutOfMemoryError", "back"]
 
 
-async def test_of_a_call_that_is_answered_at_once_nobody_hears():
+async def test_a_call_that_succeeds_at_once_is_not_reported():
     heard = Heard()
     assert await until_available(failing(), heard) == "done"
     assert heard == []
 
 
-async def test_a_redis_that_says_no_is_back():
-    """Restarted empty, it knows no group: that is for the caller to heal."""
+async def test_an_error_reply_means_that_redis_is_back():
+    """A Redis that restarted empty has no group, which the caller must recreate."""
     heard = Heard()
     with pytest.raises(ResponseError, match="NOGROUP"):
         await until_available(failing(RedisConnectionError("down"), ResponseError("NOGROUP")), heard)

@@ -14,7 +14,7 @@ TYPES = (0.0,) * 19 + (3.0,)
 
 
 def logits():
-    """Of batches that hold what is sound and what is not."""
+    """Batches of logits, some of them not finite."""
     numbers = st.floats(-30, 30) | st.sampled_from([math.nan, math.inf])
     rows = [st.tuples(*[numbers] * len(question.labels)) for question in ONCOLOGY.questions]
     return st.lists(st.tuples(*rows), min_size=1, max_size=40)
@@ -30,14 +30,14 @@ def test_probabilities_sum_to_one_and_follow_the_logits():
     assert probabilities[0] / probabilities[1] == pytest.approx(math.e)
 
 
-def test_a_temperature_over_one_makes_less_sure_and_changes_no_label():
+def test_a_temperature_above_one_lowers_confidence_and_changes_no_label():
     answers, _ = answer(served(), ((2.0, 0.0), TYPES))
     calibrated, _ = answer(served(calibration={"cancer": 4.0}), ((2.0, 0.0), TYPES))
     assert calibrated["cancer"].label == answers["cancer"].label == "Cancer"
     assert calibrated["cancer"].confidence == pytest.approx(1 / (1 + math.exp(-0.5)))
 
 
-def test_under_its_threshold_an_answer_goes_to_review():
+def test_an_answer_below_its_threshold_goes_to_review():
     model = served(thresholds={"cancer": 0.9})
     _, sure = answer(model, ((5.0, 0.0), TYPES))
     _, unsure = answer(model, ((1.0, 0.0), TYPES))
@@ -45,7 +45,7 @@ def test_under_its_threshold_an_answer_goes_to_review():
     assert (unsure.required, unsure.reason) == (True, "low confidence: cancer")
 
 
-def test_what_is_not_asked_is_not_answered():
+def test_a_question_that_is_not_asked_has_no_answer():
     answers, _ = answer(served(), ((0.0, 1.0), TYPES))
     assert list(answers) == ["cancer"]
     answers, _ = answer(served(), ((1.0, 0.0), TYPES))
@@ -53,7 +53,7 @@ def test_what_is_not_asked_is_not_answered():
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_a_logit_that_is_no_number_is_an_error_not_an_answer(broken):
+def test_a_logit_that_is_not_finite_is_an_error(broken):
     with pytest.raises(ArithmeticError, match="not a finite number"):
         softmax([broken, 1.0])
     with pytest.raises(ArithmeticError, match="not a finite number"):
@@ -61,7 +61,7 @@ def test_a_logit_that_is_no_number_is_an_error_not_an_answer(broken):
 
 
 @given(logits())
-def test_what_is_scored_beside_an_abstract_changes_nothing(batch):
-    """Not to the bit; where one has a logit that is no number, it alone has no answer."""
+def test_a_score_does_not_depend_on_the_other_abstracts_of_its_batch(batch):
+    """The scores are equal to the last bit, and where one abstract has a non-finite logit, it alone has no answer."""
     model = served(calibration={"cancer": 1.7}, thresholds={"cancer": 0.9, "cancer_type": 0.9})
     assert score_batch(model, batch) == [score_batch(model, [one])[0] for one in batch]

@@ -1,4 +1,4 @@
-"""One change in Redis is one script; each is true of a real server and of its stand-in."""
+"""Each script makes its change in Redis atomically. All tests run on a real server and on fakeredis."""
 
 import pytest
 from abstream.consumer.scripts import script
@@ -10,7 +10,7 @@ from ..conftest import wait_until
 
 
 class Shard:
-    """Streams with a group, and the scripts with their arguments in place."""
+    """A stream with a group, and the scripts called with the usual arguments."""
 
     def __init__(self, redis, streams: Streams) -> None:
         self.redis = redis
@@ -37,7 +37,7 @@ class Shard:
         return await self.call("reclaim", "heir", lease, most, size, least, greatest)
 
     async def fall_silent(self) -> None:
-        """Return once every pending entry is idle for some milliseconds."""
+        """Return once every pending entry has been idle for some milliseconds."""
         await wait_until(self._are_idle)
 
     async def _are_idle(self) -> bool:
@@ -66,7 +66,7 @@ async def test_commit_acknowledges_and_publishes(shard):
 
 
 async def test_the_second_commit_of_an_entry_changes_nothing(shard):
-    """A zombie, or a commit repeated because its reply was lost."""
+    """It comes from a worker that lost its lease, or was repeated since the reply was lost."""
     [entry] = await shard.add("a")
     await shard.read("one")
 
@@ -87,7 +87,7 @@ async def test_the_second_submission_of_an_identity_is_acknowledged_and_not_publ
 
 
 async def test_a_refusal_goes_to_the_refusals_and_leaves_the_identity_free(shard):
-    """What was refused may be mended and sent again under its own id."""
+    """A refused abstract may be mended and sent again under the same id."""
     first, mended = await shard.add("a", "mended")
     await shard.read("one")
 
@@ -96,7 +96,7 @@ async def test_a_refusal_goes_to_the_refusals_and_leaves_the_identity_free(shard
     assert await shard.redis.xlen(shard.refusals) == await shard.redis.xlen(shard.predictions) == 1
 
 
-async def test_an_entry_that_was_refused_gets_no_result_when_the_group_is_lost_and_its_replay_does(shard):
+async def test_after_the_group_is_lost_a_refused_entry_gets_no_result_but_its_replay_does(shard):
     [entry] = await shard.add("a")
     await shard.read("one")
     assert await shard.commit((entry, 4, "identity", "refusal")) == [1]
@@ -107,7 +107,7 @@ async def test_an_entry_that_was_refused_gets_no_result_when_the_group_is_lost_a
     assert await shard.commit((entry, 3, "identity", "event"), (replay, 3, "identity", "event")) == [2, 1]
 
 
-async def test_an_entry_that_was_answered_is_not_refused_when_the_group_is_lost(shard):
+async def test_after_the_group_is_lost_an_answered_entry_is_not_refused(shard):
     [entry] = await shard.add("a")
     await shard.read("one")
     assert await shard.commit((entry, 3, "identity", "event")) == [1]
@@ -118,7 +118,7 @@ async def test_an_entry_that_was_answered_is_not_refused_when_the_group_is_lost(
     assert await shard.redis.xlen(shard.refusals) == 0
 
 
-async def test_what_was_never_delivered_cannot_be_answered(shard):
+async def test_an_entry_that_was_never_delivered_cannot_be_answered(shard):
     [entry] = await shard.add("a")
     assert await shard.commit((entry, 3, "identity", "event")) == [0]
     assert await shard.redis.xlen(shard.predictions) == 0
@@ -137,7 +137,7 @@ async def test_a_key_of_the_wrong_type_stops_a_commit_before_it_changes_anything
     assert [held["message_id"].decode() for held in await shard.pending()] == entries
 
 
-async def test_reclaim_takes_only_what_is_silent_for_longer_than_the_lease(shard):
+async def test_reclaim_takes_only_entries_idle_for_longer_than_the_lease(shard):
     [entry] = await shard.add("a")
     await shard.read("dead")
     await shard.fall_silent()
@@ -150,7 +150,7 @@ async def test_reclaim_takes_only_what_is_silent_for_longer_than_the_lease(shard
     assert (held["consumer"], held["times_delivered"]) == (b"heir", 2)
 
 
-async def test_reclaim_takes_no_more_than_asked_for_and_counts_only_what_it_takes(shard):
+async def test_reclaim_takes_no_more_than_asked_for_and_counts_only_those_deliveries(shard):
     await shard.add("a", "b", "c")
     await shard.read("dead")
     await shard.fall_silent()
@@ -160,7 +160,7 @@ async def test_reclaim_takes_no_more_than_asked_for_and_counts_only_what_it_take
     assert [held["times_delivered"] for held in await shard.pending()] == [2, 2, 1]
 
 
-async def test_reclaim_reports_what_was_trimmed_away(shard):
+async def test_reclaim_reports_trimmed_entries(shard):
     await shard.add("a")
     await shard.read("dead")
     await shard.fall_silent()
@@ -172,7 +172,7 @@ async def test_reclaim_reports_what_was_trimmed_away(shard):
     assert len(await shard.pending()) == 1, "it stays pending until its refusal is committed"
 
 
-async def test_extend_renews_only_ones_own_leases(shard):
+async def test_extend_renews_only_the_workers_own_leases(shard):
     mine, others = await shard.add("a", "b")
     await shard.read("me", count=1)
     await shard.read("other", count=1)
@@ -183,7 +183,7 @@ async def test_extend_renews_only_ones_own_leases(shard):
 
 
 @pytest.mark.parametrize(("forget", "deliveries"), [(1, 0), (0, 1)])
-async def test_release_hands_back_at_once_and_forgets_the_delivery_unless_the_entry_is_suspected(
+async def test_release_hands_back_at_once_and_uncounts_the_delivery_unless_the_entry_is_suspected(
     shard, forget, deliveries
 ):
     mine, others = await shard.add("a", "b")
@@ -198,7 +198,7 @@ async def test_release_hands_back_at_once_and_forgets_the_delivery_unless_the_en
 
 
 @pytest.mark.parametrize("call", [("extend", "me"), ("release", "me", 1, 1)])
-async def test_what_was_trimmed_away_is_neither_renewed_nor_handed_back_so_that_it_is_reported(shard, call):
+async def test_trimmed_entries_are_neither_renewed_nor_handed_back_so_that_they_are_reported(shard, call):
     [entry] = await shard.add("a")
     await shard.read("me")
     await shard.redis.xtrim(shard.lane, maxlen=0, approximate=False)
@@ -209,7 +209,7 @@ async def test_what_was_trimmed_away_is_neither_renewed_nor_handed_back_so_that_
     assert held["times_delivered"] == 1
 
 
-async def test_reclaim_takes_what_was_delivered_as_often_as_asked_for(shard):
+async def test_reclaim_takes_only_entries_with_the_delivery_counts_asked_for(shard):
     entries = await shard.add("a", "b", "c")
     await shard.read("dead")
     for times, entry in enumerate(entries, 1):
@@ -220,7 +220,7 @@ async def test_reclaim_takes_what_was_delivered_as_often_as_asked_for(shard):
     assert [taken.decode() for taken, *_ in await shard.reclaim(least=2, greatest=2)] == [entries[1]]
 
 
-async def test_reclaim_finds_one_behind_many_that_are_not_asked_for(shard):
+async def test_reclaim_finds_an_entry_behind_many_with_other_delivery_counts(shard):
     entries = await shard.add(*map(str, range(250)))
     await shard.read("dead", count=250)
     await shard.redis.xclaim(shard.lane, GROUP, "dead", 0, [entries[-1]], retrycount=2)
@@ -229,7 +229,7 @@ async def test_reclaim_finds_one_behind_many_that_are_not_asked_for(shard):
     assert [taken.decode() for taken, *_ in await shard.reclaim(least=2)] == [entries[-1]]
 
 
-async def test_no_more_is_taken_over_once_the_size_is_reached(shard):
+async def test_reclaim_stops_once_the_size_limit_is_reached(shard):
     await shard.add(*["x" * 600] * 20)
     await shard.read("dead", count=20)
     await shard.fall_silent()

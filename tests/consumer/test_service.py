@@ -1,4 +1,4 @@
-"""A worker process follows the adapter stream, or is told not to."""
+"""What a worker process does beyond answering: it follows adapters, warns of eviction and ends when it hangs."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from abstream.schemas import Text
 from abstream.training.release import release
 from structlog.testing import capture_logs
 
-from ..conftest import PATIENCE_SECONDS, wait_until
+from ..conftest import PATIENCE_SECONDS, has_length, wait_until
 
 ENDLESS = Abstract(title="Endless", abstract="")
 over = threading.Event()
@@ -28,7 +28,7 @@ over = threading.Event()
 
 @pytest.fixture
 def serving(redis, streams):
-    """Run a worker as its process would."""
+    """A function that runs a worker as its process would."""
 
     async def run(**options: object) -> None:
         follow, make = options.pop("follow", True), options.pop("engine", FakeEngine)
@@ -61,10 +61,10 @@ async def test_the_first_abstract_is_answered_by_the_newest_adapter_or_the_one_t
     assert await redis.xlen(streams.output("fleet")) == follow
 
 
-async def test_where_the_stream_cannot_be_followed_the_worker_serves_on_and_follows_once_it_can(
+async def test_while_the_adapter_stream_cannot_be_read_the_worker_serves_on_and_follows_once_it_can(
     serving, redis, streams, publisher, make_adapter, tmp_path
 ):
-    """It says so in its log and is not ready: a person must move the key that is in the way."""
+    """It logs the error and is not ready until somebody moves the key that is in the way."""
     adapter = make_adapter()
     with capture_logs() as lines:
         running = asyncio.create_task(serving(burst=False))
@@ -82,12 +82,8 @@ async def test_where_the_stream_cannot_be_followed_the_worker_serves_on_and_foll
     await running
 
 
-async def has_length(redis, stream: str, length: int) -> bool:
-    return await redis.xlen(stream) == length
-
-
 class Hanging(FakeEngine):
-    """Does not come to an end with one abstract until the test is over."""
+    """Hangs in ``classify`` on one abstract until the test is over."""
 
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         if self.encode(ENDLESS) in batch:
@@ -96,7 +92,7 @@ class Hanging(FakeEngine):
 
 
 class Puzzled(FakeEngine):
-    """The same, in tokenizing it."""
+    """Hangs in ``encode`` on the same abstract."""
 
     def encode(self, abstract: Text) -> Tokens:
         if abstract.title == ENDLESS.title:
@@ -105,10 +101,10 @@ class Puzzled(FakeEngine):
 
 
 @pytest.mark.parametrize("engine", [Hanging, Puzzled])
-async def test_an_abstract_that_does_not_end_takes_the_worker_down_and_is_given_back_at_once(
+async def test_an_abstract_that_hangs_ends_the_worker_and_is_handed_back_at_once(
     engine, serving, redis, streams, publisher, workers
 ):
-    """Its delivery counts, so that in the end it is refused; nothing else that was in hand is held against it."""
+    """Its delivery counts, so that in the end it is refused; the deliveries of the worker's other entries do not."""
     over.clear()
     await publisher.publish(ENDLESS)
     try:
@@ -122,8 +118,8 @@ async def test_an_abstract_that_does_not_end_takes_the_worker_down_and_is_given_
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("noeviction", []), ("allkeys-lru", ["allkeys-lru"])])
-async def test_a_redis_that_may_evict_is_told_of_at_the_start(policy, warned, serving, redis):
-    """Whole streams would vanish, and a log that says so after that comes too late."""
+async def test_a_redis_that_may_evict_is_warned_of_at_start(policy, warned, serving, redis):
+    """Eviction removes whole streams, and a warning after that would come too late."""
     await redis.config_set("maxmemory-policy", policy)
     try:
         with capture_logs() as logs:

@@ -1,4 +1,4 @@
-"""A worker's own loop tells its health: over its whole life, and where a part of it hangs."""
+"""A worker's health as its own loop reports it: over its whole life, and while a part of it hangs."""
 
 import asyncio
 import signal
@@ -33,7 +33,7 @@ class Clock:
 
 
 class Hanging(FakeEngine):
-    """With one abstract, the step named ``hangs`` does not end until the test says so."""
+    """On one abstract, the step named ``hangs`` blocks until ``over`` is set."""
 
     def __init__(self, hangs: str) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def health(clock) -> Health:
 
 @pytest.fixture
 def service(redis, streams, health) -> Callable[[Hanging], object]:
-    """Let a worker serve while the block lasts, then end it as its process is ended."""
+    """Run a worker while the block lasts, then end it with SIGTERM as a process is ended."""
 
     @asynccontextmanager
     async def run(engine: Hanging, *shards: Shard) -> AsyncIterator[None]:
@@ -86,7 +86,7 @@ def service(redis, streams, health) -> Callable[[Hanging], object]:
             yield
         finally:
             engine.over.set()
-            if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # it listens, and has not been told yet
+            if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # it has a handler, and was not signalled yet
                 signal.raise_signal(signal.SIGTERM)
             await asyncio.wait_for(task, PATIENCE_SECONDS)
 
@@ -101,7 +101,7 @@ def is_draining(health: Health) -> bool:
     return not health.checks()["intake"].ok
 
 
-async def test_a_worker_is_ready_before_its_first_abstract_and_not_ready_from_the_signal_on(
+async def test_a_worker_is_ready_before_its_first_abstract_and_not_ready_after_sigterm(
     service, health, publisher, redis, streams
 ):
     engine = Hanging("classify")
@@ -115,14 +115,14 @@ async def test_a_worker_is_ready_before_its_first_abstract_and_not_ready_from_th
     assert await redis.xlen(streams.predictions) == 1
 
 
-async def test_every_step_of_the_loop_comes_round_also_without_work(service, health, clock):
+async def test_every_step_of_the_loop_makes_progress_also_without_work(service, health, clock):
     async with service(Hanging("never")):
         for _ in range(3):
             clock.now += STALL_SECONDS + 1
             await wait_until(lambda: health.wedged() is None, "all steps to come round")
 
 
-async def test_a_batch_may_take_its_time_and_no_longer(service, health, clock, publisher):
+async def test_a_batch_may_take_as_long_as_its_deadline(service, health, clock, publisher):
     engine = Hanging("classify")
     async with service(engine):
         await publisher.publish(HEAVY)
@@ -155,7 +155,7 @@ async def test_a_step_that_hangs_is_named_though_the_others_come_round(
         await wait_until(lambda: health.wedged() is None, "the step to come round")
 
 
-async def test_a_shard_that_is_away_does_not_hide_that_another_hangs(service, health, clock, server, redis, namespace):
+async def test_a_shard_that_is_away_does_not_hide_another_that_hangs(service, health, clock, server, redis, namespace):
     engine, names = Hanging("encode"), Shards(namespace, 2)
     identity = next(name for name in map(str, range(100)) if names.of(name) == 1)
     async with Publisher(server, namespace=namespace, shards=2) as publisher:

@@ -1,4 +1,4 @@
-"""What a worker takes at once, and whose leases it keeps."""
+"""How much a worker reads at once, and which leases it keeps."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ async def reads(source: Source) -> list[int]:
     [(60, [FIRST_READ, 16, 32, 64, 128, 256, 16]), (-1, [FIRST_READ, 16, 32, *[USUAL_READ] * 7, 16])],
     ids=["quick", "slow"],
 )
-async def test_reads_grow_as_long_as_there_is_soon_room_for_more(
+async def test_reads_grow_as_long_as_there_is_room_again_soon(
     quick_seconds, expected, redis, streams, source, monkeypatch
 ):
     monkeypatch.setattr("abstream.consumer.source.QUICK_SECONDS", quick_seconds)
@@ -51,8 +51,8 @@ async def test_large_entries_are_read_a_few_at_a_time(redis, streams, source):
     assert await reads(source) == [8, 16] + [3] * 8
 
 
-async def test_entries_of_two_lanes_with_one_id_are_two(redis, streams, source):
-    """Ids count milliseconds: at a thousand a second they are often equal."""
+async def test_entries_with_the_same_id_in_two_lanes_are_kept_apart(redis, streams, source):
+    """Entry ids are milliseconds, so at a thousand entries a second equal ids are common."""
     for lane in ("interactive", "bulk"):
         await redis.xadd(streams.lane(lane), {"title": lane}, id="7-0")
     interactive_lane, bulk_lane = source.inlets
@@ -77,7 +77,7 @@ async def of_two_shards(redis, streams) -> Source:
     return source
 
 
-async def test_what_is_held_of_a_shard_is_handed_back_though_another_is_away(redis, of_two_shards, monkeypatch):
+async def test_entries_of_a_shard_are_handed_back_although_another_shard_is_away(redis, of_two_shards, monkeypatch):
     away, _, here, _ = of_two_shards.inlets
     await redis.xadd(here.stream, {"title": "T"})
     await here.read(1, None)
@@ -94,10 +94,8 @@ async def test_what_is_held_of_a_shard_is_handed_back_though_another_is_away(red
     assert expired.deliveries == 0
 
 
-async def test_a_suspect_waits_for_a_shard_that_is_away_and_new_entries_of_others_do_not(
-    redis, of_two_shards, monkeypatch
-):
-    """With one that is suspected nothing else is in hand: what is of the other shard cannot be settled for now."""
+async def test_a_suspect_waits_for_a_shard_that_is_away_and_new_entries_do_not(redis, of_two_shards, monkeypatch):
+    """A suspect is computed alone, so it must wait until the entries of the shard that is away are settled."""
     here, _, away, _ = of_two_shards.inlets
     await redis.xadd(away.stream, {"title": "T"})
     await away.read(1, None)
@@ -134,15 +132,15 @@ async def test_a_suspect_waits_for_a_shard_that_is_away_and_new_entries_of_other
     await taking
 
 
-async def test_a_burst_goes_on_after_the_group_was_made_anew(redis, streams, source):
+async def test_a_burst_continues_after_the_group_was_recreated(redis, streams, source):
     await add(redis, streams.lane("interactive"), 3)
     await redis.xgroup_destroy(streams.lane("interactive"), "classifiers")
 
     assert await reads(source) == [3]
 
 
-async def test_what_was_let_go_is_taken_oldest_first_however_often_that_was(redis, streams, source):
-    """Where workers are killed all the time there is always something that was let go but once."""
+async def test_expired_entries_are_taken_oldest_first_whatever_their_delivery_count(redis, streams, source):
+    """Otherwise, where workers are killed all the time, entries delivered once would always go first."""
     lane = streams.lane("interactive")
     ids = [await redis.xadd(lane, {"title": "T"}) for _ in range(4)]
     await redis.xreadgroup("classifiers", "dead", {lane: ">"})

@@ -1,4 +1,4 @@
-"""Streams stay small, and nothing is trimmed that anybody still needs; what others removed is not passed over."""
+"""Upkeep keeps streams small, trims nothing that is still needed, and reports what others removed."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ DAY = 24 * 3600
 
 
 class Lane:
-    """The interactive lane with its group, and the worker that keeps it."""
+    """The interactive lane with its group and its upkeep."""
 
     def __init__(self, redis, streams) -> None:
         self.redis = redis
@@ -70,13 +70,13 @@ async def lane(either_redis, streams) -> Lane:
 
 @pytest.fixture
 async def counting(lane) -> Lane:
-    """The lane, where the server counts what was added and read."""
+    """The lane, on servers that count what was added and read (Redis 7)."""
     if "entries-added" not in await lane.redis.xinfo_stream(lane.key):
         pytest.skip("before Redis 7.0 nothing tells that an unread entry is missing")
     return lane
 
 
-async def test_what_was_answered_is_trimmed_and_nothing_else(lane):
+async def test_only_answered_entries_are_trimmed(lane):
     entries = await lane.add(6)
     await lane.answer(*(await lane.read(4))[:2])
 
@@ -86,8 +86,8 @@ async def test_what_was_answered_is_trimmed_and_nothing_else(lane):
     assert await lane.upkeep.trim() == dict.fromkeys(await lane.upkeep.trim(), 0)
 
 
-async def test_an_answered_entry_behind_one_that_is_held_stays(lane):
-    """It costs little, and what stands before it would be lost with it."""
+async def test_an_answered_entry_behind_a_held_one_stays(lane):
+    """Trimming it would also remove the held entry before it."""
     entries = await lane.add(3)
     held, *answered = await lane.read(3)
     await lane.answer(*answered)
@@ -98,7 +98,7 @@ async def test_an_answered_entry_behind_one_that_is_held_stays(lane):
     assert await lane.left() == []
 
 
-async def test_of_two_groups_the_one_that_lags_decides(lane):
+async def test_the_group_that_lags_most_decides_what_is_trimmed(lane):
     await lane.redis.xgroup_create(lane.key, "auditors", id="0")
     entries = await lane.add(6)
     await lane.read_and_answer(6)
@@ -112,8 +112,8 @@ async def test_of_two_groups_the_one_that_lags_decides(lane):
     assert await lane.left() == entries[2:]
 
 
-async def test_a_group_that_was_set_back_gets_what_is_still_there(lane):
-    """What is pending may lie behind the group's place, when an operator has moved it."""
+async def test_entries_after_the_position_a_group_was_set_back_to_stay(lane):
+    """Pending entries may lie after the group's position when an operator has moved it."""
     entries = await lane.add(4)
     await lane.read(4)
     await lane.redis.xgroup_setid(lane.key, GROUP, entries[0])
@@ -122,14 +122,14 @@ async def test_a_group_that_was_set_back_gets_what_is_still_there(lane):
     assert await lane.left() == entries[1:]
 
 
-async def test_a_lane_without_a_group_is_nobodys_to_trim(lane):
+async def test_a_lane_without_a_group_is_not_trimmed(lane):
     bulk = lane.streams.lane("bulk")
     await lane.redis.xadd(bulk, {"title": "early"})
     assert (await lane.upkeep.trim())[bulk] == 0
     assert await lane.redis.xlen(bulk) == 1
 
 
-async def test_ids_that_people_chose_are_compared_as_numbers(lane):
+async def test_entry_ids_are_compared_as_numbers(lane):
     largest = 2**64 - 1
     for entry in ("9-5", "10-1", f"10-{largest}", "11-0"):
         await lane.redis.xadd(lane.key, {"title": entry}, id=entry)
@@ -138,7 +138,7 @@ async def test_ids_that_people_chose_are_compared_as_numbers(lane):
     assert await lane.left() == [f"10-{largest}".encode(), b"11-0"], "no script can add one to so large a number"
 
 
-async def test_the_ninth_entry_of_a_millisecond_comes_before_the_tenth(lane):
+async def test_the_ninth_entry_of_a_millisecond_precedes_the_tenth(lane):
     for number in range(8, 12):
         await lane.redis.xadd(lane.key, {"title": ""}, id=f"5-{number}")
     await lane.redis.xgroup_create(lane.key, "auditors", id="5-8")
@@ -147,8 +147,8 @@ async def test_the_ninth_entry_of_a_millisecond_comes_before_the_tenth(lane):
     assert await lane.left() == [b"5-9", b"5-10", b"5-11"]
 
 
-async def test_a_large_stream_is_trimmed_part_by_part(lane):
-    """So that Redis serves others in between."""
+async def test_a_large_stream_is_trimmed_in_steps(lane):
+    """So Redis serves other clients in between."""
     pipeline = lane.redis.pipeline(transaction=False)
     for number in range(1, 12_001):
         pipeline.xadd(lane.key, {"title": ""}, id=f"{number}-0")
@@ -176,7 +176,7 @@ async def test_results_are_kept_for_a_week_and_longer_while_a_group_needs_them(l
     assert [entry for entry, _ in await lane.redis.xrange(lane.streams.refusals)] == [refusal], "a person may be away"
 
 
-async def test_a_thousand_dead_consumers_are_removed_but_not_those_that_hold_something(lane, monkeypatch):
+async def test_a_thousand_dead_consumers_are_removed_but_not_those_that_hold_entries(lane, monkeypatch):
     for number in range(1000):
         await lane.redis.xgroup_createconsumer(lane.key, GROUP, f"dead-{number}")
     await lane.add(1)
@@ -192,14 +192,14 @@ async def test_a_thousand_dead_consumers_are_removed_but_not_those_that_hold_som
     assert len(await lane.redis.xpending_range(lane.key, GROUP, "-", "+", 10)) == 1
 
 
-async def test_a_consumer_that_was_heard_of_of_late_stays(lane):
+async def test_a_consumer_that_was_active_recently_stays(lane):
     await lane.redis.xgroup_createconsumer(lane.key, GROUP, "alive")
     assert await lane.upkeep.reap() == 0
     assert len(await lane.consumers()) == 1
 
 
-async def test_a_worker_that_is_removed_while_it_waits_reads_on(redis, streams, monkeypatch):
-    """A quiet stream makes the living look dead, to some versions of Redis."""
+async def test_a_worker_that_is_removed_while_it_waits_continues_to_read(redis, streams, monkeypatch):
+    """On a quiet stream, some versions of Redis report a blocked reader as idle."""
     monkeypatch.setattr(upkeep, "SILENCE_SECONDS", 0)
     lane = Lane(redis, streams)
     await redis.xgroup_create(lane.key, GROUP, id="0", mkstream=True)
@@ -220,7 +220,7 @@ async def test_a_worker_that_is_removed_while_it_waits_reads_on(redis, streams, 
     assert (held["message_id"], held["consumer"]) == (entry, b"alive")
 
 
-async def test_unread_entries_that_somebody_trimmed_are_refused_once(counting):
+async def test_unread_entries_that_were_trimmed_are_refused_once(counting):
     lane, other = counting, counting.another_upkeep()
     entries = await lane.add(6)
     await lane.read_and_answer(1)
@@ -240,8 +240,8 @@ async def test_unread_entries_that_somebody_trimmed_are_refused_once(counting):
     assert lane.counted("refusals", reason="trimmed") == 1
 
 
-async def test_after_a_loss_the_lag_is_true_again(counting):
-    """Redis goes on counting what is gone as unread, and publishers would be refused for it."""
+async def test_the_lag_is_corrected_after_a_loss(counting):
+    """Redis keeps counting removed entries as unread, and publishers would be refused because of them."""
     lane = counting
     await lane.add(6)
     await lane.read_and_answer(1)
@@ -253,7 +253,7 @@ async def test_after_a_loss_the_lag_is_true_again(counting):
     assert await lane.upkeep.report_losses() == []
 
 
-async def test_a_loss_is_found_and_the_lag_set_right_when_the_workers_have_read_on(counting):
+async def test_a_loss_is_found_and_the_lag_corrected_although_workers_have_read_on(counting):
     lane = counting
     await lane.add(8)
     await lane.read_and_answer(1)
@@ -268,7 +268,7 @@ async def test_a_loss_is_found_and_the_lag_set_right_when_the_workers_have_read_
     assert await lane.upkeep.report_losses() == []
 
 
-async def test_an_unread_entry_that_somebody_deleted_is_refused_once(counting):
+async def test_an_unread_entry_that_was_deleted_is_refused_once(counting):
     lane = counting
     entries = await lane.add(4)
     await lane.read_and_answer(1)
@@ -280,7 +280,7 @@ async def test_an_unread_entry_that_somebody_deleted_is_refused_once(counting):
     assert f"up to {entries[2].decode()}" in refusal.data.message
 
 
-async def test_what_upkeep_itself_trims_is_no_loss(counting):
+async def test_entries_trimmed_by_upkeep_are_not_reported_as_lost(counting):
     lane = counting
     await lane.add(6)
     held, *answered = await lane.read(4)
@@ -294,11 +294,11 @@ async def test_what_upkeep_itself_trims_is_no_loss(counting):
     assert await lane.refusals() == []
 
 
-def test_a_server_that_does_not_count_tells_of_no_loss():
+def test_no_loss_is_reported_on_a_server_that_does_not_count():
     assert loss({"length": 1}, {"last-delivered-id": b"1-0"}, "0-0") is None
 
 
-async def test_where_nothing_is_there_yet_there_is_nothing_to_do(either_redis, streams):
+async def test_without_streams_there_is_nothing_to_do(either_redis, streams):
     keeper = Upkeep(either_redis, streams, WorkerConfig(name="keeper"), Metrics("test"))
     assert set((await keeper.trim()).values()) == {0}
     assert await keeper.reap() == 0
@@ -312,7 +312,7 @@ async def test_in_each_period_one_worker_has_its_turn(lane):
     assert 0 < await lane.redis.pttl(lane.streams.turn) <= upkeep.PERIOD_SECONDS * 1000
 
 
-async def test_it_runs_until_it_is_cancelled_whatever_redis_refuses(lane, monkeypatch):
+async def test_upkeep_runs_until_it_is_cancelled_whatever_redis_refuses(lane, monkeypatch):
     monkeypatch.setattr(upkeep, "PERIOD_SECONDS", 0.01)
     monkeypatch.setattr(upkeep, "SILENCE_SECONDS", 0.001)
     await lane.redis.set(lane.streams.predictions, "somebody else's")
@@ -329,7 +329,7 @@ async def test_it_runs_until_it_is_cancelled_whatever_redis_refuses(lane, monkey
     assert refused == ["trim"], "which is said once, and the other steps are done"
 
 
-async def test_while_redis_is_away_it_waits_for_the_next_period(streams, monkeypatch):
+async def test_while_redis_is_away_upkeep_waits_for_the_next_period(streams, monkeypatch):
     monkeypatch.setattr(upkeep, "PERIOD_SECONDS", 0.01)
     nowhere = connect("unix:///nowhere/redis.sock")
     tries = []
@@ -342,7 +342,7 @@ async def test_while_redis_is_away_it_waits_for_the_next_period(streams, monkeyp
 
 
 async def publish_until_full(publisher: Publisher, abstract: Abstract) -> int:
-    """How many were accepted."""
+    """Publish until Redis refuses; return how many abstracts were accepted."""
     accepted = 0
     while True:
         try:
@@ -353,7 +353,7 @@ async def publish_until_full(publisher: Publisher, abstract: Abstract) -> int:
 
 
 async def test_a_redis_out_of_memory_recovers_as_its_abstracts_are_answered(streams, namespace):
-    """Publishers are refused while workers commit and upkeep trims; then there is room again."""
+    """Publishers are refused until workers have committed and upkeep has trimmed."""
     large = Abstract(title="Title", abstract="", metadata={"blob": "x" * 200_000})
     with embedded_redis("--maxmemory", "30mb", "--maxmemory-policy", "noeviction") as url:
         redis = connect(url)

@@ -1,4 +1,4 @@
-"""What the worker does when its engine, or its Redis, misbehaves."""
+"""What a worker does when its engine or its Redis misbehaves."""
 
 import asyncio
 import math
@@ -15,13 +15,13 @@ from abstream.producer.connection import connect
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from ..conftest import PATIENCE_SECONDS, wait_until
+from ..conftest import PATIENCE_SECONDS, has_length, wait_until
 
 POISON = "poison"
 
 
 class Allergic(FakeEngine):
-    """Fails on one word."""
+    """Fails on abstracts that contain one word."""
 
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         [poison] = self.encode(Abstract(title=POISON, abstract="")).ids
@@ -31,7 +31,7 @@ class Allergic(FakeEngine):
 
 
 class Broken(FakeEngine):
-    """Fails on everything."""
+    """Fails on every abstract."""
 
     def classify(self, batch: Sequence[Tokens]) -> Classified:
         raise RuntimeError("CUDA error: device-side assert triggered")
@@ -47,7 +47,7 @@ async def publish(publisher, *titles: str) -> None:
     await publisher.publish_many((title, Abstract(title=title, abstract="")) for title in titles)
 
 
-async def test_one_abstract_the_model_fails_on_does_not_take_its_batch_with_it(publisher, subscriber, workers):
+async def test_an_abstract_that_the_model_fails_on_does_not_fail_its_batch(publisher, subscriber, workers):
     await publish(publisher, "one", POISON, "two", "three")
 
     await workers.burst(engine=Allergic())
@@ -59,8 +59,8 @@ async def test_one_abstract_the_model_fails_on_does_not_take_its_batch_with_it(p
     assert refusal.data.retryable
 
 
-async def test_a_broken_engine_takes_the_worker_down_and_refuses_nothing(redis, streams, publisher, workers):
-    """The abstracts are not at fault: they wait for a worker that works."""
+async def test_a_broken_engine_ends_the_worker_and_refuses_nothing(redis, streams, publisher, workers):
+    """The abstracts are not at fault, so they wait for a worker whose engine works."""
     await publish(publisher, "one", "two")
 
     with pytest.raises(RuntimeError, match="CUDA error"):
@@ -70,8 +70,8 @@ async def test_a_broken_engine_takes_the_worker_down_and_refuses_nothing(redis, 
     assert await workers.pending() == 2
 
 
-async def test_a_worker_that_may_renew_no_lease_ends_with_a_word_of_it(publisher, workers):
-    """It would lose what it works on to others again and again, until somebody is said to have been lost with it."""
+async def test_a_worker_without_the_right_to_renew_leases_ends(publisher, workers):
+    """It would lose its entries to other workers again and again, until they are refused for too many deliveries."""
     await publish(publisher, "one")
     worker = workers.new(burst=False)
     await worker.source.create_groups()
@@ -85,7 +85,7 @@ async def test_a_worker_that_may_renew_no_lease_ends_with_a_word_of_it(publisher
         await asyncio.wait_for(worker.run(), PATIENCE_SECONDS)
 
 
-async def test_an_answer_that_is_no_number_is_refused(publisher, subscriber, workers):
+async def test_an_answer_that_is_not_a_number_is_refused(publisher, subscriber, workers):
     await publish(publisher, "one")
 
     await workers.burst(engine=Numberless())
@@ -95,7 +95,7 @@ async def test_an_answer_that_is_no_number_is_refused(publisher, subscriber, wor
     assert "not a finite number" in refusal.data.message
 
 
-async def test_a_long_text_is_cut_and_marked(publisher, subscriber, workers):
+async def test_a_long_text_is_truncated_and_marked(publisher, subscriber, workers):
     await publisher.publish(Abstract(title="T", abstract="word " * 500))
 
     await workers.burst(engine=FakeEngine(max_prompt_tokens=100))
@@ -105,8 +105,8 @@ async def test_a_long_text_is_cut_and_marked(publisher, subscriber, workers):
     assert prediction.data.input.tokens == 100
 
 
-def test_what_one_engine_tokenized_it_also_answers_whatever_is_live_by_then(workers, make_adapter):
-    """Another adapter may bring another task, for which these tokens would mean nothing."""
+def test_an_abstract_is_answered_by_the_engine_that_tokenized_it(workers, make_adapter):
+    """Another adapter may have another task, for which these tokens are meaningless."""
     worker = workers.new()
     before, after = worker.engine, FakeEngine(adapter=make_adapter())
     delivery = Delivery("interactive", "1-0", {b"title": b"One"}, 1, ("worker",))
@@ -121,7 +121,7 @@ def test_what_one_engine_tokenized_it_also_answers_whatever_is_live_by_then(work
 
 
 async def test_a_worker_waits_for_a_redis_that_restarts(tmp_path, workers, streams):
-    """Killed and started again with its append-only file: nothing is lost, nothing is repeated."""
+    """Redis is killed and restarted with its append-only file; nothing is lost or repeated."""
     socket = tmp_path / "r.sock"
 
     def start() -> "subprocess.Popen[bytes]":
@@ -155,7 +155,3 @@ async def test_a_worker_waits_for_a_redis_that_restarts(tmp_path, workers, strea
         await workers.redis.aclose()
         server.kill()
         server.wait()
-
-
-async def has_length(redis, stream: str, length: int) -> bool:
-    return await redis.xlen(stream) == length

@@ -1,15 +1,11 @@
 """What abstream does: it reads abstracts from one stream and publishes predictions to another."""
 
-from collections.abc import Iterator
-
 from abstream import Abstract, Publisher
+
+from ..conftest import numbered
 
 TITLE = "Adjuvant trastuzumab in HER2-positive breast cancer"
 TEXT = "We followed 212 women with early HER2-positive breast cancer who received trastuzumab for one year."
-
-
-def numbered(count: int) -> Iterator[tuple[str, Abstract]]:
-    return ((str(number), Abstract(title=f"Abstract {number}", abstract="")) for number in range(count))
 
 
 async def test_an_abstract_is_published_and_its_prediction_is_read(publisher, subscriber, workers):
@@ -64,7 +60,7 @@ async def test_two_plain_fields_are_enough_when_typed_at_redis_cli(redis, stream
 
 
 async def test_the_cancer_type_is_asked_only_where_the_first_answer_is_cancer(publisher, subscriber, workers):
-    await publisher.publish_many(numbered(40))
+    await publisher.publish_many(numbered(*range(40)))
 
     await workers.burst()
 
@@ -75,7 +71,7 @@ async def test_the_cancer_type_is_asked_only_where_the_first_answer_is_cancer(pu
 
 async def test_a_subscriber_continues_after_the_entry_it_saw_last(publisher, subscriber, workers):
     """The subscriber itself keeps the id where it stopped; so it misses nothing and sees nothing twice."""
-    await publisher.publish_many(numbered(5))
+    await publisher.publish_many(numbered(*range(5)))
     await workers.burst()
     seen = []
 
@@ -102,7 +98,7 @@ async def test_the_same_abstract_sent_twice_is_answered_once(server, namespace, 
 
 
 async def test_an_interactive_abstract_overtakes_waiting_bulk_work(publisher, subscriber, workers):
-    await publisher.publish_many(numbered(6), lane="bulk")
+    await publisher.publish_many(numbered(*range(6)), lane="bulk")
     await publisher.publish(Abstract(title=TITLE, abstract=TEXT), id="urgent")
 
     await workers.burst(read_count=2)

@@ -15,11 +15,7 @@ from abstream import Abstract
 from abstream.consumer.engine import Classified, Tokens
 from abstream.consumer.engine.fake import FakeEngine
 
-from ..conftest import wait_until
-
-
-def numbered(count: int) -> list[tuple[str, Abstract]]:
-    return [(str(number), Abstract(title=f"Abstract {number}", abstract="")) for number in range(count)]
+from ..conftest import has_length, numbered, wait_until
 
 
 async def take_and_die(redis, streams, count: int, name: str = "dead") -> None:
@@ -28,7 +24,7 @@ async def take_and_die(redis, streams, count: int, name: str = "dead") -> None:
 
 
 async def test_the_entries_of_a_dead_worker_are_answered_by_another(redis, streams, publisher, subscriber, workers):
-    await publisher.publish_many(numbered(5))
+    await publisher.publish_many(numbered(*range(5)))
     await workers.new().source.create_groups()
     await take_and_die(redis, streams, 3)
 
@@ -75,7 +71,7 @@ async def start_slow(workers, lease_seconds: float):
 
 async def test_two_workers_holding_one_abstract_publish_one_result(redis, streams, publisher, workers):
     """A worker froze, another took over and answered. When the first wakes up, its late result is dropped."""
-    await publisher.publish_many(numbered(1))
+    await publisher.publish_many(numbered(0))
     frozen, engine, task = await start_slow(workers, lease_seconds=3600)
 
     async with workers.running("quick", lease_seconds=0.1):  # so the frozen worker's lease has expired
@@ -89,7 +85,7 @@ async def test_two_workers_holding_one_abstract_publish_one_result(redis, stream
 
 async def test_a_slow_batch_keeps_its_lease(redis, streams, publisher, workers):
     """A batch may take longer than the lease, since its lease is renewed while it is computed."""
-    await publisher.publish_many(numbered(3))
+    await publisher.publish_many(numbered(*range(3)))
     _, engine, task = await start_slow(workers, lease_seconds=0.3)
     begun = asyncio.get_running_loop().time()
 
@@ -105,7 +101,7 @@ async def test_a_slow_batch_keeps_its_lease(redis, streams, publisher, workers):
 async def test_an_entry_that_kills_its_workers_is_refused_after_max_deliveries(
     redis, streams, publisher, subscriber, workers
 ):
-    await publisher.publish_many(numbered(1))
+    await publisher.publish_many(numbered(0))
     await workers.new().source.create_groups()
     [[entry_id, _]] = await redis.xrange(streams.lane("interactive"))
     await take_and_die(redis, streams, 1)
@@ -141,7 +137,9 @@ async def test_an_entry_that_kills_its_workers_takes_no_other_entry_with_it(
     redis, streams, publisher, subscriber, workers
 ):
     """Entries that were lost with it are tried again in ever smaller batches, and in the end alone."""
-    await publisher.publish_many([*numbered(30), ("poison", Abstract(title="poison", abstract="")), *numbered(60)[30:]])
+    await publisher.publish_many(
+        [*numbered(*range(30)), ("poison", Abstract(title="poison", abstract="")), *numbered(*range(30, 60))]
+    )
     await workers.new().source.create_groups()
 
     deaths = 0
@@ -169,38 +167,30 @@ async def is_over(life, workers, streams, redis) -> bool:
 async def test_pending_entries_that_were_trimmed_are_reported_as_refusals(
     redis, streams, publisher, subscriber, workers
 ):
-    await publisher.publish_many(numbered(2))
+    await publisher.publish_many(numbered(*range(2)))
     await workers.new().source.create_groups()
     await take_and_die(redis, streams, 2)
     await redis.xtrim(streams.lane("interactive"), maxlen=0, approximate=False)
 
     async with workers.running(lease_seconds=0.2):
-        await wait_until(lambda: all_refused(redis, streams, 2))
+        await wait_until(lambda: has_length(redis, streams.refusals, 2))
 
     reasons = [result.data.reason async for _, result in subscriber.refusals(since="0", until_idle=0.1)]
     assert reasons == ["trimmed", "trimmed"]
     assert await workers.pending() == 0
 
 
-async def all_refused(redis, streams, count: int) -> bool:
-    return await redis.xlen(streams.refusals) == count
-
-
 async def test_a_deleted_group_is_created_again_and_nothing_is_answered_twice(redis, streams, publisher, workers):
     """As after Redis came back empty, or somebody deleted the group."""
-    await publisher.publish_many(numbered(3))
+    await publisher.publish_many(numbered(*range(3)))
     async with workers.running():
         await wait_until(lambda: is_empty(workers, streams, redis, results=3))
         await redis.xgroup_destroy(streams.lane("interactive"), "classifiers")
         await publisher.publish_many([("new", Abstract(title="After", abstract=""))])
-        await wait_until(lambda: has_results(redis, streams, 4))
+        await wait_until(lambda: has_length(redis, streams.predictions, 4))
 
     assert await redis.xlen(streams.predictions) == 4
     assert await workers.pending() == 0
-
-
-async def has_results(redis, streams, count: int) -> bool:
-    return await redis.xlen(streams.predictions) == count
 
 
 def start_worker(server: str, namespace: str, log: Path, *options: str) -> "subprocess.Popen[bytes]":
@@ -218,7 +208,7 @@ async def test_at_sigterm_a_worker_finishes_its_batch_and_hands_back_the_rest(
     process = start_worker(server, namespace, log)
     try:
         await wait_until(lambda: "worker_ready" in log.read_text(), "the worker")
-        await publisher.publish_many(numbered(500))
+        await publisher.publish_many(numbered(*range(500)))
         await wait_until(lambda: redis.xlen(streams.predictions), "a first result")
 
         process.send_signal(signal.SIGTERM)
@@ -238,7 +228,7 @@ async def test_sigkill_loses_nothing(server, namespace, redis, streams, publishe
     log = tmp_path / "worker.log"
     process = start_worker(server, namespace, log)
     await wait_until(lambda: "worker_ready" in log.read_text(), "the worker")
-    await publisher.publish_many(numbered(500))
+    await publisher.publish_many(numbered(*range(500)))
     await wait_until(lambda: redis.xlen(streams.predictions), "a first result")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -71,7 +71,7 @@ def test_a_probe_without_text_is_refused(engine):
         check(engine, [first.model_copy(update={"title": None, "abstract": ""})])
 
 
-def test_an_answer_that_is_no_number_is_refused(engine):
+def test_an_answer_that_is_not_a_number_is_refused(engine):
     class Numberless(FakeEngine):
         def classify(self, batch):
             nothing = tuple((math.nan,) * len(question.labels) for question in self.model.task.questions)
