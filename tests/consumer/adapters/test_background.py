@@ -1,4 +1,4 @@
-"""Who loads lets those go first that answer; workers of one machine load by turns; nobody waits for ever."""
+"""Loading an adapter gives way to answering, workers of one machine load in turn, and nobody waits for ever."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ def two_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
 
-def test_one_loads_at_a_time(tmp_path):
+def test_only_one_worker_loads_at_a_time(tmp_path):
     inside, most, lock = 0, 0, threading.Lock()
 
     def load() -> None:
@@ -40,27 +40,27 @@ def test_nobody_waits_for_ever(tmp_path):
         pass
 
 
-def test_where_no_lock_can_be_made_nobody_waits(tmp_path):
+def test_without_a_lock_file_nobody_waits(tmp_path):
     with in_turn(tmp_path / "missing"):
         pass
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
-def test_the_thread_stands_back_and_the_process_does_not():
+def test_the_thread_has_a_lower_priority_and_the_process_does_not():
     own = os.getpriority(os.PRIO_PROCESS, 0)
     with background_thread("test") as thread:
         assert thread.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == min(own + NICER, 19)
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
-def test_a_break_ends_when_nobody_is_busy_any_more():
+def test_a_break_ends_when_nobody_is_busy():
     looks = iter([True, True, False])
     Courtesy(lambda: next(looks), seconds=60).give_way()
     assert list(looks) == []
 
 
-def test_courtesy_is_used_up_in_all_not_each_time():
-    """Otherwise a worker that always computes would never come to its switch."""
+def test_the_time_for_giving_way_is_a_total_for_all_breaks():
+    """Otherwise a worker that is always computing would never finish its switch."""
     courtesy, looks = Courtesy(lambda: True, seconds=0.01), 0
     courtesy.give_way()
 
@@ -74,7 +74,7 @@ def test_courtesy_is_used_up_in_all_not_each_time():
     assert looks <= 1
 
 
-def test_breaks_are_of_the_thread_that_asked_for_them():
+def test_only_the_thread_that_asked_for_breaks_takes_them():
     taken: list[str] = []
     with with_breaks(lambda: taken.append("here")):
         take_a_break()

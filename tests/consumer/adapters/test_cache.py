@@ -1,4 +1,4 @@
-"""An adapter is taken as it was announced into a private copy, or not at all."""
+"""An adapter is copied into a private cache exactly as it was announced, or not at all."""
 
 import errno
 import os
@@ -16,27 +16,12 @@ OTHER_TASK = Task(name="other", questions=ONCOLOGY.questions[:1])
 NO_DIGEST = "sha256:" + "0" * 64
 
 
-@pytest.fixture
-def adapter(make_adapter):
-    return make_adapter()
-
-
-@pytest.fixture
-def update(adapter) -> AdapterUpdate:
-    return describe(adapter, None, "activate")
-
-
-@pytest.fixture
-def cache(tmp_path) -> Cache:
-    return Cache(tmp_path / "cache", max_bytes=1_000_000, pauses_seconds=())
-
-
 def with_files(update: AdapterUpdate, *files: ArtifactFile) -> AdapterUpdate:
-    """Other files, and a digest that is of them."""
+    """The update with other files and their digest."""
     return update.model_copy(update={"files": files, "digest": digest_of(files)})
 
 
-def test_what_was_announced_is_taken_into_a_private_copy(adapter, update, cache):
+def test_an_announced_adapter_is_copied_into_the_cache(adapter, update, cache):
     fetched = cache.fetch(update)
     assert (fetched.digest, fetched.manifest) == (adapter.digest, adapter.manifest)
     assert fetched.path == cache.folder / adapter.digest.removeprefix("sha256:")
@@ -61,14 +46,14 @@ def test_a_copy_on_a_disk_that_is_read_only_is_served(adapter, update, cache, mo
     assert cache.fetch(update) == first
 
 
-def test_a_damaged_copy_is_fetched_anew(update, cache):
+def test_a_damaged_copy_is_fetched_again(update, cache):
     copy = cache.fetch(update).path / "adapter_model.safetensors"
     copy.write_text("x")
     assert cache.fetch(update).digest == update.digest
     assert copy.read_text() == "1"
 
 
-def test_what_a_crash_left_behind_is_not_taken_and_goes_in_time(update, cache):
+def test_what_a_crash_left_behind_is_not_used_and_is_removed_later(update, cache):
     begun = cache.folder / f".{update.digest[7:]}-1"
     begun.mkdir(parents=True)
     cache.fetch(update)
@@ -89,7 +74,7 @@ def test_a_fetch_that_fails_leaves_nothing(adapter, update, cache):
 
 
 def test_another_worker_may_be_first(update, cache, monkeypatch):
-    """Two share the folder and fetch the same: one of the copies stays."""
+    """Two workers share the folder and fetch the same adapter: one of the copies stays."""
     rename = type(cache.folder).rename
 
     def later(self, target):
@@ -102,7 +87,7 @@ def test_another_worker_may_be_first(update, cache, monkeypatch):
     assert [path.name for path in cache.folder.iterdir()] == [update.digest[7:]]
 
 
-def test_the_last_few_that_were_used_stay(make_adapter, cache):
+def test_the_most_recently_used_copies_stay(make_adapter, cache):
     updates = [describe(make_adapter(str(number)), None, "activate") for number in range(KEPT)]
     for age, update in enumerate(updates):
         copy = cache.fetch(update).path
@@ -115,8 +100,8 @@ def test_the_last_few_that_were_used_stay(make_adapter, cache):
     assert kept == {update.digest[7:] for update in [updates[0], *updates[2:], newest]}
 
 
-def test_what_else_lies_in_the_folder_is_left_alone(make_adapter, cache):
-    """It may be a home, or the store: whose folders would be as old, and more."""
+def test_other_content_of_the_folder_is_left_alone(make_adapter, cache):
+    """The folder may be a home or the store, and other folders there may be just as old."""
     others = [cache.folder / name for name in (".ssh", *map(str, range(KEPT)))]
     for place in others:
         place.mkdir(parents=True)
@@ -133,13 +118,13 @@ def test_without_a_folder_the_copies_end_with_the_cache(update):
     assert not folder.parent.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_said(update, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(update, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match=r"the folder of local copies, .*/file/cache, cannot be used"):
         Cache(tmp_path / "file" / "cache", max_bytes=1_000_000).fetch(update)
 
 
-def test_an_adapter_that_says_it_is_larger_than_allowed_is_not_read(update, tmp_path):
+def test_an_adapter_announced_as_larger_than_allowed_is_not_read(update, tmp_path):
     shutil.rmtree(update.uri.removeprefix("file://"))
     with pytest.raises(AdapterRefused, match=r"bytes: 100 at most \(--max-adapter-bytes\)"):
         Cache(tmp_path / "cache", max_bytes=100).fetch(update)
@@ -147,12 +132,12 @@ def test_an_adapter_that_says_it_is_larger_than_allowed_is_not_read(update, tmp_
 
 def test_a_file_that_grew_is_read_no_further_than_it_was_announced(adapter, update, cache, monkeypatch):
     with (adapter.path / "adapter_model.safetensors").open("r+b") as file:
-        file.truncate(20_000_000_000)  # of nothing: it takes no room
+        file.truncate(20_000_000_000)  # sparse: it takes no space
     with pytest.raises(AdapterRefused, match=r"adapter_model\.safetensors is longer than the 1 bytes"):
         cache.fetch(update)
 
 
-def test_a_file_that_is_cut_off_is_refused(adapter, update, cache):
+def test_a_truncated_file_is_refused(adapter, update, cache):
     (adapter.path / "adapter_model.safetensors").write_text("")
     with pytest.raises(AdapterRefused, match=r"adapter_model\.safetensors was cut off: 0 bytes of 1"):
         cache.fetch(update)
@@ -177,13 +162,13 @@ def test_a_file_that_is_cut_off_is_refused(adapter, update, cache):
         "ä",
     ],
 )
-def test_a_path_that_might_be_another_place_is_refused(update, cache, path):
+def test_a_path_that_might_lead_outside_the_folder_is_refused(update, cache, path):
     stray = ArtifactFile(path=path, sha256="0" * 64, size=1)
     with pytest.raises(AdapterRefused, match="would lead out of its folder"):
         cache.fetch(with_files(update, *update.files, stray))
 
 
-def test_two_names_that_are_one_on_some_disks_are_refused(update, cache):
+def test_two_names_that_are_equal_on_some_file_systems_are_refused(update, cache):
     twin = update.files[0].model_copy(update={"path": update.files[0].path.upper()})
     with pytest.raises(AdapterRefused, match="have one name"):
         cache.fetch(with_files(update, *update.files, twin))
@@ -202,7 +187,7 @@ def test_too_many_files_are_refused(update, cache):
         cache.fetch(with_files(update, *update.files, *many))
 
 
-def test_a_digest_that_is_not_that_of_the_files_is_refused(update, cache):
+def test_a_digest_that_does_not_match_the_files_is_refused(update, cache):
     with pytest.raises(AdapterRefused, match="contradicts itself"):
         cache.fetch(update.model_copy(update={"digest": NO_DIGEST}))
 
@@ -218,7 +203,7 @@ def test_a_digest_that_is_not_that_of_the_files_is_refused(update, cache):
         ("thresholds", {"cancer": 0.9}),
     ],
 )
-def test_an_update_that_says_what_the_manifest_does_not_is_refused(update, cache, field, value):
+def test_an_update_that_contradicts_the_manifest_is_refused(update, cache, field, value):
     other = AdapterUpdate.model_validate(update.model_dump() | {field: value})
     with pytest.raises(AdapterRefused, match=f"differ in {field}"):
         cache.fetch(other)

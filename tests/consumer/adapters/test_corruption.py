@@ -1,4 +1,4 @@
-"""Whatever is wrong with an adapter, it is refused for that reason, and the old one serves on."""
+"""Whatever is wrong with an adapter, it is refused for that reason and the old one stays in service."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def load(base: BaseFolder) -> Callable[[VerifiedAdapter | None], Phi3Engine]:
 
 @pytest.fixture(scope="module")
 def make(base, load, tmp_path_factory) -> Callable[[int], VerifiedAdapter]:
-    """Makes a sound adapter, as PEFT saves it, with probes that tell it from the base."""
+    """A function that makes a sound adapter, as PEFT saves it, with probes that tell it from the base."""
 
     def make(seed: int) -> VerifiedAdapter:
         folder = tmp_path_factory.mktemp("adapter")
@@ -83,19 +83,19 @@ def keys(tmp_path_factory) -> Path:
 
 @dataclass
 class Released:
-    """A sound adapter in its store, and what would be announced of it."""
+    """A sound adapter in its store, with the update that would announce it."""
 
     folder: Path
     update: AdapterUpdate
     keys: Path
 
     def again(self, **changes: Any) -> AdapterUpdate:
-        """Announced as what lies there now, by a releaser that looks at nothing."""
+        """The update that announces the files as they are now, without any check."""
         files = changes.setdefault("files", list_files(self.folder))
         return self.update.model_copy(update={"digest": digest_of(files), **changes})
 
     def resealed(self, **manifest: Any) -> AdapterUpdate:
-        """The same, with a manifest that fits the files."""
+        """As ``again``, after sealing the files with a new manifest."""
         about = verify_manifest(self.folder) | manifest
         about["files"] = [file.model_dump() for file in list_files(self.folder, skip=[MANIFEST])]
         (self.folder / MANIFEST).write_text(json.dumps(about))
@@ -300,7 +300,10 @@ def there(new: VerifiedAdapter, keys: Path, tmp_path: Path) -> Released:
 
 @pytest.fixture
 def serve(redis, streams, publisher, subscriber, workers, load, serving, keys, tmp_path, monkeypatch):
-    """A worker with the old adapter is told of updates, then reads an abstract: the fleet's last word, who answered."""
+    """A function that announces updates to a worker that serves the old adapter, and lets it answer an abstract.
+
+    Returns the last event of the fleet, and the digest of the adapter that answered.
+    """
 
     monkeypatch.setattr(cache, "PAUSES_SECONDS", ())
 
@@ -322,7 +325,9 @@ def serve(redis, streams, publisher, subscriber, workers, load, serving, keys, t
 
 
 @pytest.mark.parametrize("corrupt", TABLE, ids=lambda corrupt: corrupt.__name__)
-async def test_it_is_refused_for_its_own_reason_and_the_old_one_serves_on(corrupt, serve, there, old):
+async def test_a_corrupt_adapter_is_refused_for_its_own_reason_and_the_old_one_stays_in_service(
+    corrupt, serve, there, old
+):
     if corrupt in (replayed, out_of_order):
         events = corrupt(there, describe(old, None, "activate"))
     else:
@@ -336,8 +341,8 @@ async def test_it_is_refused_for_its_own_reason_and_the_old_one_serves_on(corrup
 
 
 @pytest.mark.parametrize("signed", [False, True])
-async def test_the_sound_one_is_served(serve, there, signed):
-    """Or the table would show nothing."""
+async def test_a_sound_adapter_is_served(serve, there, signed):
+    """Otherwise the refusals above would prove nothing."""
     update = there.signed("ours") if signed else there.update
     said, answered_by = await serve(event("1", update), signed=signed)
     assert answered_by == said.data.digest == update.digest, said.data.reason

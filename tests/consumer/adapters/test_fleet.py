@@ -1,4 +1,4 @@
-"""What workers tell the fleet is kept for as long as it can matter, and not for ever."""
+"""What workers announce to the fleet is kept for as long as it matters, and not for ever."""
 
 from abstream.consumer.adapters import fleet
 from abstream.consumer.adapters.fleet import Fleet
@@ -10,7 +10,7 @@ from abstream.schemas.streams import from_fields
 from abstream.training.release import describe
 
 
-async def test_of_many_answers_the_latest_are_kept(redis, streams, make_adapter, monkeypatch):
+async def test_only_the_latest_announcements_are_kept(redis, streams, make_adapter, monkeypatch):
     monkeypatch.setattr(fleet, "KEEP_ANSWERS", 10)
     update = describe(make_adapter(), None, "activate")
     announced = Announced("1-0", AdapterUpdated(id="1", source="test", data=update))

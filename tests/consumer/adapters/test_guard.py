@@ -1,4 +1,4 @@
-"""A new adapter is held against the one before it; chance is no reason to roll it back."""
+"""A new adapter is compared with the one before it, and chance alone is no reason to roll it back."""
 
 import random
 
@@ -13,20 +13,20 @@ def signals(abstracts: int, *, reviews: int = 0, first_labels: int = 0, errors: 
     return Signals("cancer", "Cancer", abstracts, reviews, first_labels, errors)
 
 
-def test_an_interval_holds_its_share_and_narrows_with_numbers():
+def test_an_interval_contains_its_share_and_narrows_with_more_abstracts():
     narrow, wide = wilson(Share(500, 1000)), wilson(Share(5, 10))
     assert wide[0] < narrow[0] < 0.5 < narrow[1] < wide[1]
     assert wilson(Share(0, 10))[0] == pytest.approx(0, abs=1e-12)
 
 
-def test_the_interval_of_a_difference_is_newcombes():
-    """His example: 56 of 70 against 48 of 80, at 95 %, is 0.0524 to 0.3339."""
+def test_the_interval_of_a_difference_is_that_of_newcombe():
+    """Newcombe's example: 56 of 70 against 48 of 80, at 95 %, gives 0.0524 to 0.3339."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("abstream.consumer.adapters.guard.DEVIATIONS", 1.959964)
         assert difference(Share(56, 70), Share(48, 80)) == pytest.approx((0.0524, 0.3339), abs=1e-4)
 
 
-def test_the_same_shares_are_no_reason():
+def test_equal_shares_are_no_reason():
     assert (
         objection(signals(500, reviews=50, first_labels=250), signals(2000, reviews=200, first_labels=1000), CONFIG)
         is None
@@ -63,18 +63,18 @@ def test_fewer_reviews_are_no_reason():
     assert objection(signals(500), signals(500, reviews=400), CONFIG) is None
 
 
-def test_without_answers_of_the_one_before_only_errors_count():
+def test_without_answers_of_the_previous_adapter_only_errors_count():
     assert objection(signals(500, reviews=500, first_labels=500), signals(0), CONFIG) is None
     assert "failed" in objection(signals(500, errors=100), signals(0), CONFIG)
 
 
-def test_another_first_label_is_not_compared():
+def test_shares_of_different_first_labels_are_not_compared():
     before = Signals("neoplasm", "Neoplasm", 500, first_labels=500)
     assert objection(signals(500), before, CONFIG) is None
 
 
-def test_an_adapter_like_the_one_before_is_never_found_at_fault():
-    """A thousand adapters with the same shares, each looked at as often as a trial looks."""
+def test_an_adapter_like_the_previous_one_is_never_found_at_fault():
+    """Tries a thousand adapters with equal shares, each examined as often as a trial examines one."""
     chance = random.Random(1)
     before = signals(200, reviews=30, first_labels=90)
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""What a sequence of announcements comes to."""
+"""Which adapter a sequence of announcements puts in service."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -15,7 +15,7 @@ ENTERED = int((NOON + timedelta(hours=1)).timestamp() * 1000)
 
 @pytest.fixture
 def announce(make_adapter):
-    """Announces versions: ``b`` activates, ``<a`` rolls back to a, ``?b`` shadows."""
+    """A function that announces versions: ``b`` activates b, ``<a`` rolls back to a, ``?b`` shadows b."""
     updates = {}
 
     def announced(number: int, said: str) -> Announced:
@@ -50,7 +50,7 @@ def versions(history) -> str:
         ("b <a", "a"),
     ],
 )
-def test_what_was_rolled_back_is_in_service_no_more(announce, said, served):
+def test_an_adapter_that_was_rolled_back_is_no_longer_in_service(announce, said, served):
     assert versions(in_service(announce(*said.split()))) == served
 
 
@@ -66,14 +66,14 @@ def test_rolling_back_twice_goes_back_twice(announce):
     assert one_before(announce("a", "b", "c", "<b"), served).update.version == "a"
 
 
-def test_what_no_worker_would_serve_is_passed_over(announce):
+def test_an_adapter_that_no_worker_would_serve_is_skipped(announce):
     a, b, c = announce("a", "b", "c")
     assert one_before([a, b, c], {a.update.digest, c.update.digest}) == a
     with pytest.raises(AdapterRefused, match="name one with --to"):
         one_before([a, b, c], {c.update.digest})
 
 
-def test_an_adapter_goes_by_its_version_and_its_digest(announce):
+def test_an_adapter_is_found_by_its_version_and_by_its_digest(announce):
     history = announce("a", "b")
     digest = history[0].update.digest
     assert find(history, "b") == history[1]
@@ -81,7 +81,7 @@ def test_an_adapter_goes_by_its_version_and_its_digest(announce):
         assert find(history, name) == history[0]
 
 
-def test_a_name_that_says_nothing_or_too_much_is_refused(announce):
+def test_an_unknown_or_ambiguous_name_is_refused(announce):
     history = announce("a", "b")
     with pytest.raises(AdapterRefused, match="no adapter 7 has been announced"):
         find(history, "7")
@@ -89,21 +89,21 @@ def test_a_name_that_says_nothing_or_too_much_is_refused(announce):
         find(history, "sha256:")
 
 
-def test_a_replayed_event_is_known(announce):
+def test_a_replayed_event_is_recognised(announce):
     order = Order()
     first, second = announce("a", "b")
     assert [order.objection(one) for one in (first, second)] == [None, None]
     assert "was announced before" in order.objection(first)
 
 
-def test_an_event_that_is_older_than_the_last_is_known(announce):
+def test_an_event_older_than_the_last_is_recognised(announce):
     order = Order()
     first, second = announce("a", "b")
     assert order.objection(second) is None
     assert "older than one that was announced before it" in order.objection(first)
 
 
-def test_a_clock_that_is_ahead_holds_up_no_later_release(announce):
+def test_a_clock_that_is_ahead_does_not_block_later_releases(announce):
     ahead, right = announce("a", "b")
     ahead = Announced(ahead.entry_id, ahead.event.model_copy(update={"time": NOON + timedelta(days=365)}))
     later = Announced(

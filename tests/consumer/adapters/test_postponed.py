@@ -1,4 +1,4 @@
-"""A store that is out of reach now may be back later: what is still the newest is asked for again."""
+"""A store that is out of reach may come back, so the newest adapter is tried again."""
 
 import asyncio
 from functools import partial
@@ -22,7 +22,7 @@ def announced(adapter, entry_id: str) -> Announced:
     return Announced(entry_id, AdapterUpdated(id=entry_id, source="test", data=describe(adapter, None, "activate")))
 
 
-def test_it_is_tried_ever_more_slowly_and_is_news_once(make_adapter):
+def test_retries_are_ever_rarer_and_the_postponement_is_news_once(make_adapter):
     waiting, one = Postponed(), announced(make_adapter(), "1-0")
     assert waiting.pause_seconds is None
     assert waiting.postpone(one)
@@ -35,7 +35,7 @@ def test_it_is_tried_ever_more_slowly_and_is_news_once(make_adapter):
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
 
 
-def test_the_newest_waits_and_what_was_passed_over_after_it_does_not(make_adapter):
+def test_only_the_newest_adapter_is_tried_again(make_adapter):
     waiting, newest, older = Postponed(), announced(make_adapter("2"), "2-0"), announced(make_adapter("1"), "1-0")
     assert waiting.postpone(newest)
     assert waiting.postpone(older), "it is said of each of them"
@@ -62,7 +62,7 @@ async def test_an_adapter_is_served_once_its_store_is_back(
     assert "is the store mounted here" in said[0].data.reason
 
 
-async def test_what_was_superseded_is_not_asked_for_again(redis, streams, workers, make_adapter, tmp_path, monkeypatch):
+async def test_a_superseded_adapter_is_not_tried_again(redis, streams, workers, make_adapter, tmp_path, monkeypatch):
     impatient(monkeypatch)
     gone, newer = make_adapter("1"), make_adapter("2")
     hidden = gone.path.rename(tmp_path / "hidden")
@@ -75,14 +75,14 @@ async def test_what_was_superseded_is_not_asked_for_again(redis, streams, worker
         await wait_until(lambda: worker.engine.model.receipt.adapter_digest == newer.digest, "the newer one")
         hidden.rename(gone.path)
         looks = worker.metrics.registry.get_sample_value("abstream_adapter_switch_seconds_count", {"phase": "fetch"})
-        await redis.xadd(streams.output("adapters"), to_fields(event))  # seen and refused, so that time has passed
+        await redis.xadd(streams.output("adapters"), to_fields(event))  # once it is refused too, time has passed
         await wait_until(lambda: refused_twice(redis, streams))
 
     fetched = worker.metrics.registry.get_sample_value("abstream_adapter_switch_seconds_count", {"phase": "fetch"})
     assert fetched == looks
 
 
-async def test_a_candidate_for_the_shadow_does_not_keep_an_adapter_from_being_asked_for_again(
+async def test_a_shadow_candidate_does_not_stop_an_adapter_from_being_tried_again(
     redis, streams, workers, make_adapter, tmp_path, monkeypatch
 ):
     impatient(monkeypatch)
@@ -105,10 +105,10 @@ async def test_a_candidate_for_the_shadow_does_not_keep_an_adapter_from_being_as
     assert not any(isinstance(one, AdapterShadowed) for one in ended), f"{shadow} is newer, and goes on"
 
 
-async def test_a_swallowed_cancellation_keeps_no_adapter_from_being_asked_for_again(
+async def test_a_swallowed_cancellation_does_not_stop_an_adapter_from_being_tried_again(
     redis, streams, workers, make_adapter, tmp_path, monkeypatch
 ):
-    """As redis-py swallows one before Python 3.12, now and then."""
+    """Before Python 3.12, redis-py sometimes swallows a cancellation."""
     impatient(monkeypatch)
     adapter = make_adapter()
     hidden = adapter.path.rename(tmp_path / "hidden")
@@ -141,6 +141,6 @@ async def refused_twice(redis, streams) -> bool:
 
 
 def announced_of(folder, adapter):
-    """What is announced of an adapter whose store is not there: its place, and what it is when it is back."""
+    """The update that announces an adapter whose files were moved to ``folder``, as if they were in its store."""
     update = describe(adapter.model_copy(update={"path": folder}), None, "activate")
     return update.model_copy(update={"uri": adapter.path.as_uri()})

@@ -1,4 +1,4 @@
-"""An adapter must answer as it did when it was released."""
+"""An adapter must answer its probes as it did when it was released."""
 
 import math
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_the_same_answers_pass(engine):
     assert (found.n, found.max_abs_diff) == (2, 0)
 
 
-def test_an_adapter_without_probes_is_told_apart_by_their_number(engine):
+def test_an_adapter_without_probes_reports_zero_probes(engine):
     assert check(engine, ()).n == 0
 
 
@@ -50,7 +50,7 @@ def test_a_difference_beyond_rounding_is_refused(engine):
         check(engine, [first, nudged(second, 0.0011)])
 
 
-def test_bfloat16_rounds_more(engine):
+def test_the_tolerance_of_bfloat16_is_larger(engine):
     [first, _] = answered_probes(engine)
     in_bfloat16(engine)
     assert check(engine, [nudged(first, 0.05)]).max_abs_diff == pytest.approx(0.05)

@@ -1,10 +1,9 @@
-"""What becomes of an update: live, unchanged or rejected, and what is said of it."""
+"""The outcome of an update: live, unchanged or rejected, and what the worker announces of it."""
 
 import shutil
 import subprocess
 import threading
 
-import pytest
 from abstream.consumer.adapters import registry as registry_module
 from abstream.consumer.adapters.background import Courtesy
 from abstream.consumer.engine.breaks import take_a_break
@@ -21,16 +20,11 @@ from structlog.testing import capture_logs
 from ...conftest import wait_until
 
 
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "store"
-
-
 async def said(redis, streams) -> list:
     return [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
 
 
-async def test_the_answer_tells_the_update_it_is_to(redis, streams, workers, make_adapter, store):
+async def test_the_answer_names_the_update_it_answers(redis, streams, workers, make_adapter, store):
     released = await release(redis, streams, make_adapter().path, store)
     await workers.registry(workers.new("one")).catch_up()
 
@@ -41,7 +35,7 @@ async def test_the_answer_tells_the_update_it_is_to(redis, streams, workers, mak
     assert answer.source == "urn:abstream:worker:one"
 
 
-async def test_an_adapter_that_is_live_is_not_loaded_again(redis, streams, workers, make_adapter, store):
+async def test_a_live_adapter_is_not_loaded_again(redis, streams, workers, make_adapter, store):
     adapter = make_adapter()
     loads = []
 
@@ -76,10 +70,10 @@ async def test_a_storm_of_updates_is_one_switch(redis, streams, workers, make_ad
     assert len(await said(redis, streams)) == 1
 
 
-async def test_an_event_that_comes_twice_or_late_is_rejected_and_the_newest_serves_on(
+async def test_an_event_that_comes_twice_or_late_is_rejected_and_the_newest_stays_in_service(
     redis, streams, workers, make_adapter, store
 ):
-    """Also for one who joins later, and sees them all at once."""
+    """Also for a worker that joins later and sees all updates at once."""
     older, newer = make_adapter("1"), make_adapter("2")
     first = await release(redis, streams, older.path, store)
     worker = workers.new()
@@ -98,8 +92,8 @@ async def test_an_event_that_comes_twice_or_late_is_rejected_and_the_newest_serv
     assert all("older than one" in reason for reason in reasons[1::2])
 
 
-async def test_a_late_joiner_never_serves_what_was_rolled_back(redis, streams, workers, make_adapter, store):
-    """Not even where the one to serve is gone."""
+async def test_a_worker_that_joins_late_never_serves_what_was_rolled_back(redis, streams, workers, make_adapter, store):
+    """Not even when the adapter to serve is gone."""
     first, bad = make_adapter("1"), make_adapter("2")
     for adapter, action in [(first, "activate"), (bad, "activate"), (first, "rollback")]:
         await release(redis, streams, adapter.path, store, action=action)
@@ -114,7 +108,7 @@ async def test_a_late_joiner_never_serves_what_was_rolled_back(redis, streams, w
 async def test_an_engine_that_cannot_be_loaded_is_rejected_whatever_the_error(
     redis, streams, workers, make_adapter, store
 ):
-    """Such as CUDA out of memory: the old engine has its memory and serves on."""
+    """For instance CUDA out of memory: the old engine keeps its memory and stays in service."""
 
     def load_engine(adapter):
         raise RuntimeError("CUDA out of memory")
@@ -141,10 +135,10 @@ async def test_an_engine_that_cannot_answer_is_rejected(redis, streams, workers,
     assert isinstance((await said(redis, streams))[0], AdapterRejected)
 
 
-async def test_loading_stands_still_while_a_batch_is_computed(
+async def test_loading_pauses_while_a_batch_is_computed(
     redis, streams, publisher, workers, make_adapter, store, monkeypatch
 ):
-    """An abstract that comes in the midst of it waits for a step of the loading, not for all of it."""
+    """An abstract that arrives meanwhile waits for one step of the loading, not for all of it."""
     loading, computing, may_compute, asked = (threading.Event() for _ in range(4))
 
     def patient(busy):
@@ -200,7 +194,7 @@ async def test_the_old_engine_serves_while_the_new_one_is_loaded(
         await wait_until(lambda: redis.xlen(streams.output("fleet")))
 
 
-async def test_the_metrics_tell_the_adapter_and_the_seconds_of_each_step(redis, streams, workers, make_adapter, store):
+async def test_the_metrics_name_the_adapter_and_time_each_step(redis, streams, workers, make_adapter, store):
     adapter = make_adapter("7")
     await release(redis, streams, adapter.path, store)
     worker = workers.new()
@@ -213,7 +207,7 @@ async def test_the_metrics_tell_the_adapter_and_the_seconds_of_each_step(redis, 
         assert value("abstream_adapter_switch_seconds_count", {"phase": phase}) == 1
 
 
-async def test_the_log_tells_version_digest_and_reason(redis, streams, workers, make_adapter, store):
+async def test_the_log_names_version_digest_and_reason(redis, streams, workers, make_adapter, store):
     good, bad = make_adapter("1"), make_adapter("2", base_model={"id": "other", "revision": "7"})
     registry = workers.registry(workers.new())
     with capture_logs() as logs:
@@ -228,7 +222,7 @@ async def test_the_log_tells_version_digest_and_reason(redis, streams, workers, 
     assert "was trained on other" in rejected["reason"]
 
 
-async def test_a_worker_follows_on_after_redis_was_away(tmp_path, streams, workers, make_adapter, store):
+async def test_a_worker_continues_to_follow_after_redis_was_away(tmp_path, streams, workers, make_adapter, store):
     socket = tmp_path / "r.sock"
 
     def start() -> "subprocess.Popen[bytes]":

@@ -1,4 +1,4 @@
-"""An adapter that misbehaves on live abstracts is rolled back, by one announcement, whoever sees it."""
+"""An adapter that misbehaves on live abstracts is rolled back by one announcement, however many workers see it."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from ...conftest import wait_until
 
 
 class Steady(FakeEngine):
-    """Answers each abstract by its words, whatever the adapter; ``skew`` is added to the first label's logit."""
+    """Answers by the words alone, whatever the adapter; ``skew`` is added to the logit of the first label."""
 
     skew = 0.0
 
@@ -27,7 +27,7 @@ class Steady(FakeEngine):
 
 
 def load_engine(adapter):
-    """Version 2 answers Cancer to everything."""
+    """An engine whose answers are skewed to Cancer for version 2."""
     engine = Steady(adapter=adapter)
     engine.skew = 100.0 if adapter.manifest.version == "2" else 0.0
     return engine
@@ -35,7 +35,7 @@ def load_engine(adapter):
 
 @pytest.fixture
 async def flow(publisher):
-    """Publishes abstracts as long as the test runs."""
+    """Publish abstracts for as long as the test runs."""
 
     async def publish() -> None:
         for number in range(100_000):
@@ -56,7 +56,7 @@ def serve(digest, *workers):
     return lambda: all(worker.engine.model.receipt.adapter_digest == digest for worker in workers)
 
 
-async def test_workers_that_all_see_it_roll_back_once_and_stay(redis, streams, workers, make_adapter, tmp_path, flow):
+async def test_workers_that_all_see_the_fault_roll_back_once(redis, streams, workers, make_adapter, tmp_path, flow):
     good, bad = make_adapter("1", probes=()), make_adapter("2", probes=())
     await release(redis, streams, good.path, tmp_path)
     async with (
@@ -82,9 +82,7 @@ async def test_workers_that_all_see_it_roll_back_once_and_stay(redis, streams, w
     assert serve(good.digest, one, two)()
 
 
-async def test_there_is_no_rollback_where_nothing_was_served_before(
-    redis, streams, workers, make_adapter, tmp_path, flow
-):
+async def test_there_is_no_rollback_without_a_previous_adapter(redis, streams, workers, make_adapter, tmp_path, flow):
     await release(redis, streams, make_adapter("2", probes=()).path, tmp_path)
     async with workers.following("one", load_engine=load_engine):
         await wait_until(lambda: _grew(redis, streams, 600), "answers")

@@ -1,8 +1,7 @@
-"""A candidate in the shadow: it scores what the live adapter answered, in idle time, and publishes nothing."""
+"""A shadow candidate scores in idle time what the live adapter answered, and publishes only a summary."""
 
 import threading
 
-import pytest
 from abstream import Abstract
 from abstream.consumer.adapters.comparison import Comparison
 from abstream.consumer.adapters.shadow import MOST_AT_ONCE
@@ -31,11 +30,6 @@ def test_a_comparison_counts_flips_and_the_shift_of_confidence():
     assert cancer.flips == {"Cancer": {"Non-Cancer": 1}}
 
 
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "store"
-
-
 async def publish(publisher, count: int) -> None:
     await publisher.publish_many(
         (str(number), Abstract(title=f"Abstract {number}", abstract="")) for number in range(count)
@@ -51,7 +45,7 @@ def shadowed(worker, result: str = "scored") -> float:
     return worker.metrics.registry.get_sample_value("abstream_shadow_abstracts_total", {"result": result}) or 0
 
 
-async def test_it_scores_every_abstract_and_publishes_nothing_but_a_summary(
+async def test_a_candidate_scores_every_abstract_and_publishes_only_a_summary(
     redis, streams, publisher, workers, make_adapter, store
 ):
     live, candidate, next_one = (make_adapter(version) for version in "123")
@@ -86,7 +80,7 @@ def _is_shadowed(worker) -> bool:
 
 
 def _counted(worker) -> dict[str, dict[str, dict[str, float]]]:
-    """What the metrics say of answers that differ: question -> live label -> the candidate's -> how many."""
+    """The metric of differing answers: question -> live label -> candidate's label -> count."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for family in worker.metrics.registry.collect():
         for sample in family.samples:
@@ -107,10 +101,10 @@ def _compared(live, candidate) -> Comparison:
     return seen
 
 
-async def test_a_live_batch_waits_for_one_small_shadow_batch_at_most(
+async def test_a_live_batch_waits_for_at_most_one_small_shadow_batch(
     redis, streams, publisher, workers, make_adapter, store
 ):
-    """What stands ready is computed before the shadow's next few."""
+    """Jobs that are ready are computed before the next shadow batch."""
     order, at_work, go_on = [], threading.Event(), threading.Event()
 
     class Watched(FakeEngine):
@@ -148,7 +142,7 @@ async def _answered(redis, streams, count: int) -> bool:
     return await redis.xlen(streams.predictions) >= count
 
 
-async def test_a_candidate_that_fails_is_counted_and_the_live_one_serves_on(
+async def test_a_failing_candidate_is_counted_and_the_live_adapter_stays_in_service(
     redis, streams, publisher, workers, make_adapter, store
 ):
     class Failing(FakeEngine):
@@ -171,7 +165,7 @@ async def test_a_candidate_that_fails_is_counted_and_the_live_one_serves_on(
     assert worker.engine.model.receipt.adapter_version == "1"
 
 
-async def test_a_candidate_that_hangs_is_let_go_and_no_live_abstract_is_blamed(
+async def test_a_candidate_that_hangs_is_dropped_and_no_live_abstract_is_blamed(
     redis, streams, publisher, workers, make_adapter, store
 ):
     hangs, go_on = threading.Event(), threading.Event()
@@ -208,7 +202,7 @@ async def test_a_candidate_that_hangs_is_let_go_and_no_live_abstract_is_blamed(
     assert await redis.xlen(streams.refusals) == 0
 
 
-async def test_a_candidate_that_is_not_sound_is_rejected(redis, streams, workers, make_adapter, store):
+async def test_a_corrupt_candidate_is_rejected(redis, streams, workers, make_adapter, store):
     bad = make_adapter("2", base_model={"id": "other", "revision": "7"})
     await release(redis, streams, make_adapter("1").path, store)
     await release(redis, streams, bad.path, store, action="shadow")

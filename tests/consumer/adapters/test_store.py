@@ -1,4 +1,4 @@
-"""Folders, S3 and the hub are read through one door, and S3 is written by a release."""
+"""Folders, S3 and the Hugging Face hub are read through one interface, and a release can write to S3."""
 
 import json
 import os
@@ -13,28 +13,12 @@ from abstream.consumer.adapters.cache import Cache
 from abstream.consumer.adapters.store import open_store
 from abstream.schemas import AdapterRefused, Unavailable
 from abstream.schemas.artifacts import digest_of, list_files
-from abstream.schemas.events import AdapterUpdate
-from abstream.training.release import describe, release
+from abstream.training.release import release
 from abstream.training.store import put
 
 
-@pytest.fixture
-def adapter(make_adapter):
-    return make_adapter()
-
-
-@pytest.fixture
-def update(adapter) -> AdapterUpdate:
-    return describe(adapter, None, "activate")
-
-
-@pytest.fixture
-def cache(tmp_path) -> Cache:
-    return Cache(tmp_path / "cache", max_bytes=1_000_000, pauses_seconds=())
-
-
 @pytest.mark.parametrize("uri", ["https://example.org/a", "/no/scheme", "memory://a", "file://elsewhere/adapters/1"])
-def test_another_scheme_or_machine_is_refused_and_the_message_says_what_is_read(uri):
+def test_other_schemes_and_hosts_are_refused_and_the_message_lists_the_supported_ones(uri):
     with pytest.raises(AdapterRefused, match=r"file:///…, s3://… and hf://… are read"):
         open_store(uri)
 
@@ -50,8 +34,8 @@ def test_a_folder_that_is_not_there_may_be_mounted_later():
 
 
 @pytest.mark.parametrize("linked", ["adapter_model.safetensors", "."])
-def test_a_link_is_refused_of_a_file_and_of_the_folder_itself(adapter, tmp_path, linked):
-    """It could be led elsewhere after it was announced."""
+def test_a_link_in_place_of_a_file_or_of_the_folder_is_refused(adapter, tmp_path, linked):
+    """A link could be redirected after the announcement."""
     path = adapter.path / linked
     outside = path.rename(tmp_path / "outside")
     path.symlink_to(outside)
@@ -59,7 +43,7 @@ def test_a_link_is_refused_of_a_file_and_of_the_folder_itself(adapter, tmp_path,
         open_store(adapter.path.as_uri()).open("adapter_model.safetensors")
 
 
-def test_a_link_in_the_way_to_a_file_is_refused(adapter, tmp_path):
+def test_a_link_on_the_path_to_a_file_is_refused(adapter, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.txt").write_text("x")
     (adapter.path / "texts").symlink_to(tmp_path / "elsewhere")
@@ -76,7 +60,7 @@ def test_a_pipe_in_a_files_place_is_refused_and_not_waited_for(adapter):
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """A server that speaks S3, and a bucket in it."""
+    """The URI of a bucket on a local S3 server."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -93,7 +77,7 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
-async def test_what_is_released_into_s3_is_served_from_there(redis, streams, workers, adapter, s3):
+async def test_an_adapter_released_into_s3_is_served_from_there(redis, streams, workers, adapter, s3):
     released = await release(redis, streams, adapter.path, s3)
     assert released.event.data.uri == f"{s3}/oncology/{adapter.digest[7:]}"
 
@@ -102,7 +86,7 @@ async def test_what_is_released_into_s3_is_served_from_there(redis, streams, wor
     assert worker.engine.model.receipt.adapter_digest == adapter.digest
 
 
-def test_what_is_not_in_s3_is_refused(adapter, update, cache, s3):
+def test_an_adapter_missing_in_s3_is_refused(adapter, update, cache, s3):
     uri = put(adapter, s3)
     files = (*list_files(adapter.path)[:-1], update.files[-1].model_copy(update={"path": "gone.safetensors"}))
     other = update.model_copy(update={"uri": uri, "files": files, "digest": digest_of(files)})
@@ -110,12 +94,12 @@ def test_what_is_not_in_s3_is_refused(adapter, update, cache, s3):
         cache.fetch(other)
 
 
-def test_a_bucket_that_is_not_there_is_told_at_release(adapter, s3):
+def test_a_missing_bucket_is_reported_at_release(adapter, s3):
     with pytest.raises(Unavailable, match=r"s3://nowhere/oncology/.* is out of reach"):
         put(adapter, "s3://nowhere")
 
 
-def test_s3_out_of_reach_is_asked_again_and_then_told(update, tmp_path, s3, monkeypatch):
+def test_an_unreachable_s3_is_retried_and_then_reported(update, tmp_path, s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     cache = Cache(tmp_path / "cache", max_bytes=1_000_000, pauses_seconds=(0.001,))
     with pytest.raises(Unavailable, match="s3://adapters/x is out of reach"):
@@ -156,7 +140,7 @@ class Hub(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def hub(adapter, monkeypatch) -> Iterator[str]:
-    """A stand-in that holds the adapter at its root; its address at the one revision it has."""
+    """The URI of the adapter, at the only revision of a stand-in for the hub."""
     handler = type("HubOfOne", (Hub,), {"folder": adapter.path})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -168,12 +152,12 @@ def hub(adapter, monkeypatch) -> Iterator[str]:
     server.server_close()
 
 
-def test_what_lies_on_the_hub_is_fetched(adapter, update, cache, hub):
+def test_an_adapter_is_fetched_from_the_hub(adapter, update, cache, hub):
     fetched = cache.fetch(update.model_copy(update={"uri": hub}))
     assert (fetched.digest, list_files(fetched.path)) == (adapter.digest, update.files)
 
 
-def test_what_is_not_on_the_hub_is_refused(adapter, update, cache, hub):
+def test_an_adapter_missing_on_the_hub_is_refused(adapter, update, cache, hub):
     (adapter.path / "adapter_config.json").unlink()
     with pytest.raises(AdapterRefused, match=r"the store lacks adapter_config\.json"):
         cache.fetch(update.model_copy(update={"uri": hub}))

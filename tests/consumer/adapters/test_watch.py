@@ -1,4 +1,4 @@
-"""Every worker reads the adapter stream for itself; true of a real server and of its stand-in."""
+"""Every worker reads the whole adapter stream for itself. All tests run on a real server and on fakeredis."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from ...conftest import wait_until
 
 @pytest.fixture
 def announce(either_redis, streams, make_adapter):
-    """Puts an update with this id into the stream."""
+    """A function that adds updates with these ids to the stream."""
     update = describe(make_adapter(), None, "activate")
 
     async def announce(*ids: str) -> None:
@@ -35,7 +35,7 @@ async def unseen(watch: Watch) -> list[str]:
     return [announced.event.id for announced in await watch.unseen()]
 
 
-async def test_at_first_the_newest_comes_first_and_then_only_what_is_new(watch, announce):
+async def test_the_first_read_is_newest_first_and_later_ones_have_only_what_is_new(watch, announce):
     await announce("a", "b")
     assert await unseen(watch) == ["b", "a"]
     assert await unseen(watch) == []
@@ -43,17 +43,17 @@ async def test_at_first_the_newest_comes_first_and_then_only_what_is_new(watch, 
     assert await unseen(watch) == ["c"]
 
 
-async def test_a_stream_that_does_not_exist_has_nothing(watch):
+async def test_a_missing_stream_has_no_updates(watch):
     assert await unseen(watch) == []
 
 
-async def test_of_a_storm_only_the_newest_are_looked_at_and_it_is_over(watch, announce):
+async def test_of_a_storm_of_updates_only_the_newest_are_read(watch, announce):
     await announce(*map(str, range(100)))
     assert await unseen(watch) == [str(number) for number in range(99, 99 - MOST_UPDATES, -1)]
     assert await unseen(watch) == []
 
 
-async def test_what_cannot_be_read_is_passed_over(watch, announce, either_redis, streams):
+async def test_unreadable_entries_are_skipped(watch, announce, either_redis, streams):
     stream = streams.output("adapters")
     await announce("a")
     await either_redis.xadd(stream, {"event": b"no JSON"})
@@ -63,7 +63,7 @@ async def test_what_cannot_be_read_is_passed_over(watch, announce, either_redis,
     assert await unseen(watch) == []
 
 
-async def test_waiting_ends_when_something_is_announced(watch, announce):
+async def test_waiting_ends_when_an_update_is_announced(watch, announce):
     await announce("a")
     await unseen(watch)
     waiting = asyncio.create_task(watch.wait())
