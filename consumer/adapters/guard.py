@@ -18,7 +18,7 @@ from ..stages import Answered, Inferred, Predicted, Refused
 FIRST_LOOK = 32
 # Of a normal distribution: an adapter that just keeps its bounds is rejected once in 16 000 looks.
 DEVIATIONS = 4.0
-MOST_REMEMBERED = 2_000  # answers of an adapter; beyond that, older ones count half
+MOST_REMEMBERED = 2_000  # answers of an adapter after its trial; beyond that, older ones count half
 
 Interval = tuple[float, float]
 
@@ -64,6 +64,9 @@ class Signals:
                 self.first_labels += one.answers[self.question]["label"] == self.label
             elif isinstance(one, Refused):
                 self.errors += 1
+
+    def fade(self) -> None:
+        """Let older answers count half, once there are many."""
         if self.abstracts > MOST_REMEMBERED:
             for name in ("abstracts", "reviews", "first_labels", "errors"):
                 setattr(self, name, getattr(self, name) // 2)
@@ -92,6 +95,7 @@ class Guard:
             return
         self._live.count(answered)
         if self._trial is None:
+            self._live.fade()
             return
         announced, trial = self._trial
         if objection := trial.objection():

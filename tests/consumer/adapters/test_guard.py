@@ -1,10 +1,22 @@
 """A new adapter is compared with the one before it, and chance alone is no reason to roll it back."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
-from abstream.consumer.adapters.guard import FIRST_LOOK, Share, Signals, difference, objection, wilson
+from abstream.consumer.adapters.guard import (
+    FIRST_LOOK,
+    MOST_REMEMBERED,
+    Guard,
+    Share,
+    Signals,
+    difference,
+    objection,
+    wilson,
+)
 from abstream.consumer.config import WorkerConfig
+from abstream.consumer.engine.fake import FakeEngine
+from abstream.consumer.stages import Inferred, Job, Refused
 
 CONFIG = WorkerConfig(name="one")
 
@@ -71,6 +83,18 @@ def test_without_answers_of_the_previous_adapter_only_errors_count():
 def test_shares_of_different_first_labels_are_not_compared():
     before = Signals("neoplasm", "Neoplasm", 500, first_labels=500)
     assert objection(signals(500), before, CONFIG) is None
+
+
+def test_a_trial_may_be_longer_than_what_is_remembered_after_it():
+    engine, half = FakeEngine(), MOST_REMEMBERED
+    guard = Guard(WorkerConfig(name="one", guard_abstracts=2 * half), engine.model)
+    guard.switched(SimpleNamespace(update=SimpleNamespace(action="activate")), engine.model)
+    batch = Inferred([Job(None, None, None, engine)], None, 0, 0)
+    sound, failed = object(), Refused(None, b"", b"", "inference_error")
+    for one in [sound] * half + [failed] * half:
+        guard.observe(batch, [one])
+    [(_, reason)] = [guard.objections.get_nowait()]
+    assert f"{half} of {2 * half} (50%) failed" in reason
 
 
 def test_an_adapter_like_the_previous_one_is_never_found_at_fault():
