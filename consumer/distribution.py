@@ -24,8 +24,8 @@ class Distribution(Collector):
         self._what = what
         self._bounds = bounds
         self._label = label
-        self._under: dict[str, list[int]] = {}  # how many values are at most each bound, and how many there are
-        self._sums: dict[str, float] = {}
+        # By the value of the label: how many values are at most each bound, how many there are, and their sum.
+        self._seen: dict[str, tuple[list[int], float]] = {}
         if label is None:
             self.observe([])  # metrics without labels are shown from the beginning
         registry.register(self)
@@ -34,15 +34,15 @@ class Distribution(Collector):
         """Add ``values``; ``of`` is the value of the label, if there is one."""
         ordered = sorted(values)
         added = [*(bisect_right(ordered, bound) for bound in self._bounds), len(ordered)]
-        # A concurrent scrape sees either all of the batch or nothing.
-        self._under[of] = list(map(add, self._under[of], added)) if of in self._under else added
-        self._sums[of] = self._sums.get(of, 0.0) + sum(values)
+        under, total = self._seen.get(of, ([0] * len(added), 0.0))
+        # One assignment: a concurrent scrape sees either all of the batch or nothing.
+        self._seen[of] = list(map(add, under, added)), total + sum(values)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Collect the values for a scrape."""
         family = HistogramMetricFamily(self._name, self._what, labels=[self._label] if self._label else [])
         names = [*map(floatToGoString, self._bounds), "+Inf"]
-        for of, total in list(self._sums.items()):
-            buckets = list(zip(names, self._under[of], strict=True))
+        for of, (under, total) in list(self._seen.items()):
+            buckets = list(zip(names, under, strict=True))
             family.add_metric([of] if self._label else [], buckets, total)
         yield family
