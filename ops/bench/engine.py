@@ -25,8 +25,8 @@ from ...consumer.engine import Tokens
 from ...schemas import Abstract
 from ..settings import shipped_model
 from .contestants import sample_text
+from .machine import processor
 from .peers import PEERS, Answer
-from .stream import processor
 
 OURS = ("abstream bfloat16", "abstream float32", "abstream int8")
 ABSTRACTS = 8  # of a turn: a batch of the pipeline

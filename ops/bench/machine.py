@@ -7,10 +7,12 @@ from pathlib import Path
 
 def machine() -> str:
     """Processor, cores, and how many of them may be used."""
-    return f"{_processor()}, {os.cpu_count()} cores, {len(os.sched_getaffinity(0))} used"
+    cores = os.cpu_count()
+    used = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores  # macOS has no such call
+    return f"{processor()}, {cores} cores, {used} used"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -26,6 +26,7 @@ from ...producer.formats import Record, read
 from ...producer.formats.opening import opened, plain
 from ...producer.formats.xml_records import RawRecord, raw_records
 from ...schemas import AbstreamError
+from .machine import machine
 
 OTHER = "pubmed_parser"
 _HEAD = b'<?xml version="1.0" encoding="utf-8"?>\n<PubmedArticleSet>\n'
@@ -111,7 +112,7 @@ def measure(folder: Path, records: int, rounds: int, say: Callable[[str], None])
         "readers": {name: {size: _median(some) for size, some in sizes.items()} for name, sizes in readings.items()},
         "times_as_fast": _ratio(readings) if OTHER in names else None,
         "differences": differences,
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in (OTHER, "lxml") if find_spec(name)},
     }

@@ -28,10 +28,11 @@ from ...consumer.engine import Engine
 from ...consumer.engine.fake import FakeEngine
 from ...producer.connection import connect
 from ...schemas import AbstreamError, Event, Streams
-from ...schemas.streams import GROUP, LANES, OUTPUTS, from_fields, to_fields
+from ...schemas.streams import GROUP, LANES, from_fields, to_fields
 from ..embedded import redis_url
 from ..logs import configure
 from .contestants import CONTESTANTS, example_abstract, example_results, work
+from .machine import machine
 
 PACKAGES = ("redis", "hiredis", "pydantic", "prometheus_client", "structlog", "faststream")
 WARM_UP_ENTRIES = 1_000
@@ -248,8 +249,7 @@ def filled(
     try:
         yield streams
     finally:
-        keys = [*map(streams.lane, LANES), *map(streams.output, OUTPUTS), *streams.seen(time.time())]
-        redis.delete(*keys)
+        redis.delete(*redis.scan_iter(f"{{{streams.namespace}}}:*", count=1_000))
 
 
 def _log_as_usual() -> None:
@@ -280,17 +280,8 @@ def _compared(ours: Sequence[Throughput], others: Sequence[Throughput]) -> dict[
 def _about(redis: Redis) -> dict[str, Any]:
     installed = [name for name in PACKAGES if find_spec(name)]
     return {
-        "machine": f"{processor()}, {os.cpu_count()} cores, {len(os.sched_getaffinity(0))} used",
+        "machine": machine(),
         "python": platform.python_version(),
         "redis_server": redis.info("server")["redis_version"],
         "versions": {name: version(name) for name in installed},
     }
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

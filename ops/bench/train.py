@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...schemas import ONCOLOGY
 from .engine import example_abstracts, model_folder, peak_mib
-from .stream import processor
+from .machine import processor
 
 if TYPE_CHECKING:
     from ...training.objective import Example

@@ -5,8 +5,6 @@ base model learned from.
 """
 
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...training.corpus import is_held_back, records
+from .machine import machine
 
 ROOT = Path(__file__).parents[2]
 FOLDS = 7
@@ -88,9 +87,8 @@ CASES = {
 
 def measure(data: Path, sets: Sequence[str], out: Path, flags: Sequence[str]) -> Row:
     """Run every named set, and return the results as plain data; ``flags`` are those of ``abstream train``."""
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}"
     found = {name: run(CASES[name], data, out / name, flags) for name in sets}
-    return {"machine": machine, "flags": flags, "sets": found}
+    return {"machine": f"{machine()}, torch {version('torch')}", "flags": flags, "sets": found}
 
 
 def run(case: Case, data: Path, out: Path, flags: Sequence[str]) -> Row:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import platform
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ..bench.machine import machine
 from ..embedded import find_server
 from . import (
     backlog_faults,
@@ -121,7 +121,7 @@ def _table(played: Sequence[Played]) -> Table:
 def _machine() -> dict[str, str]:
     """Where the figures are from."""
     return {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "python": platform.python_version(),
         "redis": subprocess.check_output([find_server(), "--version"], text=True).split()[2],
         "redis_client": metadata.version("redis"),

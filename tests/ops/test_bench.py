@@ -32,6 +32,14 @@ def test_the_answers_are_as_long_as_real_ones(server):
     assert {len(event.data.answers) for event in events} == {1, 2}
 
 
+def test_nothing_is_left_in_redis_not_even_what_a_gateway_notes(server):
+    with Redis.from_url(server) as redis, filled(redis, 1) as streams:
+        asyncio.run(CONTESTANTS["worker"].answer(server, streams, 1))
+        redis.hset(streams.standing("0"), "submitted", "1-0")
+    with Redis.from_url(server) as redis:
+        assert redis.keys(f"{{{streams.namespace}}}*") == []
+
+
 def test_it_tells_a_table_and_one_json_line_last(abstream):
     small = "--beside floor --entries 64 --rounds 1 --rate 20 --seconds 1"
     done = abstream("bench", "stream", *small.split())
