@@ -24,45 +24,48 @@ _STREAMS = Streams()
 _SUBMITTED = ("abstream.abstract.submitted.v1",)
 _CHANNELS = {
     "abstracts": _Channel(
-        _STREAMS.lane("interactive"), "receive", "Submitted abstracts that somebody waits for.", _SUBMITTED
+        _STREAMS.lane("interactive"),
+        "receive",
+        "Submitted abstracts with priority, whose results somebody is waiting for.",
+        _SUBMITTED,
     ),
     "bulkAbstracts": _Channel(
         _STREAMS.lane("bulk"),
         "receive",
-        "Submitted abstracts, read with what interactive work leaves free.",
+        "Submitted abstracts that are classified when no priority ones are waiting.",
         _SUBMITTED,
     ),
     "predictions": _Channel(
         _STREAMS.predictions,
         "send",
-        "One result for each accepted abstract.",
+        "Classified abstracts, one event for each.",
         ("abstream.abstract.classified.v1",),
     ),
     "refusals": _Channel(
         _STREAMS.refusals,
         "send",
-        "What could not be answered, with the reason and the original entry.",
+        "Abstracts that could not be classified, each with the reason and the original entry.",
         ("abstream.abstract.refused.v1",),
     ),
     "adapters": _Channel(
         _STREAMS.output("adapters"),
         "receive",
-        "Adapter updates; the newest wins.",
+        "Adapter updates. Workers follow the newest one.",
         ("abstream.adapter.updated.v1",),
     ),
     "fleet": _Channel(
         _STREAMS.output("fleet"),
         "send",
-        "Each worker's answer to an adapter update, and what it has seen of one in the shadow.",
+        "Each worker's responses to adapter updates, and its comparisons of shadow candidates with the live adapter.",
         ("abstream.adapter.activated.v1", "abstream.adapter.rejected.v1", "abstream.adapter.shadowed.v1"),
     ),
 }
 
 _DESCRIPTION = f"""\
-Each channel is a Redis stream. An entry has one field, `{EVENT_FIELD}`, which holds a CloudEvents 1.0 envelope as JSON.
-Publishing is XADD; workers read the two channels of abstracts as members of the consumer group `{GROUP}`; everything
-else is read with XREAD or with a consumer group of the reader's own. The braces are the hash tag that keeps the keys of
-one namespace in one slot of a Redis Cluster."""
+Each channel is a Redis stream. Its entries have one field, `{EVENT_FIELD}`, which contains a CloudEvents 1.0 event as
+JSON. Publish with XADD. Workers read the two channels of abstracts in the consumer group `{GROUP}`. Read the other
+channels with XREAD, or with a consumer group of your own. The braces in a key are a hash tag, which keeps all keys of a
+namespace in one slot of a Redis Cluster."""
 
 
 def document(version: str) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def document(version: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": "application/json",
-        "servers": {"redis": {"host": "localhost:6379", "protocol": "redis", "description": "Redis 6.2 or newer."}},
+        "servers": {"redis": {"host": "localhost:6379", "protocol": "redis", "description": "Redis 6.2 or later."}},
         "channels": {name: _described(channel) for name, channel in _CHANNELS.items()},
         "operations": {
             f"{channel.action}{name[0].upper()}{name[1:]}": _operation(name, channel)
@@ -95,7 +98,7 @@ def _described(channel: _Channel) -> dict[str, Any]:
         # Braces in an address are a parameter's, so the hash tag with its braces is the value of one.
         "address": f"{{namespace}}{rest}",
         "description": channel.description,
-        "parameters": {"namespace": {"description": "The namespace as a hash tag.", "default": tag + brace}},
+        "parameters": {"namespace": {"description": "The namespace in braces, as a hash tag.", "default": tag + brace}},
         "messages": {type_: {"$ref": f"#/components/messages/{type_}"} for type_ in channel.types},
     }
 

@@ -146,9 +146,9 @@ class _Shelf:
 
     def hindrance(self, original: OriginalEntry) -> str | None:
         if not original.fields:
-            return "its entry was gone before it was read, or too large to be kept: publish it again"
+            return "its original was trimmed before it was read, or is too large to be kept: publish it again"
         if original.stream not in map(self._streams.lane, LANES):
-            return f"it came from {original.stream}, which is no lane of this namespace"
+            return f"it came from {original.stream}, which is not a lane of this namespace"
         return None
 
     async def entries(self, **span: str | int) -> list[RawEntry]:

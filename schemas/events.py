@@ -62,13 +62,15 @@ def check_text(title: str | None, abstract: str) -> None:
 
 
 class Identifiers(Payload):
+    """Identifiers of the abstract in other databases. They are copied to the result."""
+
     pmid: str | None = None
     pmcid: str | None = None
     doi: str | None = None
 
 
 class Abstract(Payload):
-    """A submitted abstract. The model reads title and abstract; the rest is echoed or ignored."""
+    """An abstract to classify. The model reads only the title and the abstract; identifiers and metadata are echoed."""
 
     title: Annotated[str, StringConstraints(max_length=MAX_TITLE_CHARACTERS)] | None = None
     abstract: Annotated[str, StringConstraints(max_length=MAX_ABSTRACT_CHARACTERS)]
@@ -97,7 +99,7 @@ class Abstract(Payload):
 
 
 class Answer(Payload):
-    """One question answered. ``confidence`` is the calibrated probability of ``label``."""
+    """The answer to one question. ``confidence`` is the calibrated probability of ``label``."""
 
     label: NonEmpty
     confidence: Probability
@@ -113,12 +115,14 @@ class Answer(Payload):
 
 
 class Review(Payload):
+    """Whether a person should check the answers, and why."""
+
     required: bool
     reason: str | None = None
 
 
 class ModelReceipt(Payload):
-    """Exactly which model answered. ``adapter`` is null for the bare base."""
+    """Identifies the model that answered. ``adapter`` is null if it was the base model without an adapter."""
 
     base: NonEmpty
     base_revision: NonEmpty
@@ -131,7 +135,7 @@ class ModelReceipt(Payload):
 
 
 class InputReceipt(Payload):
-    """Exactly what was read: ``text_digest`` is of title and abstract in the form of the prompt, before any cut."""
+    """Identifies the input. ``text_digest`` covers title and abstract as in the prompt, before any truncation."""
 
     entry_id: NonEmpty
     text_digest: Digest
@@ -140,7 +144,7 @@ class InputReceipt(Payload):
 
 
 class Timing(Payload):
-    """``queued_ms`` from submission to a worker's hands; ``inference_ms`` of the whole batch."""
+    """How long it took: ``queued_ms`` until a worker read the abstract, ``inference_ms`` for the whole batch."""
 
     queued_ms: Milliseconds
     inference_ms: Milliseconds
@@ -148,6 +152,8 @@ class Timing(Payload):
 
 
 class Prediction(Payload):
+    """The classification of an abstract: an answer to every question asked."""
+
     answers: dict[str, Answer]
     review: Review
     model: ModelReceipt
@@ -160,7 +166,7 @@ class Prediction(Payload):
 
 
 class OriginalEntry(Payload):
-    """The refused entry. Values are base64 if one of them is not UTF-8; ``fields`` are empty if they are very large."""
+    """The refused entry. All values are base64 if one is not UTF-8. ``fields`` is empty if it could not be kept."""
 
     stream: NonEmpty
     entry_id: NonEmpty
@@ -169,6 +175,8 @@ class OriginalEntry(Payload):
 
 
 class Refusal(Payload):
+    """Why an abstract was not classified. If ``retryable``, submitting it again unchanged may succeed."""
+
     reason: RefusalReason
     message: NonEmpty
     deliveries: Annotated[int, Field(ge=0)]  # 0 if it was removed before any worker was given it
@@ -182,7 +190,7 @@ class Refusal(Payload):
 
 
 class ArtifactFile(Payload):
-    """A file of an adapter. Check ``path`` with ``artifacts.check_paths`` before writing it to a disk."""
+    """A file of an adapter. Check ``path`` with ``artifacts.check_paths`` before writing it to disk."""
 
     path: NonEmpty
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -190,17 +198,23 @@ class ArtifactFile(Payload):
 
 
 class BaseModelRef(Payload):
+    """The base model that an adapter was trained for."""
+
     id: NonEmpty
     revision: NonEmpty
 
 
 class LoraShape(Payload):
+    """The LoRA hyperparameters of an adapter."""
+
     r: Annotated[int, Field(ge=1)]
     alpha: Annotated[float, Field(gt=0)]
     target_modules: tuple[str, ...]
 
 
 class Metrics(Payload):
+    """Metrics on an evaluation data set, before and after training."""
+
     dataset: NonEmpty
     n: Annotated[int, Field(ge=0)]
     before: dict[str, float]
@@ -208,12 +222,14 @@ class Metrics(Payload):
 
 
 class Gate(Payload):
+    """Whether an adapter passed the rules for its release."""
+
     passed: bool
     rules: tuple[str, ...]
 
 
 class AdapterUpdate(Payload):
-    """A new adapter, or an older one announced again. Its identity is ``digest``, never ``name``."""
+    """An announced adapter, new or old. It is identified by ``digest``, never by ``name``."""
 
     name: NonEmpty
     version: NonEmpty
@@ -234,18 +250,20 @@ class AdapterUpdate(Payload):
 
 
 class Probes(Payload):
+    """How closely an adapter reproduced its golden probes when it was loaded."""
+
     n: Annotated[int, Field(ge=0)]
     max_abs_diff: Annotated[float, Field(ge=0)]
 
 
 class ShadowAnswers(Payload):
-    """How a candidate answered one question, compared with the live adapter, if both were asked it.
+    """How a candidate's answers to one question compare with those of the live adapter.
 
     Attributes:
-        n: number of abstracts.
+        n: number of abstracts for which both answered it.
         same: number of abstracts with the same label.
-        confidence_shift: its mean confidence minus that of the live adapter.
-        flips: live label to the candidate's label to number of abstracts.
+        confidence_shift: the candidate's mean confidence minus that of the live adapter.
+        flips: number of abstracts by the live adapter's label, then by the candidate's.
     """
 
     n: Annotated[int, Field(ge=0)]
@@ -255,7 +273,7 @@ class ShadowAnswers(Payload):
 
 
 class ShadowSummary(Payload):
-    """One worker's results so far for a candidate that scores in the shadow and publishes nothing."""
+    """One worker's results so far for a shadow candidate, which scores abstracts and publishes nothing."""
 
     worker: NonEmpty
     name: NonEmpty
@@ -271,7 +289,7 @@ class ShadowSummary(Payload):
 
 
 class AdapterAnswer(Payload):
-    """What one worker did with an adapter update."""
+    """A worker's response to an adapter update."""
 
     worker: NonEmpty
     name: NonEmpty
@@ -332,6 +350,8 @@ class Event(BaseModel):
 
 
 class AbstractSubmitted(Event):
+    """An abstract was submitted for classification."""
+
     type: Literal["abstream.abstract.submitted.v1"] = "abstream.abstract.submitted.v1"
     data: Abstract
 
@@ -349,7 +369,11 @@ class AbstractSubmitted(Event):
 
 
 class AbstractClassified(Event):
-    """``causationid`` is the submitted event's id, ``sequence`` its stream entry; ``supersedes`` a result's id."""
+    """An abstract was classified.
+
+    ``causationid`` is the id of the submitted event, ``sequence`` the id of its stream entry. ``supersedes`` is the id
+    of an earlier result that this one replaces.
+    """
 
     type: Literal["abstream.abstract.classified.v1"] = "abstream.abstract.classified.v1"
     supersedes: NonEmpty | None = None
@@ -359,26 +383,36 @@ class AbstractClassified(Event):
 
 
 class AbstractRefused(Event):
+    """An abstract could not be classified. ``causationid`` and ``sequence`` are as in a classification."""
+
     type: Literal["abstream.abstract.refused.v1"] = "abstream.abstract.refused.v1"
     data: Refusal
 
 
 class AdapterUpdated(Event):
+    """An adapter was announced to all workers."""
+
     type: Literal["abstream.adapter.updated.v1"] = "abstream.adapter.updated.v1"
     data: AdapterUpdate
 
 
 class AdapterActivated(Event):
+    """A worker serves an announced adapter."""
+
     type: Literal["abstream.adapter.activated.v1"] = "abstream.adapter.activated.v1"
     data: AdapterAnswer
 
 
 class AdapterRejected(Event):
+    """A worker does not serve an announced adapter, for the ``reason`` given, and keeps the previous one."""
+
     type: Literal["abstream.adapter.rejected.v1"] = "abstream.adapter.rejected.v1"
     data: AdapterAnswer
 
 
 class AdapterShadowed(Event):
+    """A worker reports how a shadow candidate compares with the live adapter."""
+
     type: Literal["abstream.adapter.shadowed.v1"] = "abstream.adapter.shadowed.v1"
     data: ShadowSummary
 

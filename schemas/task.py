@@ -22,7 +22,7 @@ LabelName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f<>]{1,60}$")]
 
 
 class Condition(BaseModel):
-    """The answer of an earlier question under which a question is asked."""
+    """Asks a question only if an earlier question was answered with ``label``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class Condition(BaseModel):
 
 
 class Question(BaseModel):
-    """One question with a closed list of labels; ``text`` is how the model is asked."""
+    """A question with a fixed list of labels. ``text`` is its wording in the prompt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +52,7 @@ class Question(BaseModel):
 
 
 class Task(BaseModel):
-    """An ordered list of questions, validated to be consistent."""
+    """An ordered list of questions about an abstract."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

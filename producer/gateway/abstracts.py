@@ -3,10 +3,10 @@
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from ...schemas import Lane, Unavailable
+from ...schemas import Lane
 from ...schemas.streams import Output
 from ..connection import Shard
 from ..formats import Format, Record
@@ -17,24 +17,28 @@ from .door import Door
 from .entries import Entry, read_entries
 from .index import Identity
 from .models import Acceptance, Accepted, Standing
-from .problems import Problem, problem_of
+from .problems import NO_ABSTRACT, Problem, unavailable
 from .sending import Sender
 
 router = APIRouter(tags=["abstracts"])
 
 _DEFAULT_WAIT_SECONDS = 10.0
 
-_SourceOf = Annotated[str | None, Query(description="Of whom; what the client itself sent by default.")]
-InLane = Annotated[Lane, Query(description="`bulk` waits while there is interactive work.")]
+_SourceOf = Annotated[
+    str | None, Query(description="The `source` the abstract was submitted under. Defaults to that of your own token.")
+]
+InLane = Annotated[
+    Lane, Query(description="Priority. `bulk` abstracts are classified when no `interactive` ones are waiting.")
+]
 
 
 @router.post(
     "/v1/abstracts",
     status_code=202,
     operation_id="submitAbstracts",
-    summary="Submit an abstract, a list of them, or a file",
+    summary="Submit abstracts",
     response_model=Accepted | Acceptance,
-    response_description="Taken: `Accepted` for one, `Acceptance` for several.",
+    response_description="Queued: an `Accepted` for one abstract, an `Acceptance` for a list or a file.",
     responses=problems(401, 413, 415, 422, 429, 503),
     openapi_extra=any_abstracts(),
 )
@@ -44,13 +48,17 @@ async def submit(
     source: Caller,
     lane: InLane = "interactive",
     format: Annotated[
-        Format, Query(description="Of a file; by its name and its beginning where it is `auto`.")
+        Format, Query(description="Format of the file. `auto` detects it from the file's name and first bytes.")
     ] = "auto",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """One abstract is answered with its `id` and its entry in the stream. Of several, the good ones are taken, and
-    those that are not are told by their position; it is a problem only where none is good. If Redis fails, the problem
-    names those that were taken in `accepted`, and in `unsure` the ids of those that perhaps were: repeat these ids."""
+    """Queues one abstract, a list of abstracts or the records of a file for classification.
+
+    Invalid records of a list or a file are reported in `problems` by their position, and the valid ones are queued. The
+    request fails only if no record is valid.
+
+    If Redis fails part-way, the 503 response lists the abstracts that were queued in `accepted`, and in `unsure` the
+    ids of those that may have been. Submit the rest again, and those in `unsure` under the same ids."""
     _is_open(door)
     sender = Sender(door, source, lane)
     async with records(request, idempotency_key, format) as brought:
@@ -67,8 +75,8 @@ async def _send_all(sender: Sender, parts: Many, door: Door) -> Response:
     finally:
         door.measurements.broken(len(sender.broken))
     if not sender.accepted:
-        some = "no abstract could be taken: `problems` says why of each"
-        detail = some if sender.broken else "there is no abstract in it"
+        invalid = "None of the abstracts is valid. `problems` lists what is wrong with each of them."
+        detail = invalid if sender.broken else "The request contains no abstracts. Send at least one."
         raise Problem(422, "invalid", detail, problems=sender.outcome()["problems"])
     return JSONResponse(sender.outcome(), 202)
 
@@ -76,34 +84,45 @@ async def _send_all(sender: Sender, parts: Many, door: Door) -> Response:
 @router.get(
     "/v1/abstracts/{id:path}",
     operation_id="getAbstract",
-    summary="How an abstract stands",
+    summary="Get the status of an abstract",
     response_model=Standing,
+    response_description="The status and, once there is one, the result.",
     responses=problems(401, 404, 410, 422, 503),
 )
-async def look_up(door: OfDoor, caller: Caller, id: str, source: _SourceOf = None) -> Response:
-    """Known are abstracts that came through a gateway, for a week until they are answered and two days from then on."""
+async def look_up(
+    door: OfDoor,
+    caller: Caller,
+    id: Annotated[str, Path(description="The id of the abstract, percent-encoded.")],
+    source: _SourceOf = None,
+) -> Response:
+    """Returns whether an abstract is queued, done or refused, with its prediction or refusal.
+
+    Covers abstracts submitted through any gateway, for one week after submission and for two days after the result.
+    Older results can be found with `GET /v1/predictions`."""
     identity = Identity(source or caller, id)
     standing = await door.index.find(identity)
     if standing is None:
-        detail = "no abstract with this id was sent here lately: send it, or look through /v1/predictions"
-        raise Problem(404, "not-found", detail)
+        raise Problem(404, "not-found", NO_ABSTRACT)
     answered = standing.answered
     if answered is None or not answered.settles(standing.submitted):
         return JSONResponse(_queued(id, standing.submitted))
     entry = await _entry(door.shard_of(id), answered.output, answered.entry_id)
     if entry is None:
-        raise Problem(410, "trimmed", f"it was answered by entry {answered.entry_id}, which is no longer kept")
+        raise Problem(410, "trimmed", f"The result, entry {answered.entry_id}, is no longer kept.")
     return JSONResponse(_settled(id, entry, standing.submitted))
 
 
 @router.post(
     "/v1/classify",
     operation_id="classifyAbstract",
-    summary="Submit an abstract and wait for its result",
+    summary="Classify an abstract",
     response_model=Standing,
-    response_description="It is done or refused.",
+    response_description="The abstract was classified or refused.",
     responses={
-        202: {"model": Standing, "description": "No result in time; `Location` is where to look for it later."},
+        202: {
+            "model": Standing,
+            "description": "No result in time. Get it later from the URL in `Location`.",
+        },
         **problems(401, 413, 415, 422, 429, 503),
     },
     openapi_extra=one_abstract(),
@@ -113,12 +132,14 @@ async def classify(
     door: OfDoor,
     source: Caller,
     lane: InLane = "interactive",
-    wait_seconds: Annotated[float, Query(gt=0, description="Longest wait; the gateway has a limit of its own.")] = (
-        _DEFAULT_WAIT_SECONDS
-    ),
+    wait_seconds: Annotated[
+        float, Query(gt=0, description="Seconds to wait for the result, at most the gateway's `--max-wait-seconds`.")
+    ] = _DEFAULT_WAIT_SECONDS,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """An abstract that was answered already, under the same id, has its result at once."""
+    """Submits one abstract and waits for its result.
+
+    If there is already a prediction for this `id`, it is returned at once."""
     _is_open(door)
     record = await one_record(request, idempotency_key)
     identity = Identity(source, record.id)
@@ -161,7 +182,7 @@ def _settled(id: str, entry: Entry, entry_id: str | None) -> dict[str, Any]:
 
 def _is_open(door: Door) -> None:
     if door.ending:
-        raise problem_of(Unavailable("ending"))
+        raise unavailable("The gateway is shutting down. Try again, or use another gateway.")
 
 
 def _address(id: str) -> str:

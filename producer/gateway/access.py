@@ -6,11 +6,11 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from .door import Door
-from .problems import Problem
+from .problems import INVALID_TOKEN, NO_TOKEN, Problem
 
 _bearer = HTTPBearer(
     scheme_name="token",
-    description="A token of the gateway's `--tokens-file`; where it was started without one, none is asked for.",
+    description="A token from the gateway's `--tokens-file`. Not required if the gateway was started without one.",
     auto_error=False,
 )
 
@@ -33,9 +33,8 @@ async def _caller(door: OfDoor, credentials: Annotated[HTTPAuthorizationCredenti
         return door.config.source
     owner = door.tokens.owner(credentials.credentials) if credentials else None
     if owner is None:
-        said = "this token is not known" if credentials else "a token is asked for"
-        challenge = {"WWW-Authenticate": "Bearer"}
-        raise Problem(401, "token", f"{said}: send `Authorization: Bearer TOKEN`", headers=challenge)
+        said = INVALID_TOKEN if credentials else NO_TOKEN
+        raise Problem(401, "token", said, headers={"WWW-Authenticate": "Bearer"})
     return f"{door.config.source}:{owner}" if owner else door.config.source
 
 

@@ -21,11 +21,14 @@ router = APIRouter(tags=["adapters"])
 @router.get(
     "/v1/adapters",
     operation_id="getAdapters",
-    summary="Live and known adapters, and which worker serves which",
+    summary="List adapters",
+    response_description="The adapters and the workers' responses.",
     responses=problems(401, 503),
 )
 async def adapters(door: OfDoor, _: Caller) -> Adapters:
-    """A worker is known by its last answer; whether it is still at work, the answer does not tell."""
+    """Returns the live adapter, all announced adapters, and the adapter that each worker serves.
+
+    A worker is listed by its last response to an announcement, even if it has stopped since."""
     updates = await _events(door, "adapters")
     known = [Announced(entry_id, event) for entry_id, event in updates if isinstance(event, AdapterUpdated)]
     order = Order()

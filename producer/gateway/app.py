@@ -19,11 +19,11 @@ from .measuring import Measured
 from .problems import answer_with_problems
 
 _TAGS = [
-    {"name": "abstracts", "description": "Abstracts in, and how they stand."},
-    {"name": "predictions", "description": "Results out."},
-    {"name": "refusals", "description": "What could not be answered."},
-    {"name": "adapters", "description": "Which model answers."},
-    {"name": "operations", "description": "The gateway itself; no token is asked for here."},
+    {"name": "abstracts", "description": "Submit abstracts and get their status."},
+    {"name": "predictions", "description": "Read results, in pages or as a stream."},
+    {"name": "refusals", "description": "List abstracts that could not be classified, and replay them."},
+    {"name": "adapters", "description": "See which LoRA adapters are announced, and which one each worker serves."},
+    {"name": "operations", "description": "Health, metrics and documentation of the gateway. No token required."},
 ]
 
 

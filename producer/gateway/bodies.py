@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from ...schemas import Abstract, Malformed
 from ..formats import Broken, Format, Record, read_from
 from .models import MAX_ID_CHARACTERS
-from .problems import Problem
+from .problems import NOT_JSON, Problem
 
 CHUNK = 256  # records at a time
 _SPOOLED_BYTES = 1 << 20  # larger files are kept on disk
@@ -27,7 +27,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=MAX_ID_CHARACTERS,
-        description="The id of the one abstract that is sent.",
+        description="The `id` of the abstract, so that a retry is not classified twice. Only for a single abstract.",
     ),
 ]
 
@@ -44,7 +44,7 @@ async def one_record(request: Request, key: str | None) -> Record:
     """
     values = await _json(request)
     if not isinstance(values, dict):
-        raise Problem(422, "invalid", f"send one abstract as a JSON object, not a {type(values).__name__}")
+        raise Problem(422, "invalid", f"Send one abstract as a JSON object, not as a {type(values).__name__}.")
     return _record(values, key)
 
 
@@ -78,7 +78,7 @@ async def _parts(found: Iterator[Record | Broken]) -> Many:
 
 def _listed(values: list[Any]) -> Iterator[Record | Broken]:
     if not values:
-        raise Problem(422, "invalid", "the list is empty: send at least one abstract")
+        raise Problem(422, "invalid", "The list is empty. Send at least one abstract.")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
             yield Broken(str(number), f"is a JSON {type(value).__name__}, not an object")
@@ -93,24 +93,22 @@ def _record(values: dict[str, Any], key: str | None) -> Record:
     values = {"abstract": ""} | values
     own = values.pop("id", None)
     if own is not None and not (isinstance(own, str) and 0 < len(own) <= MAX_ID_CHARACTERS):
-        raise Problem(422, "invalid", f"id: send a text of 1 to {MAX_ID_CHARACTERS} characters, or leave it out")
+        raise Problem(422, "invalid", f"`id` must be a string of 1 to {MAX_ID_CHARACTERS} characters, or be omitted.")
     if key and own and key != own:
-        raise Problem(
-            422, "invalid", "Idempotency-Key is the abstract's id, and the body has another: send one of them"
-        )
+        raise Problem(422, "invalid", "`Idempotency-Key` and the `id` in the body differ. Send only one of them.")
     return Record(key or own or str(uuid4()), Abstract.parse(values))
 
 
 async def _json(request: Request) -> Any:
     body = await request.body()
     if not _is_json(_media_type(request.headers)):
-        raise Problem(415, "unknown-format", "send JSON, with `Content-Type: application/json`")
+        raise Problem(415, "unknown-format", NOT_JSON)
     try:
         if len(body) < _SPOOLED_BYTES:
             return from_json(body, allow_inf_nan=False)
         return await to_thread(from_json, body, allow_inf_nan=False)
     except ValueError as error:
-        raise Problem(422, "undecodable", f"the body is not JSON: {error}") from None
+        raise Problem(422, "undecodable", f"The body is not valid JSON: {error}.") from None
 
 
 @asynccontextmanager
@@ -120,7 +118,7 @@ async def _file(request: Request, media_type: str) -> AsyncIterator[tuple[Binary
         async with request.form(max_files=1) as form:
             uploads = [value for value in form.values() if isinstance(value, UploadFile)]
             if not uploads:
-                raise Problem(422, "invalid", "the form has no file: send one, such as `curl -F file=@export.ris`")
+                raise Problem(422, "invalid", "The form has no file. Send one, as with `curl -F file=@export.ris`.")
             yield uploads[0].file, uploads[0].filename or "the file"
         return
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as file:
@@ -132,7 +130,7 @@ async def _file(request: Request, media_type: str) -> AsyncIterator[tuple[Binary
 
 def _no_key(key: str | None) -> None:
     if key is not None:
-        raise Problem(422, "invalid", "Idempotency-Key is for one abstract: give each of several an `id` of its own")
+        raise Problem(422, "invalid", "`Idempotency-Key` is for a single abstract. Give each its own `id` instead.")
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

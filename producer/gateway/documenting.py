@@ -1,58 +1,103 @@
 """The parts of the OpenAPI document that FastAPI cannot derive from the code: problems and bodies."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from .models import EXAMPLE, NewAbstract
-from .problems import MEDIA_TYPE, ProblemDetails, details
+from .problems import (
+    FOREIGN,
+    MEDIA_TYPE,
+    NO_ABSTRACT,
+    NO_REFUSAL,
+    NO_TOKEN,
+    NOT_JSON,
+    OTHER_SHARDS,
+    UNREACHABLE,
+    ProblemDetails,
+    details,
+)
 
 _REF = "#/components/schemas/"
-_PROBLEMS = {
-    401: "No token, or one that is not known.",
-    403: "Sent by a page in a browser that may not ask.",
-    404: "There is no such thing.",
-    409: "It does not fit what is there: the place is one among another number of shards, or the original is gone.",
-    410: "It was there, and is no longer kept.",
-    413: "The request is too large.",
-    415: "No format that is read here.",
-    422: "Something is wrong with what was sent.",
-    429: "Too many abstracts wait; `Retry-After` says when to try again.",
-    503: "Redis is away, or the gateway is ending; `Retry-After` says when to try again.",
+_Described = tuple[str, str, str]
+"""What a status means, and an example: its kind and its detail."""
+
+_PROBLEMS: dict[int, _Described] = {
+    401: ("The token is missing or not valid.", "token", NO_TOKEN),
+    403: ("Without tokens, requests from other web pages and host names are rejected.", "foreign", FOREIGN),
+    404: ("No such abstract was submitted recently.", "not-found", NO_ABSTRACT),
+    410: ("The result is no longer kept.", "trimmed", "The result, entry 1700000000000-0, is no longer kept."),
+    413: (
+        "The request is too large. Split it into several.",
+        "too-large",
+        "The request is larger than 67108864 bytes. Split it into several requests.",
+    ),
+    415: ("The format of the body is not supported.", "unknown-format", NOT_JSON),
+    422: (
+        "The request is not valid. `detail` says what to correct.",
+        "invalid",
+        "title and abstract are both empty: send at least one of them",
+    ),
+    429: (
+        "Too many abstracts are waiting. Try again after the seconds in `Retry-After`.",
+        "backlog-full",
+        "1000000 abstracts are already waiting. Try again in 30 seconds.",
+    ),
+    503: (
+        "Redis is unreachable, or the gateway is shutting down. Try again after the seconds in `Retry-After`.",
+        "unavailable",
+        UNREACHABLE,
+    ),
 }
-_EXAMPLES = {
-    401: ("token", "a token is asked for: send `Authorization: Bearer TOKEN`"),
-    403: ("foreign", "without tokens only this machine is answered: start with --tokens-file"),
-    404: ("not-found", "there is nothing at this address: see /docs"),
-    410: ("trimmed", "it was answered by entry 1700000000000-0, which is no longer kept"),
-    413: ("too-large", "a request has at most 67108864 bytes: send the abstracts in several"),
-    415: ("unknown-format", "send JSON, with `Content-Type: application/json`"),
-    422: ("invalid", "title and abstract are both empty: send at least one of them"),
-    429: ("backlog-full", "1000000 abstracts wait already: try again in 30 s"),
-    503: ("unavailable", "Redis does not answer: try again with the same ids, each abstract is answered once"),
+_About = Literal["abstract", "page", "refusal"]
+_OF: dict[_About, dict[int, _Described]] = {
+    "abstract": {},
+    "page": {
+        409: ("The cursor is for another number of shards.", "other-shards", OTHER_SHARDS),
+        422: (
+            "A parameter is not valid. `errors` lists what to correct.",
+            "parameters",
+            "limit: Input should be greater than or equal to 1",
+        ),
+    },
+    "refusal": {
+        404: ("There is no such refusal.", "not-found", NO_REFUSAL),
+        409: (
+            "The original is no longer available. Submit the abstract again.",
+            "not-replayable",
+            "The refusal cannot be replayed: its original was trimmed before it was read, or is too large to be kept: "
+            "publish it again.",
+        ),
+        422: ("The entry id is not valid.", "parameters", "entry_id: String should match pattern '^[0-9]{1,19}(…)?$'"),
+    },
 }
-_CONFLICTS = {
-    "other-shards": "the place '1700000000000-0,0-0' is one in 2 shards, and there are 3: see --shards",
-    "not-replayable": "its entry was gone before it was read, or too large to be kept: publish it again",
-}
+
 _JSON, _RAW = "application/json", {"schema": {"type": "string", "format": "binary"}}
 
 DESCRIPTION = """\
-Submit biomedical abstracts, and read what cancer, if any, each is about.
+Classify biomedical abstracts: whether each is about cancer, and about which type.
 
-Events are CloudEvents 1.0, the same as in the Redis streams; `/asyncapi.json` describes those. Errors are problems of
-RFC 9457 that say what to do. An abstract is known by its client and its `id`: to send it again is always safe."""
+Submit abstracts with `POST /v1/abstracts`, and read the results in pages or as a stream. To wait for the result of a
+single abstract, use `POST /v1/classify`.
+
+**Retries.** An abstract is identified by its client and its `id`. Submitting it again within a day is safe: it is
+classified once.
+
+**Errors.** All errors are RFC 9457 problem details. `type` identifies the error, and `detail` says what to do.
+
+**Events.** Predictions and refusals are CloudEvents 1.0, as in the Redis streams that `/asyncapi.json` describes."""
 
 
-def problems(*statuses: int, conflict: str = "other-shards") -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route for these problems; ``conflict`` is the kind of its 409."""
-    examples = {**_EXAMPLES, 409: (conflict, _CONFLICTS[conflict])}
-    return {
-        status: {"description": _PROBLEMS[status], "content": _problem(details(status, *examples[status]))}
-        for status in sorted({403, *statuses})
-    }
+def problems(*statuses: int, of: _About = "abstract") -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route for these problems; ``of`` is what the route is about."""
+    known = _PROBLEMS | _OF[of]
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({403, *statuses}):
+        description, *example = known[status]
+        responses[status] = {"description": description, "content": _problem(details(status, *example))}
+    return responses
 
 
 def _problem(example: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +115,13 @@ def any_abstracts() -> dict[str, Any]:
     one = {"$ref": f"{_REF}NewAbstract"}
     examples = {
         "one": {"summary": "One abstract", "value": EXAMPLE},
-        "many": {"summary": "A list", "value": [EXAMPLE, {"abstract": "Sleep and mood in 40 students."}]},
+        "many": {"summary": "A list of abstracts", "value": [EXAMPLE, {"abstract": "Sleep and mood in 40 students."}]},
     }
     upload = {"type": "object", "properties": {"file": _RAW["schema"]}, "required": ["file"]}
     return {
         "requestBody": {
             "required": True,
-            "description": "An abstract, a list of them, or a file: as a form field, or as it is with its media type.",
+            "description": "One abstract or a list as JSON, or a file as a form field or as the body.",
             "content": {
                 _JSON: {"schema": {"anyOf": [one, {"type": "array", "items": one}]}, "examples": examples},
                 "multipart/form-data": {"schema": upload},

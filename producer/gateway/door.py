@@ -13,7 +13,7 @@ from ..replaying import Refusals
 from .config import GatewayConfig
 from .index import Index
 from .measuring import Measurements
-from .problems import Problem
+from .problems import OTHER_SHARDS, Problem
 from .reading import Reader
 from .tail import Tail
 from .tokens import Tokens
@@ -76,7 +76,7 @@ class Door:
         try:
             return parse(cursor, len(self.shards))
         except AbstreamError as error:
-            raise Problem(409, "other-shards", str(error)) from error
+            raise Problem(409, "other-shards", OTHER_SHARDS) from error
 
     def publisher(self, source: str) -> Publisher:
         """The publisher of one client's abstracts."""

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .config import is_loopback
-from .problems import Problem
+from .problems import FOREIGN, Problem
 
 
 class BodyLimit:
@@ -38,7 +38,7 @@ class BodyLimit:
         await self._app(scope, receiving, send)
 
     def _problem(self) -> Problem:
-        detail = f"a request has at most {self._max_bytes} bytes: send the abstracts in several"
+        detail = f"The request is larger than {self._max_bytes} bytes. Split it into several requests."
         # Do not wait for the rest of the body.
         return Problem(413, "too-large", detail, headers={"Connection": "close"}, limit=self._max_bytes)
 
@@ -55,10 +55,7 @@ class OwnPagesOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._is_foreign(Headers(scope=scope)):
-            detail = (
-                "without tokens only this machine is answered, and pages of --cors-origin: start with --tokens-file"
-            )
-            await Problem(403, "foreign", detail).response()(scope, receive, send)
+            await Problem(403, "foreign", FOREIGN).response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

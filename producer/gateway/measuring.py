@@ -20,19 +20,19 @@ class Measurements:
     def __init__(self, version: str, tail: Tail, waiting: Waiting) -> None:
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "abstream_gateway_requests", "Requests answered", ["method", "route", "status"], registry=registry
+            "abstream_gateway_requests", "HTTP requests", ["method", "route", "status"], registry=registry
         )
         self._seconds = Histogram(
-            "abstream_gateway_request_seconds", "Until an answer begins", ["method", "route"],
+            "abstream_gateway_request_seconds", "Seconds until the response starts", ["method", "route"],
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._taken = Counter("abstream_gateway_abstracts", "Abstracts taken", ["lane"], registry=registry)
-        self._broken = Counter("abstream_gateway_broken_records", "Records not taken", registry=registry)
-        subscribers = Gauge("abstream_gateway_subscribers", "Streams of predictions now", registry=registry)
+        self._taken = Counter("abstream_gateway_abstracts", "Abstracts accepted", ["lane"], registry=registry)
+        self._broken = Counter("abstream_gateway_broken_records", "Records rejected as invalid", registry=registry)
+        subscribers = Gauge("abstream_gateway_subscribers", "Open streams of predictions", registry=registry)
         subscribers.set_function(lambda: tail.subscribers)
-        waits = Gauge("abstream_gateway_waiting", "Requests that wait for a result now", registry=registry)
+        waits = Gauge("abstream_gateway_waiting", "Requests waiting for a result", registry=registry)
         waits.set_function(lambda: len(waiting))
-        build = Gauge("abstream_build_info", "1, with the version", ["version"], registry=registry)
+        build = Gauge("abstream_build_info", "Always 1, labelled with the version", ["version"], registry=registry)
         build.labels(version).set(1)
 
     def taken(self, lane: str, count: int) -> None:

@@ -18,26 +18,39 @@ router = APIRouter(tags=["operations"])
 _ASYNCAPI = files("abstream.schemas.exported") / "asyncapi.json"
 
 
-@router.get("/healthz", operation_id="getHealth", summary="Whether to leave it running", responses=problems(503))
+@router.get(
+    "/healthz",
+    operation_id="getHealth",
+    summary="Check liveness",
+    response_description="The gateway is alive.",
+    responses=problems(503),
+)
 async def health(door: OfDoor) -> Health:
-    """Fails only where a restart would help."""
+    """Returns 503 only if restarting the gateway would help. Use it as a liveness probe."""
     if not door.reads:
-        raise unavailable("nothing reads results any more: restart the gateway")
+        raise unavailable("The gateway has stopped reading results. Restart it.")
     return Health(alive=True)
 
 
-@router.get("/readyz", operation_id="getReadiness", summary="Whether to send it requests", responses=problems(503))
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Check readiness",
+    response_description="The gateway is ready for requests.",
+    responses=problems(503),
+)
 async def ready(door: OfDoor) -> Readiness:
-    """Fails while Redis is away and while the gateway ends."""
+    """Returns 503 while Redis is unreachable and while the gateway is shutting down. Use it as a readiness probe."""
     checks = {
         "redis": await _redis(door),
-        "results": Check(ok=door.tail.newest is not None and door.reads, detail="are read as they come"),
-        "intake": Check(ok=not door.ending, detail="is open until the gateway is told to end"),
+        "results": _results(door),
+        "intake": Check(ok=not door.ending, detail="The gateway is shutting down." if door.ending else "Open."),
     }
     if not all(check.ok for check in checks.values()):
         without = ", ".join(name for name, check in checks.items() if not check.ok)
         said = {name: check.model_dump() for name, check in checks.items()}
-        raise Problem(503, "not-ready", f"not ready: {without}", headers={"Retry-After": "5"}, checks=said)
+        detail = f"The gateway is not ready. Failing checks: {without}."
+        raise Problem(503, "not-ready", detail, headers={"Retry-After": "5"}, checks=said)
     return Readiness(ready=True, checks=checks)
 
 
@@ -45,19 +58,25 @@ async def _redis(door: OfDoor) -> Check:
     try:
         await asyncio.gather(*(shard.redis.ping() for shard in door.shards))
     except RedisError as error:
-        return Check(ok=False, detail=f"does not answer ({type(error).__name__}): bring it back")
-    return Check(ok=True, detail="answers")
+        return Check(ok=False, detail=f"Redis is unreachable ({type(error).__name__}).")
+    return Check(ok=True, detail="Redis is reachable.")
+
+
+def _results(door: OfDoor) -> Check:
+    reading = door.tail.newest is not None and door.reads
+    return Check(ok=reading, detail="Results are being read." if reading else "Results are not being read.")
 
 
 @router.get(
     "/metrics",
     operation_id="getMetrics",
-    summary="For Prometheus",
+    summary="Get metrics",
     response_class=Response,
+    response_description="The metrics in the text format of Prometheus.",
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
 )
 async def metrics(door: OfDoor) -> Response:
-    """Counts and times of requests, and what is not answered yet; no ids and no texts."""
+    """Returns metrics for Prometheus: requests, latencies and the backlog. They contain no ids and no texts."""
     said = await asyncio.to_thread(generate_latest, door.measurements.registry)  # gauges may ask Redis
     return Response(said, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -65,10 +84,11 @@ async def metrics(door: OfDoor) -> Response:
 @router.get(
     "/asyncapi.json",
     operation_id="getAsyncApi",
-    summary="The streams in Redis, as AsyncAPI 3",
+    summary="Get the AsyncAPI document",
+    response_description="The AsyncAPI 3 document.",
     responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}, **problems()},
     response_class=Response,
 )
 async def asyncapi() -> Response:
-    """What the gateway stands before."""
+    """Describes the Redis streams behind the gateway, and their messages."""
     return Response(_ASYNCAPI.read_bytes(), media_type="application/json")

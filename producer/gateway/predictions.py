@@ -28,7 +28,7 @@ _RETRY = b"retry: 2000\n\n"  # milliseconds until a browser reconnects
 _SENT = {
     "type": "object",
     "properties": {
-        "id": {"type": "string", "description": "The entry id."},
+        "id": {"type": "string", "description": "The cursor after this prediction. With one shard, its entry id."},
         "event": {"const": "prediction"},
         "data": {
             "type": "string",
@@ -39,20 +39,29 @@ _SENT = {
     },
 }
 
-After = Annotated[Cursor, Query(description="What `next` said, or an entry id; `0` is the beginning.")]
+After = Annotated[
+    Cursor, Query(description="Cursor: `next` of the previous page, or an entry id. `0` starts with the oldest entry.")
+]
 
 
 @router.get(
     "/v1/predictions",
     operation_id="listPredictions",
-    summary="A page of predictions",
+    summary="List predictions",
     response_model=PredictionPage,
-    responses=problems(401, 409, 422, 503),
+    response_description="A page of predictions.",
+    responses=problems(401, 409, 422, 503, of="page"),
 )
 async def page(
-    door: OfDoor, _: Caller, after: After = "0", limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    door: OfDoor,
+    _: Caller,
+    after: After = "0",
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of predictions.")] = 100,
 ) -> Response:
-    """Oldest first. Keep `next` and ask for what is `after` it; a page without predictions is the end for now."""
+    """Returns predictions, oldest first.
+
+    To get the next page, pass `next` as `after`. A page without predictions means that there are no newer ones yet:
+    keep `next` and try again later. A page may hold fewer than `limit` predictions."""
     begin = place = door.place(after)
     entries: list[bytes] = []
     taken = size = 0
@@ -82,11 +91,11 @@ async def _oldest_after(door: Door, place: Place, count: int) -> list[tuple[int,
 @router.get(
     "/v1/predictions/stream",
     operation_id="streamPredictions",
-    summary="Predictions as they come (server-sent events)",
+    summary="Stream predictions",
     response_class=Response,
     responses={
         200: {
-            "description": "Events named `prediction`: `id` is the entry id, `data` the event as JSON.",
+            "description": "Server-sent events named `prediction`. `data` is the prediction as a JSON CloudEvent.",
             "content": {
                 "text/event-stream": {
                     "schema": _SENT,
@@ -94,24 +103,30 @@ async def _oldest_after(door: Door, place: Place, count: int) -> list[tuple[int,
                 }
             },
         },
-        **problems(401, 409, 422, 503),
+        **problems(401, 409, 422, 503, of="page"),
     },
 )
 async def stream(
     door: OfDoor,
     _: Caller,
-    after: Annotated[Cursor | None, Query(description="As `Last-Event-ID`, for the first time.")] = None,
+    after: Annotated[
+        Cursor | None,
+        Query(description="Cursor to start after; ignored with `Last-Event-ID`. Defaults to new predictions only."),
+    ] = None,
     last_event_id: Annotated[
-        Cursor | None, Header(alias="Last-Event-ID", description="The last event that was seen; now by default.")
+        Cursor | None,
+        Header(alias="Last-Event-ID", description="Id of the last event received. Browsers send it to reconnect."),
     ] = None,
 ) -> Response:
-    """Begins after an entry, and goes on until the client leaves or the gateway ends; then ask again with
-    `Last-Event-ID`, at any gateway. Nothing is left out that is still in the stream, and nothing comes twice."""
+    """Streams predictions as server-sent events, until the client disconnects or the gateway shuts down.
+
+    To resume, connect to any gateway with the id of the last event in `Last-Event-ID`. Every prediction that is still
+    kept is sent exactly once."""
     newest = door.tail.newest
     if door.ending or newest is None:
-        raise unavailable("the gateway is ending, or Redis does not answer: try again")
+        raise unavailable("The gateway is shutting down, or Redis is unreachable. Try again.")
     if door.tail.subscribers >= door.config.max_subscribers:
-        raise unavailable(f"there are {door.config.max_subscribers} streams already: try again, or ask another gateway")
+        raise unavailable(f"All {door.config.max_subscribers} streams are in use. Try again, or use another gateway.")
     begin = last_event_id or after
     return EventStream(door, door.place(begin) if begin else newest)
 

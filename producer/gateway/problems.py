@@ -21,11 +21,24 @@ MEDIA_TYPE = "application/problem+json"
 _AGAIN_SECONDS = 5
 _RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}  # by RFC 9110; Python's names are older before 3.13
 
+# Details that are also examples in the OpenAPI document.
+NO_TOKEN = "This request requires a token. Send `Authorization: Bearer TOKEN`."
+INVALID_TOKEN = "This token is not valid. Send `Authorization: Bearer TOKEN` with a token of this gateway."
+FOREIGN = (
+    "Without tokens, this gateway can only be called from its own machine and from web pages that `--cors-origin` "
+    "allows. To allow others, start it with `--tokens-file`."
+)
+NO_ABSTRACT = "No abstract with this id was submitted recently. Submit it, or look for its result in /v1/predictions."
+NO_REFUSAL = "There is no refusal with this entry id, or it is no longer kept. See /v1/refusals."
+OTHER_SHARDS = "The cursor is for another number of shards. Start again with a single entry id, or with `0`."
+NOT_JSON = "Send JSON, with `Content-Type: application/json`."
+UNREACHABLE = "Redis is unreachable. Try again with the same ids: no abstract is classified twice."
+
 log = structlog.get_logger()
 
 
 class ProblemDetails(BaseModel):
-    """What went wrong, and what to do (RFC 9457)."""
+    """An error, as RFC 9457 problem details."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -39,10 +52,10 @@ class ProblemDetails(BaseModel):
         },
     )
 
-    type: str = Field(description="Which kind it is; a name, not an address.")
-    title: str
-    status: int
-    detail: str = Field(description="For people: what to do.")
+    type: str = Field(description="Kind of error, as a URN. Use it to tell errors apart in programs.")
+    title: str = Field(description="The name of the HTTP status.")
+    status: int = Field(description="The HTTP status code.")
+    detail: str = Field(description="What went wrong and what to do, for people. The wording may change.")
 
 
 class Problem(Exception):
@@ -119,16 +132,23 @@ def problem_of(error: Exception) -> Problem:
         return Problem(422, error.reason, error.message)
     if isinstance(error, UnknownFormat):
         known = ", ".join(FORMATS)
-        detail = f"nothing tells the format of the file: say it with `?format=`, one of {known}; or send JSON"
+        detail = f"The format of the file could not be detected. Set `?format=` to one of {known}, or send JSON."
         return Problem(415, "unknown-format", detail)
     if isinstance(error, MissingLibrary):
-        return Problem(415, "unknown-format", str(error))
+        return Problem(415, "unknown-format", f"This gateway cannot read this format ({error}).")
     if isinstance(error, BacklogFull):
-        seconds = {"Retry-After": f"{error.retry_after_seconds:.0f}"}
-        return Problem(429, "backlog-full", str(error), headers=seconds, waiting=error.waiting, limit=error.limit)
+        return _backlog_full(error)
     if isinstance(error, Unavailable | RedisError):
-        return unavailable("Redis does not answer: try again with the same ids, each abstract is answered once")
-    return Problem(500, "internal", "the gateway failed: try again; its log says why")
+        return unavailable(UNREACHABLE)
+    return Problem(500, "internal", "An internal error occurred. Try again. The gateway's log has the details.")
+
+
+def _backlog_full(error: BacklogFull) -> Problem:
+    seconds = f"{error.retry_after_seconds:.0f}"
+    full = "Redis is out of memory." if error.waiting is None else f"{error.waiting} abstracts are already waiting."
+    detail = f"{full} Try again in {seconds} seconds."
+    headers = {"Retry-After": seconds}
+    return Problem(429, "backlog-full", detail, headers=headers, waiting=error.waiting, limit=error.limit)
 
 
 def unavailable(detail: str) -> Problem:
@@ -139,8 +159,8 @@ def unavailable(detail: str) -> Problem:
 def _of_http(error: HTTPException) -> Problem:
     """The problem for an error of the framework, with a more helpful message where we have one."""
     kind, detail = {
-        404: ("not-found", "there is nothing at this address: see /docs"),
-        405: ("method-not-allowed", "this address does not take this method: see /docs"),
+        404: ("not-found", "There is no resource at this path. See /docs."),
+        405: ("method-not-allowed", "This path does not support this method. See /docs."),
     }.get(error.status_code, ("request", str(error.detail)))
     return Problem(error.status_code, kind, detail, headers=error.headers)
 

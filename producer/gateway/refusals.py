@@ -10,8 +10,9 @@ from ..replaying import Refused
 from ..shipping import Published
 from .access import Caller, OfDoor
 from .documenting import problems
-from .models import Cursor, EntryId, RefusalPage, Replayed
-from .problems import Problem
+from .models import EntryId, RefusalPage, Replayed
+from .predictions import After
+from .problems import NO_REFUSAL, Problem
 
 router = APIRouter(tags=["refusals"])
 
@@ -22,17 +23,21 @@ _AT_A_TIME = 8  # each holds its whole original, and may have megabytes
 @router.get(
     "/v1/refusals",
     operation_id="listRefusals",
-    summary="A page of refusals",
+    summary="List refusals",
     response_model=RefusalPage,
-    responses=problems(401, 409, 422, 503),
+    response_description="A page of refusals.",
+    responses=problems(401, 409, 422, 503, of="page"),
 )
 async def page(
     door: OfDoor,
     _: Caller,
-    after: Annotated[Cursor, Query(description="What `next` said, or an entry id; `0` is the beginning.")] = "0",
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: After = "0",
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of refusals.")] = 20,
 ) -> Response:
-    """Oldest first, each with the reason and the whole original. A page ends early where they are large."""
+    """Returns refusals, oldest first, each with its reason and the original entry.
+
+    To get the next page, pass `next` as `after`. A page without refusals means that there are no newer ones yet. A page
+    may hold fewer than `limit` refusals if they are large."""
     door.place(after)
     found: list[bytes] = []
     last: str | None = after
@@ -48,24 +53,24 @@ async def page(
     "/v1/refusals/{entry_id}/replay",
     status_code=202,
     operation_id="replayRefusal",
-    summary="Send what was refused again",
+    summary="Replay a refusal",
     response_model=Replayed,
-    response_description="It was sent again.",
+    response_description="The original was submitted again.",
     responses={
-        200: {"model": Replayed, "description": "It was sent again before, and is not sent twice."},
-        **problems(401, 404, 409, 422, 503, conflict="not-replayable"),
+        200: {"model": Replayed, "description": "It was replayed earlier, and was not submitted again."},
+        **problems(401, 404, 409, 422, 503, of="refusal"),
     },
 )
 async def replay(
-    door: OfDoor, _: Caller, entry_id: Annotated[EntryId, Path(description="The refusal's entry.")]
+    door: OfDoor, _: Caller, entry_id: Annotated[EntryId, Path(description="The `entry_id` of the refusal.")]
 ) -> Response:
-    """Each refusal is replayed once, under the identity of its original."""
+    """Submits the original entry again under the same identity. Each refusal can be replayed once."""
     refused = await door.refusals.at(entry_id)
     if refused is None:
-        raise Problem(404, "not-found", "there is no such refusal, or it is no longer kept: see /v1/refusals")
+        raise Problem(404, "not-found", NO_REFUSAL)
     replayed = await door.refusals.replay(refused)
     if replayed.entry_id is None:
-        raise Problem(409, "not-replayable", replayed.problem or "it cannot be replayed")
+        raise Problem(409, "not-replayable", f"The refusal cannot be replayed: {replayed.problem}.")
     event = refused.event
     if replayed.result == "replayed" and event.causationid and event.causationsource:
         await door.index.submitted(event.causationsource, [Published(event.causationid, replayed.entry_id)])

@@ -67,6 +67,9 @@ class Sender:
         It names their ids: where the client gave none, only under the same ids it can send them again and not twice.
         """
         problem = problem_of(error)
-        problem.detail += "; those in `accepted` were taken, and those in `unsure` perhaps, in their order"
+        problem.detail += (
+            " `accepted` lists the abstracts that were queued, and `unsure` the ids of those that may have been. "
+            "Both are in the order of the request."
+        )
         problem.members |= self.outcome() | {"unsure": [record.id for record in sent]}
         return problem

@@ -59,6 +59,16 @@ def test_every_reference_in_the_asyncapi_document_leads_somewhere(asyncapi):
         reduce(lambda part, name: part[name], reference.split("/"), asyncapi)
 
 
+def test_every_operation_parameter_and_response_of_the_api_is_described():
+    openapi = json.loads(documents()["openapi.json"])
+    operations = [operation for path in openapi["paths"].values() for operation in path.values()]
+    parameters = [parameter for operation in operations for parameter in operation.get("parameters", ())]
+    responses = [response for operation in operations for response in operation["responses"].values()]
+    assert all(operation.get("summary") for operation in operations)
+    assert all(part.get("description") for part in [*operations, *parameters, *responses, *openapi["tags"]])
+    assert "Successful Response" not in {response["description"] for response in responses}  # FastAPI's default
+
+
 def test_a_real_event_is_valid_and_one_without_identity_is_not():
     schema = Draft202012Validator(json.loads(documents()["abstream.abstract.submitted.v1.json"]))
     event = json.loads(AbstractSubmitted(id="1", source="test", data=Abstract(abstract="Text.")).to_json())

@@ -116,8 +116,17 @@ async def test_a_full_backlog_says_when_to_come_again_and_what_was_taken(gateway
     assert int(answer.headers["retry-after"]) > 0
     body = answer.json()
     assert (body["waiting"], body["limit"]) == (256, 256)
+    assert body["detail"].startswith("256 abstracts are already waiting. Try again in ")
     assert [one["id"] for one in body["accepted"]] == [str(number) for number in range(256)]
     assert body["unsure"] == [str(number) for number in range(256, 300)]
+
+
+async def test_a_gateway_that_shuts_down_takes_nothing_and_does_not_blame_redis(listening):
+    async with listening() as gateway:
+        gateway.door.end()
+        answer = await gateway.client.post("/v1/abstracts", json=TAMOXIFEN)
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith("The gateway is shutting down.")
 
 
 @pytest.mark.parametrize("path", ["/v1/abstracts", "/v1/classify"])
