@@ -1,4 +1,4 @@
-"""The Redis users in ``ops/redis/users.acl``: each can do its job and nothing else."""
+"""The Redis users in ``ops/redis/users.acl``: each one can do its job and nothing else."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ OTHERS_JOB = {
 
 @pytest.fixture
 def server(tmp_path):
-    """A server that knows these users, and lets the default one do everything, for the test to look."""
+    """A server with these users; the default user may do everything, for the test's own checks."""
     (tmp_path / "users.acl").write_text(
         USERS.read_text().replace("user default off", "user default on nopass ~* &* +@all")
     )
@@ -84,12 +84,12 @@ def url(server):
 
 
 async def denied(redis: Redis) -> list[str]:
-    """What any user was not let do, but for telling the name of its client, which Redis 6.2 has no right for."""
+    """What any user was denied, except for CLIENT SETNAME, which Redis 6.2 has no separate right for."""
     log = await redis.acl_log()
     return [f"{entry['username']}: {entry['object']}" for entry in log if not entry["object"].startswith("client")]
 
 
-async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream, server):
+async def test_each_user_can_do_its_job(redis, url, make_adapter, tmp_path, abstream, server):
     async with Publisher(url("publisher")) as publisher:
         await publisher.publish(Abstract(title="T", abstract="A."), id="1")
         await publisher.publish(Abstract(title="", abstract="B."), id="2", lane="bulk")
@@ -126,7 +126,7 @@ async def test_each_can_do_its_job(redis, url, make_adapter, tmp_path, abstream,
     assert await denied(redis) == []
 
 
-async def test_a_gateway_can_do_its_job(redis, url, workers):
+async def test_the_gateway_user_can_do_its_job(redis, url, workers):
     gauges = [backlog_gauges(url("gateway"), Shards(SYSTEM.namespace))]
     app = build(url("gateway"), Shards(SYSTEM.namespace), GatewayConfig(), gauges)
     async with app.router.lifespan_context(app), workers.running():
@@ -141,7 +141,7 @@ async def test_a_gateway_can_do_its_job(redis, url, workers):
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_none_can_do_what_is_not_its_job(name, redis, url):
+async def test_no_user_can_do_what_is_not_its_job(name, redis, url):
     client = connect(url(name))
     assert await client.ping()
     for command in map(str.split, filter(str.strip, (NOBODYS_JOB + OTHERS_JOB[name]).splitlines())):
@@ -150,7 +150,7 @@ async def test_none_can_do_what_is_not_its_job(name, redis, url):
     await client.aclose()
 
 
-async def test_each_can_do_its_job_in_every_shard(redis, url):
+async def test_each_user_can_do_its_job_in_every_shard(redis, url):
     names = Shards(SYSTEM.namespace, 2)
     common = {"namespace": names.namespace, "shards": names.count}
     async with Publisher(url("publisher"), **common) as publisher:

@@ -7,7 +7,7 @@ from abstream.schemas import Shards
 from abstream.schemas.streams import from_fields
 
 
-async def test_released_then_served_then_listed(abstream, make_adapter, publisher):
+async def test_a_released_adapter_is_served_and_listed(abstream, make_adapter, publisher):
     adapter = make_adapter("7")
     released = abstream("adapters", "release", adapter.path)
     assert abstream("publish", "-", stdin=b'{"id": "1", "text": "Text."}\n').returncode == 0
@@ -24,7 +24,7 @@ async def test_released_then_served_then_listed(abstream, make_adapter, publishe
     assert (listed["action"], listed["uri"]) == ("activate", announced["uri"])
 
 
-async def test_a_candidate_in_the_shadow_answers_nobody(abstream, make_adapter):
+async def test_a_shadow_candidate_answers_nothing(abstream, make_adapter):
     live, candidate = make_adapter("1"), make_adapter("2")
     abstream("adapters", "release", live.path)
     released = abstream("adapters", "release", candidate.path, "--shadow")
@@ -36,7 +36,7 @@ async def test_a_candidate_in_the_shadow_answers_nobody(abstream, make_adapter):
     assert result["data"]["model"]["adapter_digest"] == live.digest
 
 
-async def test_a_worker_that_was_given_an_adapter_keeps_it(abstream, make_adapter):
+async def test_a_worker_started_with_an_adapter_keeps_it(abstream, make_adapter):
     given, newer = make_adapter("1"), make_adapter("2")
     abstream("adapters", "release", newer.path)
     abstream("publish", "-", stdin=b'{"id": "1", "text": "Text."}\n')
@@ -50,7 +50,7 @@ async def test_a_worker_that_was_given_an_adapter_keeps_it(abstream, make_adapte
     assert worker["why"].endswith("is --adapter given?")
 
 
-async def test_verify_says_what_it_is_or_what_is_wrong(abstream, make_adapter):
+async def test_verify_describes_an_adapter_or_names_its_fault(abstream, make_adapter):
     adapter = make_adapter("1")
     sound = abstream("adapters", "verify", adapter.path)
     (adapter.path / "adapter_model.safetensors").write_text("harmed")
@@ -61,7 +61,9 @@ async def test_verify_says_what_it_is_or_what_is_wrong(abstream, make_adapter):
     assert b"changed after its release: adapter_model.safetensors" in harmed.stderr
 
 
-async def test_a_signed_release_is_verified_by_people_and_by_workers(abstream, make_adapter, tmp_path, streams, redis):
+async def test_a_signed_release_is_verified_by_the_command_and_by_workers(
+    abstream, make_adapter, tmp_path, streams, redis
+):
     made = abstream("adapters", "keygen", "key")
     again = abstream("adapters", "keygen", "key")
     released = abstream("adapters", "release", make_adapter("1").path, "--sign-key", "key")
@@ -78,14 +80,14 @@ async def test_a_signed_release_is_verified_by_people_and_by_workers(abstream, m
     assert from_fields(fields).type == "abstream.adapter.activated.v1"
 
 
-async def test_the_store_may_stand_in_a_config_file(abstream, make_adapter, tmp_path, monkeypatch):
+async def test_the_store_can_be_set_in_a_config_file(abstream, make_adapter, tmp_path, monkeypatch):
     monkeypatch.delenv("ABSTREAM_STORE")
     (tmp_path / "abstream.toml").write_text('[adapters]\nstore = "from-file"\n')
     released = abstream("--config", "abstream.toml", "adapters", "release", make_adapter().path)
     assert "/from-file/oncology/" in json.loads(released.stdout)["uri"]
 
 
-def test_the_live_adapter_is_the_last_that_was_announced_to_be_served(abstream, make_adapter, server, namespace):
+def test_the_live_adapter_is_the_last_one_announced_for_service(abstream, make_adapter, server, namespace):
     assert live_adapter(server, Shards(namespace)) is None
     adapter = make_adapter()
     abstream("adapters", "release", adapter.path)
@@ -99,7 +101,7 @@ def test_release_needs_a_store(abstream, tmp_path, monkeypatch):
     assert b"--store" in done.stderr
 
 
-def test_release_without_redis_is_exit_code_5(abstream, make_adapter, monkeypatch):
+def test_release_without_redis_exits_5(abstream, make_adapter, monkeypatch):
     monkeypatch.setenv("REDIS_URL", "unix:///nowhere/redis.sock")
     done = abstream("adapters", "release", make_adapter().path)
     assert done.returncode == 5

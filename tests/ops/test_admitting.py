@@ -1,4 +1,4 @@
-"""Eight bits are served where they were measured to cost no accuracy, for that adapter; else bfloat16 is."""
+"""An eight-bit dtype is served only for adapters whose accuracy it was measured to keep; else bfloat16 is."""
 
 import json
 
@@ -15,7 +15,7 @@ def _a_cache_of_its_own(monkeypatch, tmp_path):
 
 
 class Engine(FakeEngine):
-    """The fake engine, as if it had this dtype."""
+    """The fake engine with a receipt that names ``dtype``."""
 
     def __init__(self, dtype: str, adapter=None):
         super().__init__(adapter=adapter)
@@ -24,7 +24,7 @@ class Engine(FakeEngine):
 
 
 class Opposite(Engine):
-    """Gives each first answer that it would not give."""
+    """Gives the opposite of every first answer."""
 
     def classify(self, batch):
         given = super().classify(batch)
@@ -34,7 +34,7 @@ class Opposite(Engine):
 
 @pytest.fixture
 def data(tmp_path):
-    """Abstracts, labelled as the fake engine answers them."""
+    """A file of abstracts, labelled as the fake engine answers them."""
     from abstream.consumer.engine.scoring import answer
     from abstream.schemas import Abstract
 
@@ -54,19 +54,19 @@ def plain():
     return Engine("bfloat16")
 
 
-def test_what_was_not_measured_is_served_in_bfloat16_and_it_is_said_how_to_measure():
+def test_an_unmeasured_dtype_is_served_in_bfloat16_and_the_log_says_how_to_measure():
     with structlog.testing.capture_logs() as logs:
         assert admitted(Engine("int8"), plain).model.receipt.dtype == "bfloat16"
     assert "abstream admit --dtype int8" in logs[0]["mend"]
 
 
-def test_what_keeps_its_accuracy_is_served(data):
+def test_a_dtype_that_keeps_the_accuracy_is_served(data):
     assert admit(data, Engine("int8"), plain()).passed
     assert admitted(Engine("int8"), plain).model.receipt.dtype == "int8"
     assert admitted(Engine("fp8"), plain).model.receipt.dtype == "bfloat16", "not measured"
 
 
-def test_what_loses_accuracy_is_not(data):
+def test_a_dtype_that_loses_accuracy_is_not_served(data):
     found = admit(data, Opposite("int8"), plain())
     assert found.plain["cancer"] == 1
     assert not found.passed
@@ -75,7 +75,7 @@ def test_what_loses_accuracy_is_not(data):
     assert "100.0 points" in logs[0]["why"]
 
 
-def test_another_adapter_is_measured_by_itself(data, make_adapter):
+def test_every_adapter_is_measured_by_itself(data, make_adapter):
     admit(data, Engine("int8"), plain())
     assert admitted(Engine("int8", make_adapter("2")), plain).model.receipt.dtype == "bfloat16"
 
@@ -90,7 +90,7 @@ def test_three_tenths_of_a_point_may_be_lost(lost, passed):
     assert Measurement(1_000, {"cancer": 0.9, "type": 0.8}, {"cancer": 0.95, "type": 0.8 - lost}).passed is passed
 
 
-def test_it_is_told_what_was_measured():
+def test_the_measured_accuracies_are_shown():
     found = Measurement(1_000, {"cancer": 0.9}, {"cancer": 0.85})
     assert "90.00% in bfloat16, 85.00% in eight bits" in admitting.shown(found, as_json=False)
     assert json.loads(admitting.shown(found, as_json=True))["passed"] is False

@@ -1,4 +1,4 @@
-"""The benchmark of the plumbing: whoever takes part does the whole work; the result is for people and programs."""
+"""The benchmark of the plumbing: every contestant does the whole work; the result is for people and programs."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from redis import Redis
 
 
 @pytest.mark.parametrize("name", CONTESTANTS)
-def test_whoever_takes_part_answers_and_acknowledges_every_entry(server, name):
+def test_every_contestant_answers_and_acknowledges_every_entry(server, name):
     if "FastStream" in name and not find_spec("faststream"):
         pytest.skip("FastStream is not installed")
     contestant = CONTESTANTS[name]
@@ -24,7 +24,7 @@ def test_whoever_takes_part_answers_and_acknowledges_every_entry(server, name):
 
 
 def test_the_answers_are_as_long_as_real_ones(server):
-    """Of both kinds: Non-Cancer, and Cancer with its type."""
+    """For both kinds of answers: Non-Cancer, and Cancer with its type."""
     with Redis.from_url(server) as redis, filled(redis, 100) as streams:
         asyncio.run(CONTESTANTS["worker"].answer(server, streams, 100))
 
@@ -40,7 +40,7 @@ def test_nothing_is_left_in_redis_not_even_what_a_gateway_notes(server):
         assert redis.keys(f"{{{streams.namespace}}}*") == []
 
 
-def test_it_tells_a_table_and_one_json_line_last(abstream):
+def test_it_prints_a_table_and_then_one_json_line(abstream):
     small = "--beside floor --entries 64 --rounds 1 --rate 20 --seconds 1"
     done = abstream("bench", "stream", *small.split())
 

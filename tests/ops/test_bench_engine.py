@@ -1,4 +1,4 @@
-"""The benchmark of the engine: what is compared is the same work, and who is not there is named."""
+"""The benchmark of the engine: all contestants do the same work, and missing ones are named."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 
-def test_the_answers_that_generate_writes_are_those_of_both_questions(phi3_nano):
+def test_generating_peers_write_the_answers_of_both_questions(phi3_nano):
     encoder = encoder_of(phi3_nano)
     tokens = encoder.encode(example_abstracts(1)[0])
     asked, written = peers._asked(tokens, encoder), peers._answer_tokens(encoder)
@@ -27,7 +27,7 @@ def test_the_answers_that_generate_writes_are_those_of_both_questions(phi3_nano)
     assert len(asked) + written == len(tokens.ids) + 1, "and the letter of the last answer"
 
 
-def test_the_abstracts_are_the_same_each_time_and_of_many_lengths():
+def test_the_example_abstracts_are_reproducible_and_of_many_lengths():
     lengths = [len(abstract.abstract.split()) for abstract in example_abstracts(200)]
 
     assert example_abstracts(3) == example_abstracts(3)
@@ -35,12 +35,12 @@ def test_the_abstracts_are_the_same_each_time_and_of_many_lengths():
     assert max(lengths) > 400 > 100 > min(lengths)
 
 
-def test_a_ratio_is_that_of_the_rounds():
+def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
     ours, theirs = ([Turn(one, 0) for one in each] for each in ((1.0, 10.0, 2.0), (3.0, 20.0, 8.0)))
     assert _ratio(ours, theirs) == 3
 
 
-def test_a_peer_that_does_not_work_is_told_of_and_the_others_go_on(monkeypatch, tmp_path: Path):
+def test_a_peer_that_fails_is_reported_and_the_others_continue(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(bench, "TURN_SECONDS", 0)
     names, threads = ["abstream float32", "nobody"], partial(ThreadPoolExecutor, 1)
     found = _of_model("nano", names, 1, tmp_path, lambda _: None, threads)
@@ -55,14 +55,14 @@ def test_a_peer_that_does_not_work_is_told_of_and_the_others_go_on(monkeypatch, 
     assert "| abstream float32 |" in lines
 
 
-def test_what_is_not_installed_is_named():
+def test_missing_packages_are_named():
     assert Peer(PEERS["abstream float32"].start, ("json", "no_such_package")).lacks == ["no_such_package"]
 
 
-@pytest.mark.filterwarnings("ignore")  # of what a peer calls
+@pytest.mark.filterwarnings("ignore")  # warnings in peers' own code
 @pytest.mark.parametrize(("name", "off"), [("CTranslate2 float32", 1e-5), ("llama.cpp bfloat16", 3e-2)])
-def test_what_a_peer_makes_of_our_model_gives_our_answers_to_prompts_of_many_lengths(name, off, phi3_nano, tmp_path):
-    """CTranslate2's first logits, of a batch whose prompts are not equally long, are not the answer's."""
+def test_a_peer_with_our_model_gives_our_answers_to_prompts_of_many_lengths(name, off, phi3_nano, tmp_path):
+    """Of a batch of unequal prompts, the first logits that CTranslate2 returns are not those of the answer."""
     if PEERS[name].lacks:
         pytest.skip(f"{', '.join(PEERS[name].lacks)} is not installed")
     abstracts = example_abstracts(3)
@@ -76,12 +76,12 @@ def test_llama_cpp_has_a_name_for_every_tensor_of_a_phi3(phi3_nano):
     assert gguf_name("lm_head.weight") == "output.weight"
 
 
-def test_ours_answers_the_last_question(phi3_nano, tmp_path):
+def test_our_engine_answers_the_last_question(phi3_nano, tmp_path):
     abstracts = example_abstracts(2)
     engine = Phi3Engine(EngineConfig(model=str(phi3_nano), device="cpu", dtype="float32"))
 
     given = PEERS["abstream float32"].start(phi3_nano, tmp_path)(abstracts)
 
     expected = engine.classify(list(map(engine.encode, abstracts))).logits
-    for row in range(2):  # what shares a pass changes the order of additions
+    for row in range(2):  # the order of additions depends on the rest of the batch
         assert given[row] == pytest.approx(list(expected[row][1]), abs=1e-4)

@@ -1,4 +1,4 @@
-"""The benchmark of the gateway: what it counts as lost, and a small run of all of it."""
+"""The benchmark of the gateway: what it counts as lost, and a small run of the whole benchmark."""
 
 import pytest
 from abstream.ops.bench.followers import Follower, Submitter
@@ -10,7 +10,7 @@ IDS = [b"1-0", b"1-1", b"2-0"]
 
 
 def follower(*ids: bytes, pack: bool = True, piece: int = 1 << 16) -> Follower:
-    """One that was sent these, in such pieces."""
+    """A follower that was sent these events, in pieces of ``piece`` bytes."""
     found = Follower("http://127.0.0.1:1", packed=pack, timed=False)
     chunks = [as_sent(one.decode(), Entry("predictions", one.decode(), {}, b"{}")) for one in ids]
     chunks = [BEGIN_PACKED + packed(b""), *map(packed, chunks)] if pack else chunks
@@ -29,7 +29,7 @@ def counted(*followers: Follower, taken: int = 3) -> dict:
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_all_is_well_where_everybody_got_every_event_in_order_in_whatever_pieces(pack):
+def test_a_run_is_whole_if_every_follower_got_every_event_in_order_in_pieces_of_any_size(pack):
     found = counted(*(follower(*IDS, pack=pack, piece=piece) for piece in (1, 7, 1 << 16)))
     assert (found["delivered"], is_whole(found)) == (9, True)
 
@@ -37,17 +37,17 @@ def test_all_is_well_where_everybody_got_every_event_in_order_in_whatever_pieces
 @pytest.mark.parametrize(
     ("got", "what"), [(IDS[:2], "missing"), ([*IDS, IDS[2]], "doubled"), (IDS[::-1], "disordered")]
 )
-def test_one_who_got_less_or_more_or_otherwise_is_found_out(got, what):
+def test_missing_doubled_and_disordered_events_are_detected(got, what):
     found = counted(follower(*IDS), follower(*got))
     assert (found[what], is_whole(found)) == (1, False)
 
 
-def test_an_abstract_that_was_not_taken_or_not_answered_is_found_out():
+def test_an_abstract_that_was_not_taken_or_not_answered_is_detected():
     assert not is_whole(counted(follower(*IDS), taken=2))
     assert not is_whole(counted(follower(*IDS), taken=4))
 
 
-def test_a_small_run_loses_nothing_though_some_are_cut_off(server):
+def test_a_small_run_loses_nothing_although_some_followers_are_cut_off(server):
     found = measure(server, Load(subscribers=20, rate=50, seconds=1, cuts=10, packed=True), say=print)
     assert is_whole(found)
     assert (found["taken"], found["delivered"], found["resumed"]) == (50, 1_000, 10)

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU runs through on a CPU, tiny: whoever has a GPU for eight minutes wastes none of them."""
+"""A tiny benchmark of a GPU runs through on a CPU, so that no GPU time is lost to errors."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from abstream.schemas import ONCOLOGY, AbstreamError
 here = partial(ThreadPoolExecutor, 1)
 
 
-def test_every_part_runs_and_every_row_is_filled_in(tmp_path):
+def test_every_part_runs_and_fills_in_its_rows(tmp_path):
     found = measure(replace(DRY_RUN, abstract_tokens=20, streamed=10), tmp_path, lambda _: None, here)
 
     assert found["failed"] == {}
@@ -27,7 +27,7 @@ def test_every_part_runs_and_every_row_is_filled_in(tmp_path):
     assert sum(line.startswith("| ") for line in table(found)) == 1 + len(ROWS) - len(only_on_gpus)
 
 
-def test_a_part_that_fails_is_told_of_and_the_rest_goes_on(monkeypatch, tmp_path):
+def test_a_part_that_fails_is_reported_and_the_others_continue(monkeypatch, tmp_path):
     parts = {"model": gpu.model, "engine": lambda *_: 1 / 0, "ceiling": gpu.ceiling}
     monkeypatch.setattr(gpu, "PARTS", parts)
 
@@ -37,7 +37,7 @@ def test_a_part_that_fails_is_told_of_and_the_rest_goes_on(monkeypatch, tmp_path
     assert list(table(found))[-1] == "Not measured: engine: ZeroDivisionError: division by zero"
 
 
-def test_a_batch_lasts_from_the_end_of_the_one_before(monkeypatch):
+def test_a_batch_is_timed_from_the_end_of_the_one_before(monkeypatch):
     clock = iter([0.0, 1.0, 4.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
 

@@ -1,4 +1,4 @@
-"""The benchmark of parsing: both read what was repeated, and the same of it."""
+"""The benchmark of parsing: both parsers read the same repeated records."""
 
 import json
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ from abstream.ops.bench.parsing import OTHER, articles_of, differing, ours, writ
 FIXTURES = Path(__file__).parents[1] / "producer/fixtures/pubmed-xml"
 
 
-def test_the_large_file_is_the_records_again_and_again(tmp_path):
+def test_the_large_file_repeats_the_records(tmp_path):
     raw = articles_of(FIXTURES)
     write_repeated(raw, 2 * len(raw) + 1, tmp_path / "x.xml.gz")
     read = [fields["pmid"] for fields in ours(str(tmp_path / "x.xml.gz"))]
@@ -19,7 +19,7 @@ def test_the_large_file_is_the_records_again_and_again(tmp_path):
 
 @pytest.mark.skipif(not find_spec(OTHER), reason="pubmed_parser is not installed")
 def test_where_fields_differ_pubmed_parser_has_lost_something(tmp_path):
-    """Nested markup, formulas, a DOI that is not the last location, and what stands in for what is missing."""
+    """Nested markup, formulas, a DOI that is not the last location, and placeholders for missing values."""
     assert {(one["pmid"], one["field"]) for one in differing(articles_of(FIXTURES), tmp_path)} == {
         *{("30000001", "abstract"), ("30000001", "doi")},
         *{("30000002", "title"), ("30000002", "journal"), ("30000002", "vernacular_title")},
@@ -27,7 +27,7 @@ def test_where_fields_differ_pubmed_parser_has_lost_something(tmp_path):
     }
 
 
-def test_it_tells_a_table_and_one_json_line_last(abstream):
+def test_it_prints_a_table_and_then_one_json_line(abstream):
     done = abstream("bench", "parsing", "--data", FIXTURES, "--records", "30", "--rounds", "1")
     *_, line = done.stdout.decode().splitlines()
     found = json.loads(line)

@@ -1,4 +1,4 @@
-"""The benchmark of replicas: each is looked at when it has answered, and what they share counts once."""
+"""The benchmark of replicas: memory is measured once each has answered, and shared memory counts once."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_so_many_processes_are_looked_at(count, tmp_path):
+def test_every_replica_is_measured_and_ends_afterwards(count, tmp_path):
     with replicas(count, ["--engine", "fake"], tmp_path) as processes:
         held = list(map(memory_of, processes))
     assert len(held) == len(set(processes)) == count
@@ -20,13 +20,13 @@ def test_so_many_processes_are_looked_at(count, tmp_path):
     assert not any(Path(f"/proc/{process}").exists() for process in processes)
 
 
-def test_replicas_that_do_not_start_are_told_of(tmp_path):
+def test_replicas_that_do_not_start_are_reported(tmp_path):
     told = pytest.raises(AbstreamError, match=r"of 2 replicas, 0 answered: see .*2-replicas\.log")
     with told, replicas(2, ["--no-such-flag"], tmp_path):
         pass
 
 
-def test_a_further_replica_is_what_all_together_grow_by(monkeypatch, tmp_path):
+def test_a_further_replica_costs_the_growth_of_the_total(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "replicas", lambda count, *_: _Started(count))
     monkeypatch.setattr(bench, "memory_of", lambda number: Held(300, 250 if number == 0 else 100, 80))
 

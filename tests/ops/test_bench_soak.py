@@ -1,4 +1,4 @@
-"""The soak: what counts as growth, that each untruth is seen, and a small run of all of it."""
+"""The soak test: what counts as growth, that every false metric is found, and a small run of the whole."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ TRUE = {
 
 
 def samples(*memory: tuple[int, int]) -> list[Sample]:
-    """Of one worker and Redis, one each 10 s."""
+    """Memory samples of one worker and Redis, taken every 10 s."""
     return [
         Sample(10.0 * number, (worker,), redis, identities=0, streams={})
         for number, (worker, redis) in enumerate(memory)
@@ -33,34 +33,34 @@ def missed(seen=SEEN, told=TRUE, samples=FLAT, failed=0) -> list[str]:
     return [name for name, (value, limit) in found.items() if value > limit]
 
 
-def test_a_run_without_fault_misses_nothing():
+def test_a_sound_run_misses_no_target():
     assert missed() == []
 
 
 @pytest.mark.parametrize("name", TRUE)
-def test_a_metric_that_is_not_true_is_missed(name):
+def test_a_false_metric_is_a_missed_target(name):
     assert missed(told=TRUE | {name: TRUE[name] + 1}) == [f"{name}_metric_off_by"]
     assert missed(told=TRUE | {name: TRUE[name] - 1}) == [f"{name}_metric_off_by"]
 
 
-def test_what_is_lost_or_doubled_or_ends_is_missed():
+def test_lost_and_doubled_abstracts_and_failed_workers_are_missed_targets():
     assert missed(seen=SEEN - Counter(["soak-0"])) == ["lost"]
     assert missed(seen=SEEN + Counter(["soak-0"])) == ["doubled"]
     assert missed(failed=1) == ["workers_that_failed"]
 
 
-def test_memory_may_grow_while_all_warms_up_and_not_after():
+def test_memory_may_grow_only_during_the_warm_up():
     assert missed(samples=samples((1, 1), (50, 50), *[(100, 100)] * 8)) == []
     assert missed(samples=samples(*[(100, 100)] * 8, (103, 100), (103, 100))) == ["worker_memory_growth"]
     assert missed(samples=samples(*[(100, 100)] * 8, (100, 103), (100, 103))) == ["redis_memory_growth"]
 
 
-def test_growth_is_that_of_the_ends():
+def test_growth_is_that_from_the_first_to_the_last_tenth():
     assert growth([100] * 10 + [500] * 80 + [110] * 10) == pytest.approx(0.1)
 
 
 def test_in_a_small_run_nothing_is_lost_and_every_metric_is_true(tmp_path):
-    """Of both lanes, repeated and broken ones too; memory is another matter in so short a time."""
+    """With both lanes, repeated and broken abstracts; so short a run says nothing of memory."""
     load = Load(0.02, 1, 0.7, 1.0, 0.1, {"engine": "chaos", "engine-milliseconds": 2})
     found = measure(load, SAMPLE, tmp_path, say=print)
 

@@ -1,4 +1,4 @@
-"""The benchmark of starts: a worker that gives no result is no measurement, and medians stand in the table."""
+"""The benchmark of starts: a worker without a result is not a measurement, and the table has medians."""
 
 import pytest
 from abstream.ops.bench import start as bench
@@ -7,7 +7,7 @@ from abstream.schemas import AbstreamError
 from redis import Redis
 
 
-def test_a_worker_is_timed_until_its_first_result_and_leaves_nothing(server, tmp_path):
+def test_a_worker_is_timed_until_its_first_result_and_leaves_nothing_behind(server, tmp_path):
     with Redis.from_url(server) as redis:
         before = set(redis.keys())
         took = first_result(server, tmp_path, "--engine=fake")
@@ -15,12 +15,12 @@ def test_a_worker_is_timed_until_its_first_result_and_leaves_nothing(server, tmp
     assert min(took.seconds, took.cpu_seconds) > 0
 
 
-def test_a_worker_that_gives_no_result_is_told_of(server, tmp_path):
+def test_a_worker_without_a_result_is_reported(server, tmp_path):
     with pytest.raises(AbstreamError, match="ended with 2 and no result"):
         first_result(server, tmp_path, "--no-such-flag")
 
 
-def test_a_command_that_fails_is_told_of():
+def test_a_command_that_fails_is_reported():
     with pytest.raises(AbstreamError, match="ended with 3"):
         run(["-c", "import sys; sys.exit(3)"])
 

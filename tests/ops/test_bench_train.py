@@ -28,10 +28,10 @@ def tiny(monkeypatch, phi3_nano, tmp_path):
     monkeypatch.setattr(bench, "model_folder", lambda *_: folder)
     monkeypatch.setattr(bench, "BATCH", 2)
     yield folder
-    AcceleratorState._reset_state(reset_partial_state=True)  # Trainer's precision would be that of the whole process
+    AcceleratorState._reset_state(reset_partial_state=True)  # else Trainer's precision would apply to the whole process
 
 
-def test_trainer_is_told_the_label_token_that_follows_each_slot(tiny):
+def test_trainer_learns_the_label_token_that_follows_each_slot(tiny):
     run, examples = _prepared(tiny, "float32")
 
     rows = [_with_labels(run, one) for one in examples]
@@ -47,7 +47,7 @@ def test_trainer_is_told_the_label_token_that_follows_each_slot(tiny):
 
 
 @pytest.mark.parametrize("name", CONTESTANTS)
-def test_a_step_of_each_moves_the_lora_weights(tiny, name):
+def test_a_step_of_either_contestant_changes_the_lora_weights(tiny, name):
     run, examples = _prepared(tiny, CONTESTANTS[name].base)
     step = CONTESTANTS[name].start(run, examples)
     before = {key: tensor.clone() for key, tensor in run.model.named_parameters() if "lora_B" in key}
@@ -57,7 +57,7 @@ def test_a_step_of_each_moves_the_lora_weights(tiny, name):
     assert all(not torch.equal(run.model.get_parameter(key), tensor) for key, tensor in before.items())
 
 
-def test_it_tells_a_table_and_a_value_for_programs(tiny, tmp_path):
+def test_it_gives_a_table_and_a_value_for_programs(tiny, tmp_path):
     names = ["abstream float32", "Trainer float32"]
     found = measure(names, "nano", 1, tmp_path, lambda _: None, partial(ThreadPoolExecutor, 1))
 
@@ -67,6 +67,6 @@ def test_it_tells_a_table_and_a_value_for_programs(tiny, tmp_path):
     assert [line.split(" | ")[0] for line in lines[-2:]] == ["| abstream float32", "| Trainer float32"]
 
 
-def test_a_ratio_is_that_of_the_rounds():
+def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
     ours, theirs = ([Turn(one, 0) for one in each] for each in ((1.0, 10.0, 2.0), (3.0, 20.0, 8.0)))
     assert _ratio(ours, theirs) == 3

@@ -1,4 +1,4 @@
-"""The benchmark of fine-tuning: every record is measured on once, by an adapter that did not learn from it."""
+"""The benchmark of fine-tuning: every record is tested once, by an adapter that was not trained on it."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ def data(tmp_path) -> Path:
     return tmp_path
 
 
-def test_in_folds_each_record_is_measured_on_once_by_who_did_not_learn_from_it(data):
+def test_in_folds_each_record_is_tested_once_by_an_adapter_not_trained_on_it(data):
     splits = [tuple([row["id"] for row in part] for part in split) for split in CASES["cancer-folds"].splits(data)]
 
     measured_on = Counter(one for _, test in splits for one in test)
@@ -33,7 +33,7 @@ def test_in_folds_each_record_is_measured_on_once_by_who_did_not_learn_from_it(d
         assert len(train) + len(test) == len(measured_on)
 
 
-def test_the_figures_of_several_runs_are_of_all_their_answers_together(data, tmp_path):
+def test_the_figures_of_several_runs_pool_all_their_answers(data, tmp_path):
     rows = [json.loads(line) for line in (data / "abstracts/train.jsonl").read_text(encoding="utf-8").splitlines()]
     cancer, other = ([row for row in rows if row["label"] == label] for label in ("Cancer", "Non-Cancer"))
     train = [*islice(cancer, 12), *islice(other, 12)]

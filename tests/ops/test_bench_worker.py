@@ -1,4 +1,4 @@
-"""The benchmark of whole workers: what is measured lies between the edges of a turn, on the cores that were given."""
+"""The benchmark of whole workers: they are measured while they answer, on the cores they were given."""
 
 import asyncio
 import os
@@ -25,21 +25,21 @@ async def test_workers_are_timed_while_they_answer(redis, server, monkeypatch, n
     assert 10 < memory < 1_000
 
 
-async def test_workers_that_do_not_answer_are_told_of(redis, monkeypatch, streams):
+async def test_workers_that_do_not_answer_are_reported(redis, monkeypatch, streams):
     monkeypatch.setattr(bench, "STREAMS", streams)
     monkeypatch.setattr(bench, "PATIENCE_SECONDS", 0)
     with pytest.raises(AbstreamError, match="answered 0 of 5 abstracts"):
         await asyncio.wait_for(bench._seen(redis, [], 5), 10)
 
 
-def test_what_is_started_on_a_core_stays_there_and_the_rest_does_not():
+def test_the_process_is_bound_to_its_cores_only_within_the_block():
     before = os.sched_getaffinity(0)
     with only_on(sorted(before)[:1]):
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
 
 
-def test_ratios_are_those_within_a_round_and_stand_under_the_table():
+def test_ratios_are_computed_within_rounds_and_printed_below_the_table():
     rounds = {ALONE: [100, 10, 1], ONE_WORKER: [90, 9.5, 0.97], LANES: [1, 1, 1], REPLICAS: [180, 18, 1.8]}
     found = {
         "median": {name: vars(bench._median([Turn(rate, 1, 0) for rate in rates])) for name, rates in rounds.items()},

@@ -1,4 +1,4 @@
-"""Every fault on a small scale, and proof that the count would notice: a drill that cannot fail drills nothing."""
+"""Every fault on a small scale, and proof that the audit notices lost and repeated results."""
 
 import json
 from collections import Counter
@@ -12,9 +12,9 @@ from abstream.ops.chaos.scene import Row, Scale, Scene
 
 TINY = Scale(abstracts=200, workers=2, seed=1)
 
-LARGER = {"poison-10", "redis-kill-everysec"}  # on this scale no other than the rows before them
+LARGER = {"poison-10", "redis-kill-everysec"}  # at this scale the same as the rows before them
 
-# What keeps a row short: leases, absences and batches of a fraction of a second.
+# Short rows: leases, outages and batches last a fraction of a second.
 SHORT = {
     "kill": {"flags": {"lease-seconds": 0.5}},
     "freeze": {"flags": {"lease-seconds": 0.5}, "milliseconds": 5},
@@ -29,14 +29,14 @@ SHORT = {
     "backlog": {"flags": {"lease-seconds": 0.5}, "share": 5},
     "fail-over": {"milliseconds": 20},  # so that there is work left when the replica takes over
     "cluster": {"milliseconds": 20},
-    # A delivery whose reply is lost counts: of so many, some are lost five times.
+    # A delivery whose reply is lost counts; among so many, some are lost five times.
     "dropped-replies": {"flags": {"lease-seconds": 0.5, "max-deliveries": 100}},
 }
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name not in LARGER], ids=lambda row: row.name)
-async def test_nothing_is_lost_and_nothing_is_answered_twice(row: Row, tmp_path, monkeypatch):
-    monkeypatch.setattr(network_faults, "_DROPPED_SHARE", 0.1)  # of so few replies
+async def test_under_every_fault_nothing_is_lost_and_nothing_is_answered_twice(row: Row, tmp_path, monkeypatch):
+    monkeypatch.setattr(network_faults, "_DROPPED_SHARE", 0.1)  # since replies are few
     monkeypatch.setattr(scene, "_NODE_TIMEOUT_MILLISECONDS", 1_000)
 
     played = await play(replace(row, **SHORT.get(row.name, {})), TINY, tmp_path)
@@ -47,7 +47,7 @@ async def test_nothing_is_lost_and_nothing_is_answered_twice(row: Row, tmp_path,
 
 
 async def tamper(scene: Scene) -> str:
-    """Take one result away, and publish another once more."""
+    """Remove one result, and publish another a second time."""
     async with scene.under_load():
         pass
     redis, predictions = scene.server.redis, scene.streams.predictions
@@ -57,14 +57,14 @@ async def tamper(scene: Scene) -> str:
     return "one result deleted, another doubled"
 
 
-async def test_a_result_that_is_missing_and_one_that_is_there_twice_are_found(tmp_path):
+async def test_a_missing_and_a_duplicated_result_are_found(tmp_path):
     played = await play(Row("tampered", "results tampered with", tamper), TINY, tmp_path)
 
     assert (played.audit.lost, played.audit.duplicated) == (1, 1)
     assert {"1 lost", "1 duplicated"} < set(played.wrong)
 
 
-def test_the_program_says_so_with_its_exit_code_and_in_json(tmp_path, monkeypatch, capsys):
+def test_the_program_reports_losses_in_its_return_value_and_in_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "ROWS", (Row("tampered", "results tampered with", tamper),))
 
     assert not program.run(["tampered"], TINY, tmp_path)
@@ -82,7 +82,7 @@ def test_an_unknown_row_is_a_usage_error(abstream):
 
 
 def count(predictions: str = "", refusals: str = "", seen: str | None = None, **left: int) -> Found:
-    """One letter is one submission."""
+    """What was found in Redis; each letter stands for one submission."""
     seen = predictions + refusals if seen is None else seen
     return Found(Counter(predictions), Counter(refusals), Counter(seen), **{"pending": 0, "unread": 0, **left})
 
@@ -105,7 +105,7 @@ def count(predictions: str = "", refusals: str = "", seen: str | None = None, **
     ],
 )
 def test_the_audit_names_what_is_wrong(found, faults):
-    """Accepted were a, b and the poison p; whether o arrived, nobody knows."""
+    """The submissions a, b and the poison p were accepted; whether o was is unknown."""
     ledger = Ledger(offered=set("abop"), hopeless=set("p"))
     ledger.accept("abp")
     assert list(audit(ledger, found).faults()) == faults

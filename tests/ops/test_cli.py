@@ -68,7 +68,7 @@ def test_a_file_with_nothing_usable_exits_1(abstream, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["publish", "classify"])
-def test_a_file_that_is_not_there_exits_1_and_says_so(abstream, command):
+def test_a_missing_file_exits_1_with_a_message(abstream, command):
     done = abstream(command, "none.jsonl", *(["-o", "-", "--engine", "fake"] if command == "classify" else []))
     assert done.returncode == 1
     assert done.stderr.strip() == b"abstream: cannot read none.jsonl: No such file or directory"
@@ -86,14 +86,14 @@ def test_wrong_usage_exits_2(abstream, usage):
     assert abstream(*usage.split()).returncode == 2
 
 
-def test_publish_wait_gives_up_with_a_word_where_no_worker_runs(abstream, good):
+def test_publish_wait_gives_up_with_a_message_where_no_worker_runs(abstream, good):
     done = abstream("publish", good, "--wait", "--patience-seconds", "0.2")
     assert done.returncode == 1
     assert b"5 of 5 abstracts have no result" in done.stderr
 
 
 def test_publish_wait_finds_what_was_answered_before(abstream, good):
-    """With a source of one's own, the same file again costs nothing and gives the same results."""
+    """With a fixed source, publishing the same file again computes nothing and gives the same results."""
     abstream("publish", good, "--source", "mine")
     abstream("work", "--engine", "fake", "--burst")
 
@@ -103,25 +103,25 @@ def test_publish_wait_finds_what_was_answered_before(abstream, good):
     assert sorted(event["causationid"] for event in json_lines(done.stdout)) == list("01234")
 
 
-def test_classify_writes_the_order_of_the_file_and_only_whole_files(abstream, good, tmp_path):
+def test_classify_keeps_the_order_of_the_file_and_leaves_no_partial_file(abstream, good, tmp_path):
     done = abstream("classify", good, "-o", "out.jsonl", "--engine", "fake")
     assert (done.returncode, done.stdout) == (0, b"")
     assert [line["id"] for line in json_lines((tmp_path / "out.jsonl").read_bytes())] == list("01234")
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_what_classify_logs_does_not_stand_among_its_results(good, tmp_path, monkeypatch):
-    """As though the fake engine counted in eight bits, which nobody has admitted."""
+def test_classify_keeps_its_log_out_of_its_results(good, tmp_path, monkeypatch):
+    """Here the fake engine's dtype is treated as an eight-bit one that was not admitted."""
     code = "from abstream.ops import admitting, cli; admitting.GATED = ('float64',); cli.main()"
     arguments = ["classify", good, "-o", "-", "--engine", "fake"]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where nothing was admitted before
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # a cache in which nothing is admitted
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True)
     assert b"dtype_not_admitted" in done.stderr
     assert [line["id"] for line in json_lines(done.stdout)] == list("01234")
 
 
 def test_a_config_file_gives_defaults_that_flags_override(abstream, good, namespace, tmp_path, monkeypatch):
-    """Also of the flags before the command, which tell where all of it is."""
+    """Including the flags before the command, such as the namespace."""
     (tmp_path / "abstream.toml").write_text(f'namespace = "{namespace}"\n[work]\nengine = "fake"\nburst = true\n')
     config = ["--config", "abstream.toml"]
 
@@ -141,7 +141,7 @@ def test_a_config_file_with_an_unknown_key_is_an_error(abstream, tmp_path):
     assert b"work.engin" in done.stderr
 
 
-def test_the_numbers_of_a_worker_that_is_told_none_are_those_of_its_config():
+def test_the_default_numbers_of_work_are_those_of_its_config():
     flags = {flag.name: flag.default for flag in cli.commands["work"].params}
     numbers = {
         name: knob.default for name, knob in WorkerConfig.model_fields.items() if type(knob.default) in (int, float)
@@ -158,7 +158,7 @@ def test_since_that_is_neither_id_nor_time_is_a_usage_error(abstream, command, s
     assert b"ISO 8601" in done.stderr
 
 
-def test_doctor_finds_redis_and_model_well(abstream):
+def test_doctor_finds_redis_and_the_model_sound(abstream):
     done = abstream("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0
@@ -171,7 +171,7 @@ def test_doctor_finds_redis_and_model_well(abstream):
     }
 
 
-def test_doctor_says_what_is_wrong_and_keeps_passwords_to_itself(abstream, tmp_path):
+def test_doctor_names_what_is_wrong_and_shows_no_password(abstream, tmp_path):
     done = abstream("doctor", "--model", tmp_path, REDIS_URL="redis://:secret@127.0.0.1:1/0")
     assert done.returncode == 1
     assert b"holds no readable config.json" in done.stdout
@@ -179,7 +179,7 @@ def test_doctor_says_what_is_wrong_and_keeps_passwords_to_itself(abstream, tmp_p
     assert b"secret" not in done.stdout + done.stderr
 
 
-def test_schema_export_writes_a_file_for_each_event_and_says_which(abstream, tmp_path):
+def test_schema_export_writes_a_file_for_each_event_and_lists_them(abstream, tmp_path):
     done = abstream("schema", "export", "-o", "schemas")
     assert done.returncode == 0
     written = {path.name for path in (tmp_path / "schemas").iterdir()}
@@ -187,14 +187,14 @@ def test_schema_export_writes_a_file_for_each_event_and_says_which(abstream, tmp
     assert {Path(line).name for line in done.stdout.decode().splitlines()} == written
 
 
-def test_the_address_of_redis_may_be_in_a_file(abstream, tmp_path, good):
+def test_the_url_of_redis_can_be_read_from_a_file(abstream, tmp_path, good):
     (tmp_path / "url").write_text(f"{NOWHERE}\n")
     done = abstream("--redis-url", "", "--redis-url-file", "url", "publish", good)
     assert done.returncode == 5
     assert b"/nowhere/redis.sock" in done.stderr
 
 
-def test_two_addresses_of_redis_are_a_usage_error(abstream, tmp_path, good):
+def test_two_urls_of_redis_are_a_usage_error(abstream, tmp_path, good):
     (tmp_path / "url").write_text(NOWHERE)
     done = abstream("--redis-url", NOWHERE, "--redis-url-file", "url", "publish", good)
     assert done.returncode == 2
@@ -202,8 +202,8 @@ def test_two_addresses_of_redis_are_a_usage_error(abstream, tmp_path, good):
 
 
 @pytest.mark.parametrize("command", [("publish", "good.jsonl"), ("streams", "info"), ("work", "--engine", "fake")])
-def test_no_command_tells_the_password(abstream, server, good, command):
-    """Neither where the server is away nor where it knows nobody of that name."""
+def test_no_command_shows_the_password(abstream, server, good, command):
+    """Neither where the server is away nor where it does not know the user."""
     for url in ("redis://somebody:s3cret@127.0.0.1:1/0", server.replace("unix://", "unix://somebody:s3cret@")):
         done = abstream("--redis-url", url, *command)
         assert done.returncode not in (0, 2)
@@ -225,8 +225,8 @@ def test_a_redis_url_that_cannot_be_read_is_a_usage_error_that_shows_nothing_of_
         ("gateway --port", b"cannot listen on 127.0.0.1:%d: "),
     ],
 )
-def test_a_port_in_use_is_said_with_its_number(abstream, command, said):
-    """It is not Redis that is out of reach."""
+def test_the_error_for_a_port_in_use_names_the_port(abstream, command, said):
+    """The error must not be mistaken for Redis being out of reach."""
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         done = abstream(*command.split(), port)
@@ -243,11 +243,11 @@ def test_a_port_in_use_is_said_with_its_number(abstream, command, said):
         (FileNotFoundError(2, "No such file or directory", "x"), "x: No such file or directory"),
     ],
 )
-def test_an_error_that_is_not_ours_is_explained(error, said):
+def test_errors_of_libraries_are_explained(error, said):
     assert re.match(said, explain(error))
 
 
-def test_ctrl_c_before_the_command_begins_is_no_traceback(monkeypatch):
+def test_ctrl_c_before_the_command_begins_shows_no_traceback(monkeypatch):
     class Interrupted(ModuleType):
         def __getattr__(self, name: str) -> None:
             raise KeyboardInterrupt
@@ -257,7 +257,7 @@ def test_ctrl_c_before_the_command_begins_is_no_traceback(monkeypatch):
         console_script()
 
 
-def test_what_the_system_refuses_is_one_line_and_what_nobody_foresaw_a_traceback():
+def test_a_system_error_exits_1_and_an_unexpected_one_shows_a_traceback():
     assert exit_code_of(OSError(28, "No space left on device")) == 1
     assert exit_code_of(asyncio.TimeoutError()) is None
     assert exit_code_of(KeyError()) is None

@@ -1,6 +1,6 @@
-"""A real Redis Cluster of six servers: every part of abstream finds each shard where it is, also when that changes.
+"""A real Redis Cluster of six servers: every part of abstream finds each shard, also after it has moved.
 
-That nothing is lost or doubled when a primary is killed under load, the row ``cluster`` of ``abstream chaos`` tries.
+The row ``cluster`` of ``abstream chaos`` tests that nothing is lost or repeated when a primary is killed under load.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from ..conftest import Workers, wait_until
 
 ABSTRACTS = [(f"abstract-{number}", Abstract(abstract=f"Text {number}.")) for number in range(60)]
 NAMES = Shards("abstream", 4)
-ONE_OF_EACH = (0, 1, 3)  # shard 2 is on the same primary as shard 1; the nodes vote on each but once in a while
+ONE_OF_EACH = (0, 1, 3)  # shard 2 is on the same primary as shard 1, and nodes rarely vote twice on the same primary
 MOVES = 1
 
 
 class ClusterWorkers(Workers):
-    """As ``Workers``, each shard at the server that has it."""
+    """As ``Workers``, with each shard on the server that has it."""
 
     def __init__(self, connections: Connections) -> None:
         super().__init__(connections.control.redis, NAMES.control, NAMES.count)
@@ -47,10 +47,10 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 
 async def settled(cluster: Cluster) -> None:
-    """Return when all nodes say the same: who has which slots, who follows whom, and in which epoch they are.
+    """Return once all nodes agree on which node has which slots, which follows which, and on the epoch.
 
-    A fail-over that is asked for before is lost without a word: a primary does not listen to a replica that it does not
-    know for its own yet, and nobody votes twice in an epoch. Redis gives it up after 5 s.
+    Before that, a requested fail-over fails silently: a primary ignores a replica that it does not know as its own yet,
+    and no node votes twice in an epoch. Redis gives up after 5 s.
     """
 
     async def view(node: Server) -> str:
@@ -66,7 +66,7 @@ async def settled(cluster: Cluster) -> None:
 
 
 async def fail_over(cluster: Cluster, shard: int) -> None:
-    """Let a replica take its primary's place, as an operator does; the primary lives on as its replica."""
+    """Let a replica take its primary's place, as an operator would; the primary becomes its replica."""
     await settled(cluster)
     primary = await cluster.primary_of(NAMES.all[shard])
     [replica] = [node for node in cluster.nodes if await _follows(node, primary.port)]
@@ -79,19 +79,19 @@ async def _follows(node: Server, port: int) -> bool:
 
 
 async def move(source: Server, target: Server, slot: int) -> AsyncIterator[bytes]:
-    """Move a slot from one primary to another, as ``redis-cli --cluster reshard`` does; yields each key, moved."""
+    """Move a slot to another primary, as ``redis-cli --cluster reshard`` does; yields each key after its move."""
     from_id, to_id = [await node.redis.execute_command("CLUSTER", "MYID") for node in (source, target)]
     await target.redis.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", from_id)
     await source.redis.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", to_id)
     while keys := await source.redis.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
         await source.redis.execute_command("MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5_000)
         yield keys[0]
-    for node in (target, source):  # the others are told by these
+    for node in (target, source):  # which tell the others
         await node.redis.execute_command("CLUSTER", "SETSLOT", slot, "NODE", to_id)
 
 
 async def move_shard(cluster: Cluster, shard: int, to: int, worker: Worker) -> None:
-    """To the primary of another one; while it is in two places the worker is refused what it asks for."""
+    """Move a shard to the primary of shard ``to``; during the move the worker's requests are refused."""
     source, target = [await cluster.primary_of(NAMES.all[one]) for one in (shard, to)]
     slot, moved = key_slot(NAMES.all[shard].predictions.encode()), set()
     async for key in move(source, target, slot):
@@ -108,7 +108,7 @@ def reconnects(worker: Worker) -> float:
 
 
 async def publish(publisher: Publisher, abstracts: Sequence[tuple[str, Abstract]]) -> None:
-    """One by one, and again what was refused."""
+    """Publish one by one, and retry those that were refused."""
     waiting = list(abstracts)
     while waiting:
         try:
@@ -118,11 +118,7 @@ async def publish(publisher: Publisher, abstracts: Sequence[tuple[str, Abstract]
         waiting.pop(0)
 
 
-async def _follows(node: Server, port: int) -> bool:
-    return (await node.redis.info("replication")).get("master_port") == port
-
-
-async def test_shards_are_found_wherever_they_are_and_wherever_they_go(cluster, abstream):
+async def test_shards_are_found_on_every_node_and_after_they_move(cluster, abstream):
     async with (
         Connections(cluster.url, NAMES) as connections,
         Publisher(cluster.url, shards=NAMES.count, source="urn:one", wait_replicas=1) as publisher,

@@ -28,14 +28,14 @@ def compose() -> dict:
     return yaml.safe_load(COMPOSE.read_text())
 
 
-def test_compose_is_valid_by_the_compose_specification():
+def test_the_compose_file_is_valid_by_the_compose_specification():
     checker = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
     done = subprocess.run(checker, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("service", ["worker-cpu", "worker-gpu"])
-def test_the_command_of_every_worker_is_one_that_abstream_takes(compose, service):
+def test_the_command_of_every_worker_is_valid_and_leaves_time_to_drain(compose, service):
     name, *flags = compose["services"][service]["command"]
     command = cli.commands[name]
     with click.Context(cli, info_name="abstream") as parent:
@@ -43,7 +43,7 @@ def test_the_command_of_every_worker_is_one_that_abstream_takes(compose, service
     assert context.params["drain_seconds"] < int(compose["services"][service]["stop_grace_period"].rstrip("s"))
 
 
-def test_the_command_of_the_gateway_opens_the_port_that_is_published_and_that_prometheus_asks(compose):
+def test_the_gateway_listens_on_the_port_that_is_published_and_scraped(compose):
     name, *flags = compose["services"]["gateway"]["command"]
     with click.Context(cli, info_name="abstream") as parent:
         port = cli.commands[name].make_context(name, flags, parent=parent).params["port"]
@@ -53,15 +53,15 @@ def test_the_command_of_the_gateway_opens_the_port_that_is_published_and_that_pr
     assert asked == {port}
 
 
-def test_what_is_mounted_is_there_and_nothing_is_open_to_the_network(compose):
+def test_mounted_folders_exist_and_ports_are_open_on_localhost_only(compose):
     for service in compose["services"].values():
         folders = [volume.split(":")[0] for volume in service.get("volumes", ()) if volume.startswith("./")]
         assert all((ROOT / folder).is_dir() for folder in folders)
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
-def test_redis_starts_with_the_command_of_compose_and_keeps_what_it_is_given(compose):
-    """The very same options, on the server at hand."""
+def test_redis_starts_with_the_options_of_the_compose_file_and_persists_its_data(compose):
+    """With exactly these options, on the installed server."""
     program, *options = compose["services"]["redis"]["command"]
     assert program == "redis-server"
     with embedded_redis(*options) as url, Redis.from_url(url, protocol=2, decode_responses=True) as redis:
@@ -85,7 +85,7 @@ def test_each_profile_has_one_worker_and_all_wait_for_redis(compose):
 
 @pytest.mark.parametrize("service", ["worker-cpu", "worker-gpu"])
 def test_the_health_check_of_a_worker_fails_when_its_loop_makes_no_progress(compose, service, server, streams):
-    """The very command, asking a worker's endpoints on another port."""
+    """Exactly this command, with the port of the test's endpoints."""
     kind, python, *arguments = compose["services"][service]["healthcheck"]["test"]
     command = compose["services"][service]["command"]
     port = command[command.index("--metrics-port") + 1]
@@ -112,7 +112,7 @@ def test_the_health_check_of_a_worker_fails_when_its_loop_makes_no_progress(comp
     assert check() != 0
 
 
-def test_the_image_copies_what_is_there_and_installs_from_the_constraints():
+def test_the_image_copies_existing_files_and_installs_with_the_constraints():
     lines = DOCKERFILE.read_text().splitlines()
     copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
     assert copied
@@ -122,9 +122,9 @@ def test_the_image_copies_what_is_there_and_installs_from_the_constraints():
     assert all("--constraint constraints.txt" in line for line in installs)
 
 
-def test_the_image_and_the_package_have_one_version(compose):
+def test_the_image_has_the_version_of_the_package(compose):
     assert compose["services"]["worker-cpu"]["image"] == f"abstream:{abstream.__version__}"
 
 
-def test_torch_is_pinned_to_what_was_tested():
+def test_torch_is_pinned_to_the_tested_version():
     assert re.search(r"^torch==2\.13\.0$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)

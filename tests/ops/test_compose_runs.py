@@ -1,4 +1,4 @@
-"""The commands of the compose file, as they stand there, do together what it is for."""
+"""The commands of the compose file work together as they are written there."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ TOKEN = "a-token-for-this-test-alone"
 
 @asynccontextmanager
 async def running(service: str, environment: dict[str, str], **instead: str) -> AsyncIterator[Process]:
-    """A service of the compose file, with other values for some of its options; it must end well when it is stopped."""
+    """Run a service of the compose file with some options replaced; it must exit cleanly when it is stopped."""
     command = list(SERVICES[service]["command"])
     for option, value in instead.items():
         command[command.index(f"--{option.replace('_', '-')}") + 1] = value
@@ -36,14 +36,14 @@ async def running(service: str, environment: dict[str, str], **instead: str) -> 
 
 
 async def said(process: Process, event: str) -> dict[str, str]:
-    """The line of its log in which it says so."""
+    """The first line of its log with this event."""
     async for line in process.stderr:
         if (fields := json.loads(line))["event"] == event:
             return fields
     raise AssertionError(f"it ended before {event}")
 
 
-async def test_an_abstract_that_is_posted_to_the_gateway_is_answered_by_the_worker(server, namespace, tmp_path):
+async def test_an_abstract_posted_to_the_gateway_is_answered_by_the_worker(server, namespace, tmp_path):
     (tmp_path / "tokens").write_text(f"clinic {TOKEN}\n")
     environment = os.environ | {"REDIS_URL": server, "ABSTREAM_NAMESPACE": namespace, "HOME": str(tmp_path)}
     async with (

@@ -1,4 +1,4 @@
-"""What a run is counted to be: it passes only if every abstract has one result, of the right adapter."""
+"""The verdict on a run: it passes only if every abstract has one result, of the right adapter."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def sync_redis(server):
 
 @pytest.fixture
 async def answered(publisher, workers, make_adapter, streams):
-    """Six abstracts: two answered by the base, and four by an adapter."""
+    """The run of six abstracts, of which the base answered two, and an adapter four."""
     adapter = make_adapter("1")
     records = [Record(str(n), Abstract(abstract=f"Text {n}."), {"label": "Cancer"}) for n in range(6)]
     for number, record in enumerate(records[:2]):
@@ -38,7 +38,7 @@ async def test_results_are_counted_by_abstract_and_by_adapter(sync_redis, stream
     assert summary.by_adapter == {"none": 2, answered.new_digest: 4}
 
 
-async def test_a_run_in_which_no_worker_was_killed_has_shown_nothing(sync_redis, streams, answered):
+async def test_a_run_in_which_no_worker_was_killed_does_not_pass(sync_redis, streams, answered):
     assert not count(sync_redis, streams, answered).passed
 
 

@@ -1,4 +1,4 @@
-"""The demo passes because it counted, not because it ended."""
+"""The demo passes only after counting its results."""
 
 import json
 
@@ -8,7 +8,7 @@ from abstream.ops import demo
 def test_the_demo_on_the_real_model_gives_every_abstract_one_result(tmp_path, monkeypatch):
     monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
     (tmp_path / "url").write_text("redis://elsewhere")
-    monkeypatch.setenv("ABSTREAM_REDIS_URL_FILE", str(tmp_path / "url"))  # is not where the demo's workers go
+    monkeypatch.setenv("ABSTREAM_REDIS_URL_FILE", str(tmp_path / "url"))  # which the demo's workers must ignore
 
     assert demo.run(None, None, tmp_path, "phi3-nano")
 

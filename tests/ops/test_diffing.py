@@ -1,4 +1,4 @@
-"""``abstream adapters diff``: which answers would change, and how they take the place of those that do."""
+"""``abstream adapters diff``: which answers would change, and how corrected ones supersede them."""
 
 import json
 
@@ -19,7 +19,7 @@ def adapters(make_adapter):
 
 @pytest.fixture
 def diff(abstream, adapters, tmp_path):
-    """Run the command on both adapters; what it says as JSON."""
+    """A function that runs the command on both adapters and returns its JSON."""
     (tmp_path / "records.jsonl").write_text(RECORDS)
 
     def run(*arguments: str) -> dict:
@@ -32,7 +32,7 @@ def diff(abstream, adapters, tmp_path):
 
 
 def answers_of(adapter, folder) -> dict[str, dict[str, str]]:
-    """Id -> question -> label, as the engine itself says."""
+    """Map id -> question -> label, as the engine itself answers."""
     engine, found = FakeEngine(adapter=adapter), {}
     for record in usable([str(folder / "records.jsonl")], "jsonl", Tally()):
         logits = engine.classify([engine.encode(record.abstract)]).logits[0]
@@ -40,7 +40,7 @@ def answers_of(adapter, folder) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_on_files_every_abstract_that_would_be_answered_otherwise_is_named(diff, adapters, tmp_path):
+def test_in_files_every_abstract_whose_answer_would_change_is_named(diff, adapters, tmp_path):
     found = diff("--data", "records.jsonl")
     first, second = (answers_of(one, tmp_path) for one in adapters)
     expected = [{"id": id, "first": first[id], "second": second[id]} for id in first if first[id] != second[id]]  # noqa: A001
@@ -63,13 +63,13 @@ def test_broken_records_are_left_out_and_exit_3(abstream, adapters, tmp_path):
 
 @pytest.fixture
 def shards(request, namespace, monkeypatch) -> Shards:
-    """Of every command."""
+    """The shards that every command uses."""
     monkeypatch.setenv("ABSTREAM_SHARDS", str(request.param))
     return Shards(namespace, request.param)
 
 
 async def predictions(redis, shards: Shards) -> list[list[AbstractClassified]]:
-    """Of each shard, oldest first."""
+    """The predictions of each shard, oldest first."""
     pages = [await redis.xrange(streams.predictions) for streams in shards.all]
     return [[from_fields(fields) for _, fields in page] for page in pages]
 
@@ -84,9 +84,7 @@ def answered(abstream, adapters, shards):
 
 @pytest.mark.parametrize("shards", [3], indirect=True)
 @pytest.mark.usefixtures("answered")
-async def test_what_was_answered_is_published_anew_in_its_shard_where_it_changes_and_once(
-    diff, adapters, redis, shards
-):
+async def test_changed_answers_are_published_once_in_their_shard(diff, adapters, redis, shards):
     before = await predictions(redis, shards)
     found = diff("--since", "0", "--publish")
     again = diff("--since", "0", "--publish")
@@ -105,7 +103,7 @@ async def test_what_was_answered_is_published_anew_in_its_shard_where_it_changes
 
 @pytest.mark.parametrize("shards", [1], indirect=True)
 @pytest.mark.usefixtures("answered")
-async def test_what_is_no_longer_in_the_stream_is_counted(diff, redis, shards):
+async def test_abstracts_no_longer_in_the_stream_are_counted(diff, redis, shards):
     lane = shards.all[-1].lane("interactive")
     left = 20 - await redis.xlen(lane) + 2
     await redis.xtrim(lane, maxlen=2, approximate=False)
@@ -113,7 +111,7 @@ async def test_what_is_no_longer_in_the_stream_is_counted(diff, redis, shards):
     assert (found["abstracts"], found["gone"]) == (left, 20 - left)
 
 
-def test_it_wants_either_files_or_a_time(abstream, adapters):
+def test_diff_needs_either_files_or_a_time(abstream, adapters):
     for arguments in ((), ("--data", "x", "--since", "0"), ("--data", "x", "--publish")):
         done = abstream("adapters", "diff", *(one.path for one in adapters), *arguments, "--engine", "fake")
         assert done.returncode == 2

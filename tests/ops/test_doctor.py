@@ -1,4 +1,4 @@
-"""The doctor on a sound set-up and on broken ones: each is found, the rest is not blamed, and no password is told."""
+"""The doctor on a sound set-up and on broken ones: it finds each fault and no other, and shows no password."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ FEW_MAY = f"ACL SETUSER doctor on >{SECRET} ~* +@all -xadd"
 
 
 class SetUp:
-    """What the doctor is to look at; tests break it."""
+    """What the doctor examines; tests break parts of it."""
 
     def __init__(self, model: Path, folder: Path) -> None:
         self.model, self.folder = model, folder
@@ -30,7 +30,7 @@ class SetUp:
         self.password = SECRET
 
     def examine(self, out: Callable[[], str]) -> tuple[int, dict[str, str]]:
-        """The exit code, and what was found to the verdict, where it is not ``ok``; no GPU is no fault."""
+        """The exit code, and the verdicts other than ``ok`` by what was examined; a missing GPU is not a fault."""
         with embedded_redis(*self.options) as url:
             with Redis.from_url(url) as redis:
                 for command in self.commands:
@@ -129,21 +129,21 @@ MODEL = "model and adapter"
         (the_cache_is_a_file, 1, {"adapter cache": "error"}),
     ],
 )
-def test_what_is_broken_is_found_and_nothing_else(set_up, out, harm, code, found):
+def test_every_fault_is_found_and_nothing_else(set_up, out, harm, code, found):
     harm(set_up)
     assert set_up.examine(out) == (code, found)
 
 
 @pytest.mark.parametrize("url", [f"redis://doctor:{SECRET}@127.0.0.1:1/0", f"redis://127.0.0.1:1?password={SECRET}"])
-def test_a_redis_that_is_away_is_out_of_reach(set_up, out, url):
+def test_an_absent_redis_is_reported_as_out_of_reach(set_up, out, url):
     assert set_up.examine_at(url, out) == (5, {"Redis": "out of reach"})
 
 
 def test_a_url_that_cannot_be_read_is_an_error(set_up, out):
-    """The library takes what stands before the slash for a port, and shows it."""
+    """The client library takes the text before the slash for a port, and would show it."""
     assert set_up.examine_at(f"redis://doctor:{SECRET}/x@127.0.0.1", out) == (1, {"Redis": "error"})
 
 
-def test_a_cache_that_nobody_may_write_to_is_found(set_up, out, monkeypatch):
+def test_a_read_only_cache_is_found(set_up, out, monkeypatch):
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)  # root may write anywhere
     assert set_up.examine(out) == (1, {"adapter cache": "error"})

@@ -1,4 +1,4 @@
-"""A private server appears when it is needed and leaves nothing behind."""
+"""A private server is started on demand and leaves nothing behind."""
 
 from pathlib import Path
 
@@ -22,18 +22,18 @@ def test_a_server_is_real_private_and_gone_afterwards():
         redis.ping()
 
 
-def test_it_is_gone_after_an_error_too():
+def test_the_server_is_gone_after_an_error_too():
     with pytest.raises(ZeroDivisionError), embedded_redis() as url:
         raise ZeroDivisionError
     assert not Path(url.removeprefix("unix://")).parent.exists()
 
 
-def test_a_given_url_is_used_as_it_is():
+def test_a_given_url_is_used_unchanged():
     with redis_url("redis://elsewhere") as url:
         assert url == "redis://elsewhere"
 
 
-def test_the_server_on_path_comes_before_the_bundled_one(monkeypatch, tmp_path):
+def test_the_server_on_path_is_preferred_to_the_bundled_one(monkeypatch, tmp_path):
     mine = tmp_path / "redis-server"
     mine.write_text("#!/bin/sh\n")
     mine.chmod(0o755)
@@ -48,7 +48,7 @@ def test_a_server_that_does_not_start_says_why(monkeypatch):
         pass
 
 
-def test_without_any_server_the_ways_to_get_one_are_named(monkeypatch):
+def test_without_any_server_the_error_says_how_to_get_one(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(embedded, "_bundled_server", lambda: None)
     with pytest.raises(Unavailable, match="set REDIS_URL"):

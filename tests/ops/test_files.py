@@ -1,4 +1,4 @@
-"""Files in, files out: several, of several formats, through standard input; what is broken is named and counted."""
+"""Files in and out, in several formats and through standard input; broken records are named and counted."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ FIXTURES = Path(__file__).parents[1] / "producer/fixtures"
 FAKE = ("--engine", "fake")
 
 
-def test_files_of_different_formats_become_one(abstream, tmp_path):
+def test_files_of_different_formats_are_classified_into_one(abstream, tmp_path):
     (tmp_path / "more.xml.gz").write_bytes(gzip.compress((FIXTURES / "pubmed-xml/articles.xml").read_bytes()))
     (tmp_path / "broken.csv").write_bytes(b"id,title\na,Title\nb,Title,c\n")
 
@@ -36,7 +36,7 @@ def test_files_of_different_formats_become_one(abstream, tmp_path):
     assert all(any("ASReview_" in note for note in reference["notes"]) for reference in references)
 
 
-def test_standard_input_is_read_in_the_format_that_is_said(abstream):
+def test_standard_input_is_read_in_the_given_format(abstream):
     done = abstream(
         "classify", "-", "--format", "nbib", "-o", "-", *FAKE, stdin=(FIXTURES / "pubmed.nbib").read_bytes()
     )
@@ -44,7 +44,7 @@ def test_standard_input_is_read_in_the_format_that_is_said(abstream):
 
 
 @pytest.mark.parametrize("command", [["publish", "data.docx"], ["classify", "data.docx", "-o", "-", *FAKE]])
-def test_a_file_of_no_known_format_is_an_error_that_says_what_to_do(abstream, tmp_path, command):
+def test_a_file_of_unknown_format_is_an_error_that_says_what_to_do(abstream, tmp_path, command):
     (tmp_path / "data.docx").write_bytes(b"some words\n")
     done = abstream(*command)
     assert done.returncode == 1
@@ -62,7 +62,7 @@ def test_a_file_of_no_known_format_is_an_error_that_says_what_to_do(abstream, tm
         ("./data.csv", b"./data.csv is also an input, and its broken records would be lost: give --out another name"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(abstream, tmp_path, out, said):
+def test_an_output_that_cannot_be_written_is_reported_before_a_model_is_loaded(abstream, tmp_path, out, said):
     (tmp_path / "data.csv").write_text("title\nTitle\n")
     done = abstream("classify", "data.csv", "-o", out, "--model", "none")
     assert done.returncode == 1
@@ -71,7 +71,7 @@ def test_an_output_that_cannot_be_written_is_said_before_a_model_is_loaded(abstr
     assert (tmp_path / "data.csv").read_text() == "title\nTitle\n"
 
 
-def test_pubmed_records_are_published_under_their_numbers(abstream):
+def test_pubmed_records_are_published_under_their_pmids(abstream):
     done = abstream("publish", FIXTURES / "pubmed-xml/articles.xml", FIXTURES / "pubmed-xml/book.xml")
     ids = [json.loads(line)["id"] for line in done.stdout.splitlines()]
     assert ids == [f"3000000{number}" for number in range(1, 6)]

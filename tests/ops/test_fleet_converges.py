@@ -1,4 +1,4 @@
-"""Whatever happens to a worker while the fleet switches, in the end it serves what the others serve."""
+"""Whatever happens to a worker while the fleet switches, it ends on the same adapter as the others."""
 
 import os
 from contextlib import ExitStack
@@ -19,10 +19,10 @@ from ..conftest import wait_until
 LOADED = "abstream_adapter_switch_seconds_count"
 
 
-async def test_one_frozen_one_killed_as_it_loads_and_one_started_meanwhile_end_on_the_same_adapter(
+async def test_a_frozen_a_restarted_and_an_undisturbed_worker_end_on_the_same_adapter(
     make_adapter, tmp_path, monkeypatch
 ):
-    """Worker processes. Their turns to load are held by the test, so that the switch lasts as long as it needs."""
+    """The test holds the worker processes' turns to load, so that the switch lasts as long as it needs."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where workers take turns
     old, new = make_adapter("1"), make_adapter("2")
     streams, store, flags = Streams(), tmp_path / "store", {"adapter-cache": tmp_path / "copies"}
@@ -58,7 +58,7 @@ async def _more(worker, than: float) -> bool:
 
 
 async def _serving(redis, streams, digest: str, names: set[str]) -> bool:
-    """Whether each of these has said last that it serves the adapter."""
+    """Whether the last announcement of each of these workers is that it serves the adapter."""
     last = {
         answer.data.worker: answer for answer in (await look(Shard(redis, streams), [Shard(redis, streams)])).answers
     }

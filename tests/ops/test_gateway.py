@@ -12,7 +12,7 @@ from ..conftest import PATIENCE_SECONDS
 
 @pytest.fixture
 async def address(server, namespace):
-    """Where one listens."""
+    """The address of a running gateway."""
     command = ["--redis-url", server, "--namespace", namespace, "--log-format", "json", "gateway", "--port", "0"]
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "abstream.ops", *command, stderr=-1)
     try:
@@ -23,8 +23,8 @@ async def address(server, namespace):
         await process.communicate()
 
 
-async def test_the_backlog_is_told_while_no_worker_runs(address, redis, streams):
-    """Workers that are none yet are started for what waits."""
+async def test_the_backlog_is_exposed_while_no_worker_runs(address, redis, streams):
+    """An autoscaler can then start the first worker when abstracts wait."""
     for lane in ("interactive", "bulk"):
         await redis.xgroup_create(streams.lane(lane), "classifiers", "0", mkstream=True)
     await redis.xadd(streams.lane("bulk"), {"title": "T"})

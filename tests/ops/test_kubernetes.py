@@ -1,4 +1,4 @@
-"""The manifests, checked as far as that goes without a cluster: schemas, commands, and what one says of another."""
+"""The manifests, checked as far as possible without a cluster: schemas, commands and cross-references."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def named(resource: dict) -> str:
 
 
 @pytest.mark.parametrize("resource", [one for one in RESOURCES if one["kind"] not in CUSTOM], ids=named)
-def test_a_resource_is_what_kubernetes_says_of_its_kind(resource):
+def test_every_resource_is_valid_by_the_schema_of_its_kind(resource):
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     kubernetes_validate.validate(resource, KUBERNETES, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -43,7 +43,7 @@ def test_a_resource_is_what_kubernetes_says_of_its_kind(resource):
 
 
 def valid(resources: list[dict]) -> list[dict]:
-    """Those that are what their published schemas say."""
+    """The resources that are valid by their published schemas."""
     script, asked = ["node", "custom_resources.mjs"], json.dumps(resources)
     done = subprocess.run(script, cwd=NODE, input=asked, capture_output=True, text=True, check=True)
     return list(compress(resources, json.loads(done.stdout)))
@@ -53,14 +53,14 @@ def valid(resources: list[dict]) -> list[dict]:
     not (shutil.which("node") and (NODE / "node_modules/@kubernetes-models").is_dir()),
     reason="no Node with packages: npm install in tests/node",
 )
-def test_the_custom_resources_are_what_keda_and_the_prometheus_operator_say_of_them():
+def test_the_custom_resources_are_valid_by_the_schemas_of_keda_and_the_prometheus_operator():
     custom = [resource for resource in RESOURCES if resource["kind"] in CUSTOM]
     assert {resource["kind"] for resource in custom} == CUSTOM
     wrong = [resource | {"spec": {"groups": 7, "scaleTargetRef": 7, "selector": 7}} for resource in custom]
     assert valid(custom + wrong) == custom
 
 
-def test_the_rules_are_those_of_prometheus():
+def test_the_prometheus_rule_has_the_rules_of_the_prometheus_folder():
     """If this fails: python -m abstream.ops.kubernetes"""
     assert RULES.read_text() == prometheus_rule()
 
@@ -72,12 +72,12 @@ def parsed(args: list[str]) -> click.Context:
 
 
 def patched(kustomization: Path) -> dict[str, object]:
-    """Path -> value of the operations on the worker."""
+    """Map path -> value of the patch operations on the worker."""
     [patch] = yaml.safe_load(kustomization.read_text())["patches"]
     return {operation["path"]: operation["value"] for operation in yaml.safe_load(patch["patch"])}
 
 
-def test_the_patches_for_cpus_replace_what_is_there_by_what_abstream_takes():
+def test_the_patches_for_cpus_replace_existing_values_by_valid_ones():
     worker = {"spec": {"template": {"spec": PODS["worker"]}}}
     operations = patched(FOLDER / "cpu" / "kustomization.yaml")
     for path, value in operations.items():
@@ -86,13 +86,13 @@ def test_the_patches_for_cpus_replace_what_is_there_by_what_abstream_takes():
     assert parsed(operations["/spec/template/spec/containers/0/args"]).params["device"] == "cpu"
 
 
-def test_a_worker_has_longer_than_its_drain_before_it_is_killed():
+def test_the_grace_period_of_a_worker_is_longer_than_its_drain():
     [container] = PODS["worker"]["containers"]
     assert parsed(container["args"]).params["drain_seconds"] < PODS["worker"]["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_every_port_that_is_named_is_one_that_the_command_opens(name):
+def test_every_named_port_is_opened_by_the_command(name):
     [container] = PODS[name]["containers"]
     [port] = container["ports"]
     params = parsed(container["args"]).params
@@ -111,7 +111,7 @@ def test_no_container_runs_as_root_or_writes_outside_its_volumes(name):
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_the_network_lets_a_pod_reach_redis_and_names_and_be_asked_on_its_port_and_nothing_more(name):
+def test_network_policies_allow_only_redis_dns_models_and_the_pods_own_port(name):
     [policy] = [one["spec"] for one in RESOURCES if named(one) == f"NetworkPolicy {name}"]
     opened = {direction: ports_of(policy[direction]) for direction in ("ingress", "egress")}
     [port] = PODS[name]["containers"][0]["ports"]
@@ -126,7 +126,7 @@ def ports_of(rules: list[dict]) -> set[tuple[str, str | int]]:
     return {(port["protocol"], port["port"]) for rule in rules for port in rule["ports"]}
 
 
-def test_all_pods_are_told_the_same_of_redis():
+def test_all_pods_have_the_same_redis_settings():
     said = [{one["name"]: one for one in pod["containers"][0]["env"]} for pod in PODS.values()]
     for name in ("ABSTREAM_REDIS_URL_FILE", "ABSTREAM_SHARDS"):
         first, *others = (variables[name] for variables in said)
@@ -134,7 +134,7 @@ def test_all_pods_are_told_the_same_of_redis():
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_secrets_are_files_and_in_no_environment(name):
+def test_secrets_are_mounted_as_files_and_never_in_the_environment(name):
     [container] = PODS[name]["containers"]
     variables = {one["name"]: one.get("value", "") for one in container["env"]}
     assert not any("secretKeyRef" in one.get("valueFrom", {}) for one in container["env"])
@@ -144,14 +144,14 @@ def test_secrets_are_files_and_in_no_environment(name):
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_every_variable_is_one_that_abstream_reads(name):
+def test_every_environment_variable_is_read_by_abstream(name):
     [container] = PODS[name]["containers"]
     options = [*cli.params, *cli.commands[container["args"][0]].params]
     read = {variable for option in options if isinstance(option, click.Option) for variable in option.envvar or ()}
     assert {one["name"] for one in container["env"]} <= read
 
 
-def test_every_pod_has_a_budget_for_disruptions_that_lets_nodes_be_drained():
+def test_every_pod_has_a_disruption_budget_that_lets_nodes_be_drained():
     budgets = {one["metadata"]["name"]: one["spec"] for one in RESOURCES if one["kind"] == "PodDisruptionBudget"}
     assert budgets.keys() == PODS.keys()
     replicas = {
@@ -163,7 +163,7 @@ def test_every_pod_has_a_budget_for_disruptions_that_lets_nodes_be_drained():
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 @pytest.mark.parametrize("name", ["base", "cpu"])
-def test_kustomize_builds_it_with_every_resource_in_the_namespace(name):
+def test_kustomize_puts_every_resource_in_the_namespace(name):
     done = subprocess.run(["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     built = list(yaml.safe_load_all(done.stdout))
@@ -171,7 +171,7 @@ def test_kustomize_builds_it_with_every_resource_in_the_namespace(name):
     assert {one["metadata"].get("namespace") for one in built if one["kind"] != "Namespace"} == {"abstream"}
 
 
-def test_every_selector_finds_a_pod():
+def test_every_selector_matches_a_pod():
     labels = {name: {"app.kubernetes.io/name": name} for name in PODS}
     selectors = [
         resource["spec"][key].get("matchLabels", resource["spec"][key])
@@ -187,7 +187,7 @@ def test_the_image_has_the_version_of_the_package():
     assert BASE["images"] == [{"name": "abstream", "newTag": abstream.__version__}]
 
 
-def test_what_scales_workers_counts_what_is_in_hand_too():
+def test_autoscaling_counts_pending_abstracts_too():
     [scaled] = [resource for resource in RESOURCES if resource["kind"] == "ScaledObject"]
     [trigger] = scaled["spec"]["triggers"]
     rules = yaml.safe_load((FOLDER.parent / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]

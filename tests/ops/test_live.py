@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 @pytest.fixture
 def show(server, namespace):
-    """Runs ``abstream adapters …`` in this process, and gives what it printed."""
+    """A function that runs ``abstream adapters …`` in this process and returns what it printed."""
 
     async def show(*arguments: str) -> str:
         common = ["--redis-url", server, "--namespace", namespace, "adapters"]
@@ -29,7 +29,7 @@ def show(server, namespace):
 
 @pytest.fixture
 def run(show):
-    """The same, of JSON."""
+    """As ``show``, with ``--json``, parsed."""
 
     async def run(*arguments: str):
         return json.loads(await show(*arguments))
@@ -39,7 +39,7 @@ def run(show):
 
 @pytest.fixture
 def at_work(publisher, workers):
-    """Lets workers answer an abstract each, so that they are known to be there."""
+    """A function that lets each worker answer an abstract, so that the fleet knows of it."""
 
     async def work(*names: str) -> None:
         for name in names:
@@ -51,7 +51,7 @@ def at_work(publisher, workers):
 
 @pytest.fixture
 async def late(redis, streams, at_work, make_adapter, workers, tmp_path):
-    """The fleet: version 1 was served by one worker, version 2 by two, and a third has never answered."""
+    """A fleet that served version 1 with one worker and version 2 with two; a third has never answered."""
     one, two = make_adapter("1"), make_adapter("2")
     await release(redis, streams, one.path, tmp_path)
     await workers.registry(workers.new("early")).catch_up()
@@ -62,7 +62,7 @@ async def late(redis, streams, at_work, make_adapter, workers, tmp_path):
     return one, two
 
 
-async def test_status_tells_how_many_serve_the_live_one_and_who_is_late(show, run, late):
+async def test_status_shows_how_many_workers_serve_the_live_adapter_and_which_are_late(show, run, late):
     one, two = late
     found = await run("status", "--json")
     assert (found["on_time"], found["at_work"], found["live"]["digest"]) == (2, 4, two.digest)
@@ -78,7 +78,7 @@ async def test_status_tells_how_many_serve_the_live_one_and_who_is_late(show, ru
     assert header.split() == ["worker", "version", "serves", "late_since", "why"]
 
 
-async def test_status_tells_why_an_adapter_was_rejected(redis, streams, run, at_work, make_adapter, workers, tmp_path):
+async def test_status_shows_why_an_adapter_was_rejected(redis, streams, run, at_work, make_adapter, workers, tmp_path):
     bad = make_adapter("2", base_model={"id": "other", "revision": "7"})
     for adapter in (make_adapter("1"), bad):
         await release(redis, streams, adapter.path, tmp_path)
@@ -93,7 +93,7 @@ async def test_status_tells_why_an_adapter_was_rejected(redis, streams, run, at_
     assert "was trained on other 7" in worker["why"]
 
 
-async def test_a_rollback_names_the_one_before_and_is_another_announcement(redis, streams, run, late, workers):
+async def test_a_rollback_announces_the_previous_adapter_again(redis, streams, run, late, workers):
     one, _ = late
     said = await run("rollback", "--reason", "too many reviews")
     assert (said["digest"], said["action"], said["reason"]) == (one.digest, "rollback", "too many reviews")
@@ -104,7 +104,7 @@ async def test_a_rollback_names_the_one_before_and_is_another_announcement(redis
     assert (await look(Shard(redis, streams), [Shard(redis, streams)])).live.entry_id == said["entry_id"]
 
 
-async def test_a_rollback_to_a_version_that_is_named(run, late, show):
+async def test_a_rollback_can_name_its_version(run, late, show):
     one, two = late
     assert (await run("rollback", "--to", "1"))["digest"] == one.digest
     assert (await run("rollback", "--to", two.digest))["digest"] == two.digest
@@ -112,7 +112,7 @@ async def test_a_rollback_to_a_version_that_is_named(run, late, show):
         await run("rollback", "--to", "2")
 
 
-async def test_a_rollback_without_anything_to_go_back_to(redis, streams, run, make_adapter, tmp_path):
+async def test_a_rollback_without_a_previous_adapter_is_refused(redis, streams, run, make_adapter, tmp_path):
     with pytest.raises(AdapterRefused, match="no adapter has been announced yet"):
         await run("rollback")
     await release(redis, streams, make_adapter().path, tmp_path)
@@ -120,7 +120,7 @@ async def test_a_rollback_without_anything_to_go_back_to(redis, streams, run, ma
         await run("rollback")
 
 
-async def test_show_tells_what_was_announced_and_who_serves_it(run, late, show):
+async def test_show_prints_what_was_announced_and_which_workers_serve_it(run, late, show):
     one, two = late
     live, older = await run("show", "--json"), await run("show", "1", "--json")
     assert (live["digest"], live["live"], live["workers"]) == (two.digest, True, ["fast", "faster"])
@@ -131,7 +131,7 @@ async def test_show_tells_what_was_announced_and_who_serves_it(run, late, show):
         await show("show", "9")
 
 
-async def test_list_marks_the_live_one(run, late, show):
+async def test_list_marks_the_live_adapter(run, late, show):
     rows = await run("list", "--json")
     assert [(row["version"], row["live"]) for row in rows] == [("1", None), ("2", "live")]
     _, first, second = (await show("list")).splitlines()
@@ -139,6 +139,6 @@ async def test_list_marks_the_live_one(run, late, show):
     assert second.split()[-2] == "live"
 
 
-def test_redis_out_of_reach_is_exit_code_5(abstream, monkeypatch):
+def test_redis_out_of_reach_exits_5(abstream, monkeypatch):
     monkeypatch.setenv("REDIS_URL", "unix:///nowhere/redis.sock")
     assert abstream("adapters", "status").returncode == 5

@@ -1,4 +1,4 @@
-"""What is logged: events with names of one list, and the traces they belong to."""
+"""Log events: their names are those of one list, and they name the traces they belong to."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ LOGGERS = {f"{logger}.{level}" for logger in ("log", "structlog.get_logger()") f
 
 
 def logged() -> Iterator[str]:
-    """The first argument of each call of a structlog logger, as it stands there."""
+    """The source text of the first argument of every call of a structlog logger."""
     for path in (path for part in PARTS for path in (ROOT / part).rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if "structlog.get_logger" in text:
@@ -28,7 +28,7 @@ def logged() -> Iterator[str]:
             yield from (ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) in LOGGERS)
 
 
-def test_every_event_is_of_the_list_and_the_list_has_no_other():
+def test_the_list_of_events_is_complete_and_has_no_unused_one():
     """If this fails: say in ``ops/logs.py`` what the event means."""
     assert set(logged()) == set(map(repr, EVENTS))
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in EVENTS)
@@ -41,7 +41,7 @@ class Failing(FakeEngine):
         return super().classify(batch)
 
 
-async def test_what_was_committed_or_failed_names_the_traces_it_came_in(redis, streams, workers):
+async def test_commits_and_failures_name_the_traces_of_their_abstracts(redis, streams, workers):
     lane = streams.lane("interactive")
     for id_, text, trace in (("1", "Text.", "a"), ("2", "Text 2.", "b"), ("3", "Poison.", "c"), ("4", "Text 4.", "!")):
         event = submitted(id_, text) | {"traceparent": f"00-{trace * 32}-{'d' * 16}-01"}

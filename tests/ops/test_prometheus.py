@@ -1,6 +1,6 @@
-"""The rules and the dashboard, held against a real Prometheus that scrapes a real worker.
+"""The rules and the dashboard, checked with a real Prometheus that scrapes a real worker.
 
-Debian's package ``prometheus`` has both programs.
+Debian's package ``prometheus`` contains ``prometheus`` and ``promtool``.
 """
 
 import json
@@ -45,12 +45,12 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_prometheus
-def test_every_alert_fires_at_its_fault_and_is_silent_where_all_is_well():
+def test_every_alert_fires_at_its_fault_and_is_silent_otherwise():
     done = promtool("test", "rules", "rules_test.yml")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_is_tested_and_says_what_to_do():
+def test_every_alert_has_a_test_and_says_what_to_do():
     tested = (FOLDER / "rules_test.yml").read_text()
     for rule in RULES:
         if "alert" in rule:
@@ -64,7 +64,7 @@ def test_the_configuration_is_valid():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_committed_dashboard_is_that_of_the_code():
+def test_the_committed_dashboard_is_what_the_code_generates():
     """If this fails: python -m abstream.ops.grafana.dashboard"""
     pytest.importorskip("grafana_foundation_sdk")
     from abstream.ops.grafana.dashboard import document
@@ -87,7 +87,7 @@ def program(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def worker(url: str) -> Iterator[int]:
-    """A worker process; the port of its metrics."""
+    """Run a worker process; yields the port of its metrics."""
     flags = ("--engine", "fake", "--metrics-port", "0", "--read-count", "8")
     with program(
         sys.executable, "-m", "abstream.ops", "--redis-url", url, "--log-format", "json", "work", *flags
@@ -101,7 +101,7 @@ def worker(url: str) -> Iterator[int]:
 
 @contextmanager
 def prometheus(folder: Path, target: int) -> Iterator[Query]:
-    """A Prometheus with the committed configuration, but for where and how often it looks."""
+    """Run Prometheus with the committed configuration, except for its targets and intervals."""
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "200ms", "evaluation_interval": "200ms"}
     for job in config["scrape_configs"]:
@@ -121,10 +121,10 @@ def prometheus(folder: Path, target: int) -> Iterator[Query]:
                     return json.load(answer)["data"]["result"]
             except urllib.error.HTTPError as refused:
                 if refused.code == 503:
-                    return []  # it begins
+                    return []  # still starting
                 raise ValueError(f"{expression}: {refused.read()!r}") from refused
             except urllib.error.URLError:
-                return []  # it is not up yet
+                return []  # not listening yet
 
         yield query
 
@@ -143,7 +143,7 @@ EXPECTED = Expected(
 
 
 async def use(url: str, adapter: Path, store: Path) -> None:
-    """Let everything happen once that a metric counts: answers, a refusal, a switch, a group of subscribers."""
+    """Let everything happen once that metrics count: answers, a refusal, a switch, a subscriber group."""
     streams, redis = Streams(), connect(url)
     await redis.config_set("maxmemory", "100mb")
     async with Publisher(url) as publisher:
@@ -166,12 +166,12 @@ def queries_of_the_dashboard() -> list[str]:
 
 
 def selectors(expression: str) -> set[str]:
-    """The series that an expression is made of: an alert's own result is empty where all is well."""
+    """The series that an expression selects, since the result of an alert is empty where all is well."""
     return set(re.findall(r"\b(?:abstream[_:][\w:]+|up)(?:\{[^}]*\})?", expression))
 
 
 @needs_prometheus
-async def test_no_rule_and_no_query_of_the_dashboard_comes_back_empty(make_adapter, tmp_path):
+async def test_no_rule_and_no_dashboard_query_is_empty(make_adapter, tmp_path):
     expressions = {rule["expr"] for rule in RULES if "record" in rule} | set(queries_of_the_dashboard())
     for rule in RULES:
         expressions |= selectors(rule["expr"])

@@ -1,4 +1,4 @@
-"""``abstream publish`` while too many abstracts wait: it waits, says so, and in the end gives up with a word."""
+"""``abstream publish`` while too many abstracts wait: it waits, says so, and in the end gives up."""
 
 import asyncio
 import json
@@ -12,13 +12,13 @@ from abstream.schemas.streams import MAX_EVENT_BYTES
 
 @pytest.fixture
 def many(tmp_path) -> str:
-    """A file of more abstracts than are sent in one call."""
+    """A file with more abstracts than are sent in one call."""
     lines = [json.dumps({"id": str(number), "title": f"Title {number}", "text": "Text."}) for number in range(300)]
     (tmp_path / "many.jsonl").write_text("\n".join(lines) + "\n")
     return "many.jsonl"
 
 
-async def test_it_waits_for_room_visibly_and_goes_on(abstream, many, redis, streams, tmp_path):
+async def test_publish_says_that_it_waits_for_room_and_then_continues(abstream, many, redis, streams, tmp_path):
     arguments = [sys.executable, "-m", "abstream.ops", "publish", many, "--max-backlog", "10"]
     process = await asyncio.create_subprocess_exec(
         *arguments, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -33,7 +33,7 @@ async def test_it_waits_for_room_visibly_and_goes_on(abstream, many, redis, stre
     assert await redis.xlen(streams.lane("interactive")) == 44
 
 
-async def test_it_gives_up_with_exit_code_5_and_has_said_what_was_taken(abstream, many, redis, streams):
+async def test_publish_gives_up_with_exit_code_5_and_says_what_was_accepted(abstream, many, redis, streams):
     done = abstream("publish", many, "--max-backlog", "10", "--wait-for-room", "0")
     assert done.returncode == 5
     assert b"abstream: 256 abstracts of the interactive lane wait, and 10 may" in done.stderr
@@ -42,7 +42,7 @@ async def test_it_gives_up_with_exit_code_5_and_has_said_what_was_taken(abstream
     assert len(taken) == 256
 
 
-async def test_an_abstract_that_is_too_large_is_named_and_its_neighbours_are_sent(abstream, tmp_path):
+async def test_an_abstract_that_is_too_large_is_named_and_the_others_are_sent(abstream, tmp_path):
     large = {"id": "large", "title": "Title", "text": "Text.", "journal": "x" * MAX_EVENT_BYTES}
     lines = [{"id": "before", "text": "Text."}, large, {"id": "after", "text": "Text."}]
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -52,7 +52,7 @@ async def test_an_abstract_that_is_too_large_is_named_and_its_neighbours_are_sen
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["before", "after"]
 
 
-async def test_without_a_limit_nothing_waits(abstream, many):
+async def test_without_a_limit_publish_does_not_wait(abstream, many):
     assert abstream("publish", many, "--max-backlog", "0", "--wait-for-room", "0").returncode == 0
 
 
@@ -63,8 +63,8 @@ class Failing(FakeEngine):
         return super().classify(batch)
 
 
-async def test_a_refusal_of_an_earlier_time_is_not_taken_for_the_answer(abstream, workers, tmp_path):
-    """What the model failed on is sent again under its old id: it has no result yet."""
+async def test_an_earlier_refusal_is_not_taken_for_the_answer(abstream, workers, tmp_path):
+    """An abstract that the model failed on has no result yet when it is sent again under its old id."""
     (tmp_path / "one.jsonl").write_text('{"id": "1", "text": "Text."}\n')
     abstream("publish", "one.jsonl", "--source", "mine")
     await workers.burst(engine=Failing())

@@ -1,4 +1,4 @@
-"""The doctor sees what would lose abstracts on a real server, and says how to mend it."""
+"""The doctor finds what would lose abstracts on a real server, and says how to mend it."""
 
 import pytest
 from abstream.ops.embedded import embedded_redis
@@ -16,7 +16,7 @@ def findings(url: str, streams) -> dict[str, Finding]:
 
 @pytest.fixture
 def doctored(streams):
-    """Examine a server of its own, started with these options and told these commands."""
+    """A function that examines a private server, started with these options and given these commands."""
 
     def examine(*options: str, commands: tuple[str, ...] = (), user: str = "") -> dict[str, Finding]:
         with embedded_redis(*options) as url:
@@ -28,7 +28,7 @@ def doctored(streams):
     return examine
 
 
-def test_a_sound_server_has_nothing_to_mend(doctored):
+def test_a_sound_server_has_no_findings(doctored):
     found = doctored("--appendonly", "yes", "--appendfsync", "always")
     assert {finding.verdict for finding in found.values()} == {"ok"}
     assert [finding.remedy for finding in found.values()] == [""] * 5
@@ -49,19 +49,19 @@ def test_a_policy_that_evicts_loses_whole_streams(doctored, memory, verdict):
         ("--appendonly yes --appendfsync everysec", "ok", "last second"),
     ],
 )
-def test_what_a_power_cut_would_take_is_said(doctored, options, verdict, said):
+def test_the_finding_says_what_a_power_cut_would_lose(doctored, options, verdict, said):
     persistence = doctored(*options.split())["Redis persistence"]
     assert persistence.verdict == verdict
     assert said in persistence.found
     assert bool(persistence.remedy) == (verdict == "warning")
 
 
-def test_a_server_too_old_is_an_error():
+def test_a_server_that_is_too_old_is_an_error():
     [finding] = _server(None, {"redis_version": "6.0.16"})
     assert (finding.verdict, "6.2" in finding.remedy) == ("error", True)
 
 
-def test_what_a_user_may_not_do_is_reported_not_a_crash(doctored):
+def test_missing_rights_of_a_user_are_reported(doctored):
     found = doctored(commands=(f"ACL SETUSER few on >secret ~* +@all {' '.join(DENIED)}",), user="few:secret@")
     assert found["Redis"].verdict == found["Redis maxmemory-policy"].verdict == "warning"
     assert found["Redis persistence"].verdict == "warning"
@@ -71,13 +71,13 @@ def test_what_a_user_may_not_do_is_reported_not_a_crash(doctored):
     assert permissions.remedy.endswith("+sadd +xreadgroup")
 
 
-def test_a_user_of_other_keys_is_told_which_it_needs(doctored, streams):
+def test_a_user_with_other_keys_is_told_which_it_needs(doctored, streams):
     found = doctored(commands=("ACL SETUSER others on >secret ~other:* +@all",), user="others:secret@")
     assert f"~{{{streams.namespace}}}:*" in found["Redis permissions"].remedy
     assert found["Redis keys"].verdict == "warning"
 
 
-def test_a_wrong_password_is_no_missing_server(doctored):
+def test_a_wrong_password_is_not_reported_as_a_missing_server(doctored):
     found = doctored(commands=("ACL SETUSER one on >secret ~* +@all",), user="one:wrong@")
     assert [finding.verdict for finding in found.values()] == ["error"]
     assert "password" in found["Redis"].remedy
@@ -107,7 +107,7 @@ async def test_the_examination_leaves_nothing_behind(server, redis, streams):
         ("{here:3}:abstracts", 4, "4, on 1 servers"),
     ],
 )
-def test_abstracts_in_shards_that_nobody_looks_at_are_found(there, told, found):
+def test_abstracts_in_shards_that_nobody_reads_are_found(there, told, found):
     with embedded_redis() as url, Redis.from_url(url) as redis:
         redis.xadd(there, {"title": "T"})
         [finding] = [one for one in examine_redis(url, Shards("here", told)) if one.what == "shards"]

@@ -1,4 +1,4 @@
-"""``abstream refusals``: what was set aside is looked at and sent again, once, under its own identity."""
+"""``abstream refusals``: refused entries are inspected and replayed, once, under their own identity."""
 
 import json
 
@@ -15,7 +15,7 @@ NOT_UTF8 = b'{"data": "\xff\xfe"}'
 
 
 class Clumsy(FakeEngine):
-    """Fails on the sound abstract, so that it is refused for no fault of its own."""
+    """Fails on the sound abstract, so that it is refused without being at fault."""
 
     def classify(self, batch):
         if self.encode(SOUND) in batch:
@@ -25,7 +25,7 @@ class Clumsy(FakeEngine):
 
 @pytest.fixture
 def out(redis, streams):
-    """What was published, refusals and predictions, as events."""
+    """The published refusals and predictions, as events."""
 
     class Out:
         async def refusals(self):
@@ -42,7 +42,7 @@ def out(redis, streams):
 
 @pytest.fixture
 async def refused(redis, streams, publisher, workers, out):
-    """Two refusals: a sound abstract that the model failed on, and an entry that is no text."""
+    """Two refusals: of a sound abstract that the model failed on, and of an entry that is not text."""
     await publisher.publish(SOUND, id="sound")
     await redis.xadd(streams.lane("interactive"), {"event": NOT_UTF8, b"\xff": b"kept"})
     await workers.burst(engine=Clumsy())
@@ -50,7 +50,7 @@ async def refused(redis, streams, publisher, workers, out):
     return {refusal.data.reason: refusal for refusal in await out.refusals()}
 
 
-async def test_list_tells_reason_and_abstract_and_can_choose(abstream, refused):
+async def test_list_shows_reason_and_abstract_and_can_filter(abstream, refused):
     both = json.loads(abstream("refusals", "list", "--json").stdout)
     [sound] = json.loads(abstream("refusals", "list", "--json", "--reason", "inference_error").stdout)
     after = json.loads(abstream("refusals", "list", "--json", "--since", both[0]["entry_id"]).stdout)
@@ -62,7 +62,7 @@ async def test_list_tells_reason_and_abstract_and_can_choose(abstream, refused):
     assert json.loads(abstream("refusals", "list", "--json", "--since", "2100-01-01").stdout) == []
 
 
-async def test_list_for_people_holds_no_text_of_an_abstract(abstream, refused):
+async def test_the_list_for_people_contains_no_text_of_an_abstract(abstream, refused):
     shown = abstream("refusals", "list").stdout.decode()
     assert shown.split()[:3] == ["time", "id", "reason"]
     assert refused["undecodable"].id in shown
@@ -90,7 +90,7 @@ async def test_a_replay_keeps_the_identity_and_its_result_names_the_refusal(abst
     assert prediction.replayof == refusal.id
 
 
-async def test_a_refusal_is_replayed_once_however_often_it_is_asked(abstream, refused, out, workers):
+async def test_a_refusal_is_replayed_once_however_often_it_is_requested(abstream, refused, out, workers):
     refusal = refused["inference_error"]
     first = abstream("refusals", "replay", refusal.id, "--json")
     await workers.burst()
@@ -112,7 +112,7 @@ async def test_two_operators_at_once_replay_once(redis, streams, refused, out):
     assert len(await out.waiting()) == 1
 
 
-async def test_what_was_answered_meanwhile_is_not_answered_again(abstream, refused, out, publisher, workers):
+async def test_an_abstract_answered_meanwhile_is_not_answered_again(abstream, refused, out, publisher, workers):
     await publisher.publish(SOUND, id="sound")
     abstream("refusals", "replay", refused["inference_error"].id)
     await workers.burst()
@@ -126,7 +126,7 @@ async def test_undecodable_bytes_are_sent_again_byte_for_byte(abstream, refused,
     assert fields == {b"event": NOT_UTF8, b"\xff": b"kept", b"replay_of": refusal.id.encode()}
 
 
-async def test_a_replay_that_is_refused_names_the_refusal_and_may_be_replayed_in_turn(
+async def test_a_refused_replay_names_the_refusal_and_can_be_replayed_again(
     abstream, refused, out, workers, redis, streams
 ):
     abstream("refusals", "replay", "--reason", "inference_error")
@@ -144,7 +144,7 @@ async def test_a_replay_that_is_refused_names_the_refusal_and_may_be_replayed_in
     assert prediction.replayof == second.id
 
 
-async def test_a_dry_run_says_what_it_would_do_and_does_nothing(abstream, refused, out):
+async def test_a_dry_run_shows_what_it_would_do_and_changes_nothing(abstream, refused, out):
     done = abstream("refusals", "replay", "--all", "--dry-run", "--json")
     assert done.returncode == 0
     assert [row["result"] for row in json.loads(done.stdout)] == ["would be replayed"] * 2
@@ -152,9 +152,7 @@ async def test_a_dry_run_says_what_it_would_do_and_does_nothing(abstream, refuse
     assert await out.waiting() == []
 
 
-async def test_what_was_trimmed_unread_cannot_be_replayed_and_exits_3(
-    abstream, out, publisher, workers, redis, streams
-):
+async def test_entries_trimmed_unread_cannot_be_replayed_and_exit_3(abstream, out, publisher, workers, redis, streams):
     await publisher.publish(SOUND)
     lane = streams.lane("interactive")
     await workers.new().source.create_groups()
@@ -169,7 +167,7 @@ async def test_what_was_trimmed_unread_cannot_be_replayed_and_exits_3(
     assert "publish it again" in row["problem"]
 
 
-async def test_an_unknown_id_is_exit_code_1_and_nothing_is_sent(abstream, refused, out):
+async def test_an_unknown_id_exits_1_and_nothing_is_sent(abstream, refused, out):
     done = abstream("refusals", "replay", refused["undecodable"].id, "7-0")
     assert done.returncode == 1
     assert b"no refusal 7-0" in done.stderr
@@ -177,18 +175,18 @@ async def test_an_unknown_id_is_exit_code_1_and_nothing_is_sent(abstream, refuse
 
 
 @pytest.mark.parametrize("selection", ["", "--all --reason invalid", "7-0 --all"])
-def test_which_to_replay_must_be_said_in_one_way(abstream, selection):
+def test_what_to_replay_must_be_selected_in_exactly_one_way(abstream, selection):
     assert abstream("refusals", "replay", *selection.split()).returncode == 2
 
 
 @pytest.mark.parametrize("command", ["list", "show 7-0", "replay --all"])
-def test_without_redis_is_exit_code_5(abstream, command):
+def test_without_redis_the_command_exits_5(abstream, command):
     assert abstream("refusals", *command.split(), REDIS_URL="unix:///nowhere/redis.sock").returncode == 5
 
 
 @pytest.mark.parametrize("fields", [{b"title": b"T"}, {b"title": b"T", b"id": b"own"}, {b"title": b"T", b"id": b""}])
 def test_an_entry_of_plain_fields_keeps_the_identity_it_had(fields):
-    """Which without an id of its own was its place in the stream, and a replay of a replay has a third one."""
+    """Without an id of its own it was identified by its entry id, and a replay of a replay has a third one."""
     once = again(to_original("lane", "1-0", fields), "refusal")
     twice = again(to_original("lane", "2-0", once), "second refusal")
 

@@ -1,4 +1,4 @@
-"""One command, several workers: each started again when it ends, all stopped by one signal, seen through one port."""
+"""One command runs several workers: each is restarted when it fails; one signal stops, one port shows them all."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ from abstream.ops.replicas import Replica, Supervisor, this_command
 from abstream.training.release import release
 from prometheus_client.parser import text_string_to_metric_families
 
-from ..conftest import PATIENCE_SECONDS, wait_until
+from ..conftest import PATIENCE_SECONDS, has_length, wait_until
 
 RUNS_FOR_EVER = "import signal; signal.pause()"
 
 
 @dataclass
 class Fleet:
-    """A supervisor's process, and what it said."""
+    """A supervisor's process with its log."""
 
     process: asyncio.subprocess.Process
     port: int
@@ -38,7 +38,7 @@ class Fleet:
             return error.code, error.read().decode()
 
     def values(self, name: str) -> dict[str, float]:
-        """Replica -> value of a metric, summed over its other labels."""
+        """Map replica -> value of a metric, summed over its other labels."""
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(self.get("/metrics")[1]):
             for sample in family.samples:
@@ -57,7 +57,7 @@ async def fleet(url: str, namespace: str, *flags: str) -> AsyncIterator[Fleet]:
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     while b"metrics_served" not in (line := await process.stderr.readline()):
         assert line, "the supervisor ended"
-    reading = asyncio.create_task(process.stderr.read())  # or a full pipe would stop the workers
+    reading = asyncio.create_task(process.stderr.read())  # else a full pipe would block the workers
     try:
         yield Fleet(process, json.loads(line)["port"])
     finally:
@@ -67,14 +67,12 @@ async def fleet(url: str, namespace: str, *flags: str) -> AsyncIterator[Fleet]:
         await reading
 
 
-async def test_two_replicas_share_the_work_and_one_that_is_killed_comes_back(
-    server, namespace, redis, streams, publisher
-):
+async def test_two_replicas_share_the_work_and_a_killed_one_is_restarted(server, namespace, redis, streams, publisher):
     async with fleet(server, namespace, "--replicas", "2", "--read-count", "1") as workers:
         await wait_until(workers.ready, "both replicas")
         for number in range(40):
             await publisher.publish(Abstract(abstract=f"Text {number}."), id=str(number))
-        await wait_until(lambda: answered_all(redis, streams, 40), "the answers")
+        await wait_until(lambda: has_length(redis, streams.predictions, 40), "the answers")
         received = workers.values("abstream_abstracts_received_total")
         assert received.keys() == {"0", "1"}
         assert sum(received.values()) == 40
@@ -89,8 +87,8 @@ async def test_two_replicas_share_the_work_and_one_that_is_killed_comes_back(
     assert children(workers.process.pid) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each has its own")
-async def test_replicas_serve_each_adapter_from_the_same_memory_and_keep_none_that_was_before(
+@pytest.mark.skipif(sys.platform != "linux", reason="weights are shared on Linux only")
+async def test_replicas_share_the_memory_of_each_adapter_and_release_the_previous_one(
     server, namespace, redis, streams, make_nano_adapter, tmp_path
 ):
     flags = ("--engine", "torch", "--replicas", "2", "--adapter-cache", str(tmp_path / "copies"))
@@ -107,17 +105,13 @@ async def test_replicas_serve_each_adapter_from_the_same_memory_and_keep_none_th
 
 
 def shared(pid: int) -> set[str]:
-    """The inodes of the slots that a process has mapped."""
+    """The inodes of the weights in shared memory that a process has mapped."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return {line.split()[4] for line in lines if "memfd:abstream-weights" in line}
 
 
-async def answered_all(redis, streams, count: int) -> bool:
-    return await redis.xlen(streams.predictions) == count
-
-
 def children(pid: int) -> list[int]:
-    """The processes below ``pid``."""
+    """The child processes of ``pid``."""
     listed = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in listed.read_text().split()] if listed.exists() else []
 
@@ -131,13 +125,13 @@ def replica(script: str) -> Replica:
     return Replica(0, [sys.executable, "-c", script], {})
 
 
-async def test_a_usage_error_is_not_tried_again():
+async def test_a_replica_with_a_usage_error_is_not_restarted():
     one = replica("raise SystemExit(2)")
     assert await Supervisor([one]).run() == 2
     assert one.starts == 1
 
 
-async def test_what_fails_is_started_again_and_its_last_word_is_the_exit_code(tmp_path, monkeypatch):
+async def test_a_replica_that_fails_is_restarted_and_its_last_exit_code_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("abstream.ops.replicas.FIRST_PAUSE_SECONDS", 0.01)
     count = tmp_path / "count"
     one = replica(
@@ -147,7 +141,7 @@ async def test_what_fails_is_started_again_and_its_last_word_is_the_exit_code(tm
     assert one.starts == 3
 
 
-async def test_a_stop_during_the_pause_is_not_waited_out(monkeypatch):
+async def test_a_stop_ends_the_pause_before_a_restart(monkeypatch):
     monkeypatch.setattr("abstream.ops.replicas.FIRST_PAUSE_SECONDS", 3600.0)
     one = replica("raise SystemExit(5)")
     supervisor = Supervisor([one])
@@ -157,7 +151,7 @@ async def test_a_stop_during_the_pause_is_not_waited_out(monkeypatch):
     assert await asyncio.wait_for(running, PATIENCE_SECONDS) == 5
 
 
-async def test_a_stop_before_the_process_can_listen_ends_it_too():
+async def test_a_stop_before_the_replica_handles_signals_ends_it_too():
     one = replica(RUNS_FOR_EVER)
     supervisor = Supervisor([one])
     running = asyncio.create_task(supervisor.run())
@@ -169,14 +163,14 @@ async def test_a_stop_before_the_process_can_listen_ends_it_too():
 @pytest.mark.parametrize(
     ("count", "device", "threads", "given"), [(2, "cpu", 4, "--threads=4"), (10**6, "cpu", None, "--threads=1")]
 )
-def test_on_cpus_each_gets_its_share_of_the_threads(count, device, threads, given):
+def test_on_cpus_each_replica_gets_its_share_of_the_threads(count, device, threads, given):
     command, environments = this_command(count, device, threads)
     assert command[-1] == given
     assert environments == [{}]
 
 
 @pytest.mark.parametrize("says", ["No devices were found", "NVIDIA-SMI has failed\nMake sure that the driver is there"])
-def test_a_gpu_tool_without_a_gpu_is_none(monkeypatch, tmp_path, says):
+def test_nvidia_smi_without_a_gpu_counts_as_no_gpu(monkeypatch, tmp_path, says):
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{says}'\nexit 9\n")
     (tmp_path / "nvidia-smi").chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -184,12 +178,12 @@ def test_a_gpu_tool_without_a_gpu_is_none(monkeypatch, tmp_path, says):
     assert this_command(2, "auto", 1)[1] == [{}]
 
 
-def test_gpus_that_are_hidden_are_none(monkeypatch):
+def test_hidden_gpus_count_as_no_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert this_command(2, "auto", 1)[1] == [{}]
 
 
-def test_on_gpus_each_sees_one(monkeypatch):
+def test_on_gpus_each_replica_sees_one_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     _, environments = this_command(2, "auto", None)
     assert environments == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]

@@ -1,4 +1,4 @@
-"""``abstream reproduce``: a past prediction once more, by the receipt it carries."""
+"""``abstream reproduce`` computes a past prediction again by its receipt."""
 
 import json
 
@@ -9,7 +9,7 @@ ABSTRACT = b'{"id": "1", "title": "Title", "text": "A text."}\n'
 
 @pytest.fixture
 def answered(abstream, make_adapter):
-    """Release an adapter, let a worker answer one abstract with it, and tell the prediction's id."""
+    """A function that releases an adapter, lets a worker answer an abstract with it and returns the prediction's id."""
 
     def answer() -> str:
         assert abstream("adapters", "release", make_adapter("1").path).returncode == 0
@@ -26,9 +26,9 @@ def reproduce(abstream):
     return lambda *arguments: abstream("reproduce", *arguments, "--engine", "fake", "--json")
 
 
-async def test_a_prediction_is_answered_again_as_it_was(answered, reproduce, abstream):
+async def test_a_prediction_is_reproduced_exactly(answered, reproduce, abstream):
     by_prediction, by_abstract = reproduce(answered()), reproduce("1")
-    by_its_engine = abstream("reproduce", "1", "--json")  # which the receipt names
+    by_its_engine = abstream("reproduce", "1", "--json")  # the engine of the receipt
     for done in (by_prediction, by_abstract, by_its_engine):
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
@@ -36,7 +36,7 @@ async def test_a_prediction_is_answered_again_as_it_was(answered, reproduce, abs
         assert all(one["then"] == one["now"] and one["difference"] == 0 for one in found["answers"])
 
 
-async def test_an_answer_that_is_not_that_of_its_receipt_is_found(answered, reproduce, redis, streams):
+async def test_an_answer_that_does_not_match_its_receipt_is_found(answered, reproduce, redis, streams):
     answered()
     [(_, fields)] = await redis.xrange(streams.predictions)
     event = json.loads(fields[b"event"])
@@ -53,7 +53,7 @@ async def test_an_answer_that_is_not_that_of_its_receipt_is_found(answered, repr
     assert not json.loads(done.stdout)["same"]
 
 
-async def test_where_the_entry_was_trimmed_the_text_is_found_in_a_file(answered, reproduce, redis, streams, tmp_path):
+async def test_the_text_of_a_trimmed_entry_is_read_from_a_file(answered, reproduce, redis, streams, tmp_path):
     answered()
     await redis.xtrim(streams.lane("interactive"), maxlen=0)
     lost = reproduce("1")
@@ -66,14 +66,14 @@ async def test_where_the_entry_was_trimmed_the_text_is_found_in_a_file(answered,
     assert reproduce("1", "--data", "same.jsonl").returncode == 0
 
 
-async def test_another_model_is_told_from_the_one_of_the_receipt(answered, abstream):
+async def test_an_unusable_adapter_is_named(answered, abstream):
     answered()
     done = abstream("reproduce", "1", "--engine", "fake", "--adapter", "adapters/none-such")
     assert done.returncode in (1, 2)
     assert b"adapters/none-such" in done.stderr
 
 
-async def test_what_was_never_answered_cannot_be_repeated(reproduce):
+async def test_an_unknown_prediction_cannot_be_reproduced(reproduce):
     done = reproduce("nothing")
     assert done.returncode == 1
     assert b"there is no prediction nothing" in done.stderr

@@ -1,4 +1,4 @@
-"""``abstream publish --resume``: a publishing that was interrupted goes on, and sends nothing twice."""
+"""``abstream publish --resume`` continues an interrupted run and sends nothing twice."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ def terms(*, resume: bool = False, source: str | None = None, max_backlog: int =
 
 @pytest.fixture
 def published(redis, streams):
-    """What stands in the stream: its entries, by identity."""
+    """A function that counts the entries of the stream by identity."""
 
     async def count() -> Counter:
         entries = await redis.xrange(streams.lane("bulk"))
@@ -35,7 +35,7 @@ def published(redis, streams):
     return count
 
 
-async def test_what_was_confirmed_is_not_sent_again(server, namespace, many, published, monkeypatch, capsys):
+async def test_confirmed_abstracts_are_not_sent_again(server, namespace, many, published, monkeypatch, capsys):
     with pytest.raises(BacklogFull):
         await publish(server, Shards(namespace), [many], terms(max_backlog=300), None)
     assert len(await published()) == 512
@@ -52,10 +52,8 @@ async def test_what_was_confirmed_is_not_sent_again(server, namespace, many, pub
     assert told[:512] == told[512:1024], "entries of before are told as they were"
 
 
-async def test_what_was_added_while_its_reply_was_lost_is_not_sent_again(
-    server, namespace, many, published, monkeypatch
-):
-    """The client dies between the script in Redis and its own next step."""
+async def test_abstracts_added_whose_reply_was_lost_are_not_sent_again(server, namespace, many, published, monkeypatch):
+    """The client dies after the script ran in Redis and before its own next step."""
 
     class Killed(BaseException):
         pass
@@ -83,22 +81,20 @@ async def test_without_resume_the_same_files_are_new_abstracts(server, namespace
     assert (len(await published()), (await published()).total()) == (2 * ABSTRACTS, 2 * ABSTRACTS)
 
 
-async def test_with_a_source_of_ones_own_the_run_goes_on_under_it(server, namespace, many, published):
+async def test_a_run_with_a_given_source_is_resumed_under_it(server, namespace, many, published):
     with pytest.raises(BacklogFull):
         await publish(server, Shards(namespace), [many], terms(source="mine", max_backlog=1), None)
     await publish(server, Shards(namespace), [many], terms(source="mine", resume=True), None)
     assert await published() == Counter({("mine", str(n)): 1 for n in range(ABSTRACTS)})
 
 
-async def test_files_of_which_no_run_is_known_are_published_from_their_beginning(
-    server, namespace, many, published, capsys
-):
+async def test_files_without_a_known_run_are_published_from_the_start(server, namespace, many, published, capsys):
     await publish(server, Shards(namespace), [many], terms(resume=True), None)
     assert "nothing to resume is known of these files" in capsys.readouterr().err
     assert len(await published()) == ABSTRACTS
 
 
-async def test_another_content_is_another_run(server, namespace, many, tmp_path, published, capsys):
+async def test_changed_content_is_a_new_run(server, namespace, many, tmp_path, published, capsys):
     await publish(server, Shards(namespace), [many], terms(), None)
     with (tmp_path / "many.jsonl").open("a") as file:
         file.write('{"text": "One more."}\n')

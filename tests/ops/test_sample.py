@@ -1,4 +1,4 @@
-"""The bundled sample is what its README says."""
+"""The bundled sample is as its README describes it."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def test_there_are_enough_of_each_label_and_every_type():
     assert {record["cancer_type"] for record in EVERY} - {None} == set(ONCOLOGY.questions[1].labels)
 
 
-def test_a_type_stands_where_the_label_is_cancer_and_nowhere_else():
+def test_exactly_the_records_labelled_cancer_have_a_type():
     assert all((record["label"] == "Cancer") == (record["cancer_type"] is not None) for record in EVERY)
 
 
@@ -46,8 +46,8 @@ def test_the_hard_cases_are_hard():
         assert (record["kind"] == "translated") <= record["title"].startswith("["), record["id"]
 
 
-def test_no_text_is_another_with_words_swapped():
-    """No eight words in a row stand in two abstracts."""
+def test_no_text_is_a_variant_of_another():
+    """No sequence of eight words occurs in two abstracts."""
     seen: dict[tuple[str, ...], str] = {}
     for record in EVERY:
         words = re.findall(r"\w+", f"{record['title']} {record['text']}".lower())

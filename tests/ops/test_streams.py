@@ -1,4 +1,4 @@
-"""``abstream streams``: the groups, what waits, and trimming by hand."""
+"""``abstream streams``: groups, backlog and trimming by hand."""
 
 import json
 
@@ -20,14 +20,14 @@ async def used(redis, streams, publisher) -> str:
     return lane
 
 
-async def test_init_creates_both_lanes_and_may_be_repeated(abstream, redis, streams):
+async def test_init_creates_both_lanes_and_can_be_repeated(abstream, redis, streams):
     assert [abstream("streams", "init").returncode for _ in range(2)] == [0, 0]
     for lane in ("interactive", "bulk"):
         [group] = await redis.xinfo_groups(streams.lane(lane))
         assert (group["name"], group["last-delivered-id"]) == (GROUP.encode(), b"0-0")
 
 
-async def test_info_tells_programs_what_waits_and_who_holds_it(abstream, used, streams):
+async def test_info_gives_programs_the_backlog_and_its_holders(abstream, used, streams):
     done = abstream("streams", "info", "--json")
 
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ async def test_info_tells_programs_what_waits_and_who_holds_it(abstream, used, s
     assert set(found) > {streams.predictions, streams.refusals}
 
 
-async def test_info_tells_people_the_same_in_tables(abstream, used):
+async def test_info_gives_people_the_same_in_tables(abstream, used):
     streams_table, groups, consumers = abstream("streams", "info").stdout.decode().split("\n\n")
     assert streams_table.splitlines()[0].split() == ["stream", "length", "lag", "pending", "oldest_unanswered_seconds"]
     assert streams_table.splitlines()[1].split()[:4] == [used, "5", "1", "2"]
@@ -57,7 +57,7 @@ async def test_info_tells_people_the_same_in_tables(abstream, used):
     assert consumers.splitlines()[1].split()[:4] == [used, GROUP, "worker", "2"]
 
 
-async def test_trim_removes_what_every_group_has_and_says_how_much(abstream, used, redis):
+async def test_trim_removes_what_every_group_has_acknowledged_and_says_how_much(abstream, used, redis):
     await redis.xgroup_create(used, "auditors", id="0")
     assert json.loads(abstream("streams", "trim", "--json").stdout)[used] == 0
     await redis.xgroup_destroy(used, "auditors")
@@ -70,13 +70,13 @@ async def test_trim_removes_what_every_group_has_and_says_how_much(abstream, use
 
 
 @pytest.mark.parametrize("command", ["init", "info", "trim"])
-def test_without_redis_is_exit_code_5(abstream, command):
+def test_without_redis_the_command_exits_5(abstream, command):
     done = abstream("streams", command, REDIS_URL="unix:///nowhere/redis.sock")
     assert done.returncode == 5
     assert b"Traceback" not in done.stderr
 
 
-async def test_a_key_that_is_no_stream_is_named(abstream, redis, streams):
+async def test_a_key_that_is_not_a_stream_is_named(abstream, redis, streams):
     await redis.set(streams.predictions, "somebody else's")
     done = abstream("streams", "info")
     assert done.returncode == 1

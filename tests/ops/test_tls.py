@@ -1,4 +1,4 @@
-"""Redis over TLS: the server is real, and what ends the encryption stands before it, as with a managed service."""
+"""Redis over TLS: a proxy terminates TLS in front of a real server, as with managed services."""
 
 import asyncio
 import ipaddress
@@ -28,7 +28,7 @@ ABSTRACTS = [(f"abstract-{number}", Abstract(abstract=f"Text {number}.")) for nu
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1 that is its own authority, and its key."""
+    """The files of a self-signed certificate for 127.0.0.1 and of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(timezone.utc)
@@ -60,7 +60,7 @@ async def pump(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 class Front:
-    """Ends the encryption before a server, whose URL it is told later."""
+    """A proxy that terminates TLS in front of the Redis at ``server``, which is set later."""
 
     server: str
 
@@ -82,7 +82,7 @@ class Front:
 
 @pytest.fixture
 def context(tmp_path: Path) -> ssl.SSLContext:
-    """Of a server whose authority is in ``certificate.pem``."""
+    """A server-side context; clients must trust ``certificate.pem``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*write_certificate(tmp_path))
     return context
@@ -90,7 +90,7 @@ def context(tmp_path: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 async def secured(server: str, context: ssl.SSLContext) -> AsyncIterator[str]:
-    """The URL of the server over TLS, without an authority to trust."""
+    """The URL of the server over TLS, which names no certificate authority to trust."""
     async with Front(context) as front:
         front.server = server
         yield f"rediss://127.0.0.1:{front.port}"
@@ -98,7 +98,7 @@ async def secured(server: str, context: ssl.SSLContext) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def secured_cluster(context: ssl.SSLContext) -> AsyncIterator[str]:
-    """The same of a Redis Cluster of two primaries, who tell of each other by the ports where TLS is."""
+    """The URL over TLS of a Redis Cluster of two primaries that announce the ports of their proxies."""
     async with AsyncExitStack() as stack:
         fronts, nodes = [await stack.enter_async_context(Front(context)) for _ in range(2)], []
         for front in fronts:
@@ -111,7 +111,7 @@ async def secured_cluster(context: ssl.SSLContext) -> AsyncIterator[str]:
 
 
 async def form(nodes: list[Server]) -> None:
-    """Make primaries of one cluster of servers that are none yet, each with as many slots."""
+    """Join these servers into a cluster of primaries, with the slots divided evenly."""
     for number, node in enumerate(nodes):
         first, end = (at * REDIS_CLUSTER_HASH_SLOTS // len(nodes) for at in (number, number + 1))
         await node.redis.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -153,7 +153,7 @@ async def test_every_shard_of_a_cluster_is_found_over_tls(secured_cluster, tmp_p
     assert [finding.found for finding in findings if finding.what == "shards"] == ["4, on 2 servers"]
 
 
-async def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(secured, namespace, abstream):
+async def test_a_certificate_of_an_untrusted_authority_is_refused(secured, namespace, abstream):
     for url in (secured, secured.replace("rediss://", "rediss+cluster://")):
         async with Publisher(url, namespace=namespace) as publisher:
             with pytest.raises(Unavailable, match="certificate verify failed"):

@@ -1,4 +1,4 @@
-"""``abstream train`` and ``abstream evaluate``, as the people who retrain use them."""
+"""``abstream train`` and ``abstream evaluate``, used as for retraining."""
 
 import json
 from itertools import islice
@@ -14,7 +14,7 @@ SAMPLE = Path(settings.__file__).parent / "sample"
 
 @pytest.fixture
 def labelled(tmp_path) -> Path:
-    """A few of the bundled abstracts, to learn from and to measure on."""
+    """A folder with a few of the bundled abstracts, to train and to validate on."""
     for split in ("train", "validation"):
         with (SAMPLE / f"{split}.jsonl").open(encoding="utf-8") as lines:
             (tmp_path / f"{split}.jsonl").write_text("".join(islice(lines, 40)), encoding="utf-8")
@@ -41,8 +41,8 @@ def test_an_adapter_that_fails_its_gate_is_not_announced(abstream, labelled, tmp
     assert (tmp_path / "runs/train/report.html").exists()
 
 
-def test_a_run_is_repeated_from_the_config_it_saved_and_released(abstream, labelled, tmp_path):
-    """The second gate is relative to the first adapter, which is live by then, and so not passed with any gain."""
+def test_a_run_can_be_repeated_from_its_saved_config_and_released(abstream, labelled, tmp_path):
+    """The second gate is relative to the first adapter, which is live by then, so an equal adapter does not pass it."""
     (tmp_path / "run.yaml").write_text("train:\n  data: train.jsonl\n  validation: validation.jsonl\n  epochs: 1\n")
     first = abstream("--config", "run.yaml", "train", "--rank", "2", "--gate", "accuracy>=+0", "--release", "--json")
     assert first.returncode == 0, first.stderr
@@ -61,7 +61,7 @@ def test_a_run_is_repeated_from_the_config_it_saved_and_released(abstream, label
     assert len(json.loads(abstream("adapters", "list", "--json").stdout)) == 1
 
 
-def test_wrong_data_is_an_error_before_anything_is_written(abstream, tmp_path):
+def test_invalid_data_is_an_error_before_anything_is_written(abstream, tmp_path):
     rows = [{"id": "1", "text": "Text.", "label": "Cancer"}, {"id": "2", "text": "Text.", "label": "Maybe"}]
     (tmp_path / "wrong.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -80,7 +80,7 @@ def test_wrong_data_is_an_error_before_anything_is_written(abstream, tmp_path):
         (("--data", "x.jsonl", "--release"), b"--release needs --store"),
     ],
 )
-def test_a_wrong_flag_is_a_usage_error_that_names_it(abstream, arguments, said):
+def test_an_invalid_flag_is_a_usage_error_that_names_it(abstream, arguments, said):
     done = abstream("train", *arguments, ABSTREAM_STORE="")
     assert done.returncode == 2
     assert said in done.stderr
@@ -90,7 +90,7 @@ def test_a_wrong_flag_is_a_usage_error_that_names_it(abstream, arguments, said):
     ("gate", "said"),
     [("accuracy is good", b"'accuracy is good' is not a rule"), ("acuracy>=0.9", b"there is no figure acuracy")],
 )
-def test_a_gate_that_cannot_be_held_is_said_before_any_training(abstream, labelled, tmp_path, gate, said):
+def test_a_gate_that_cannot_be_checked_is_reported_before_any_training(abstream, labelled, tmp_path, gate, said):
     done = abstream("train", "--data", labelled / "train.jsonl", "--gate", gate)
     assert (done.returncode, done.stdout) == (1, b"")
     assert said in done.stderr
@@ -101,15 +101,15 @@ def test_a_gate_that_cannot_be_held_is_said_before_any_training(abstream, labell
     ("flag", "value", "said"),
     [("--device", "cuda", b"torch finds no GPU here"), ("--card-notes", "none.md", b"there is no such file")],
 )
-def test_what_is_not_there_is_said_before_any_training(abstream, labelled, tmp_path, flag, value, said):
+def test_missing_inputs_are_reported_before_any_training(abstream, labelled, tmp_path, flag, value, said):
     done = abstream("train", "--data", labelled / "train.jsonl", flag, value, CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout) == (1, b"")
     assert said in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_base_is_measured_beside_the_word_rule(abstream, tmp_path):
-    """And the report tells the command, but not the password that stood in it."""
+def test_the_base_model_is_evaluated_beside_a_bag_of_words_baseline(abstream, tmp_path):
+    """The report shows the command, but not its password."""
     done = abstream(
         *(
             "--redis-url=redis://me:s3cret@elsewhere",
@@ -134,7 +134,7 @@ def test_the_base_is_measured_beside_the_word_rule(abstream, tmp_path):
     assert "s3cret" not in report
 
 
-def test_every_knob_of_a_run_has_a_flag_with_its_words():
+def test_every_field_of_the_config_has_a_flag_with_help():
     @settings.config_options(TrainConfig)
     def command() -> None: ...
 

@@ -1,4 +1,4 @@
-"""A worker's process leaves when it is told to, also where a batch does not come to its end."""
+"""A worker process ends when it is told to, even while a batch hangs."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ HANGING = Abstract(title="Endless", abstract=HANGING_WORD)
 
 @pytest.fixture
 def worker(server, namespace, tmp_path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Start ``abstream work`` with these options; its log is ``worker.log``."""
+    """A function that starts ``abstream work`` with these options; its log is ``worker.log``."""
     started = []
 
     def start(*options: str) -> "subprocess.Popen[bytes]":
@@ -34,7 +34,7 @@ def worker(server, namespace, tmp_path) -> Iterator[Callable[..., "subprocess.Po
 
 @pytest.fixture
 def at_work(workers, tmp_path) -> Callable[[], Awaitable[None]]:
-    """Wait until the worker computes."""
+    """A function that waits until the worker computes."""
 
     async def has_read() -> bool:
         return "worker_ready" in (tmp_path / "worker.log").read_text() and await workers.pending() > 0
@@ -47,9 +47,7 @@ async def ended(process: "subprocess.Popen[bytes]") -> int | None:
     return process.returncode
 
 
-async def test_a_batch_still_at_work_when_the_drain_is_over_is_handed_back_and_not_waited_for(
-    worker, at_work, redis, streams, publisher
-):
+async def test_a_batch_still_computed_when_the_drain_ends_is_handed_back(worker, at_work, redis, streams, publisher):
     await publisher.publish(HANGING)
     process = worker("--drain-seconds", "0.2")
     await at_work()
@@ -75,7 +73,7 @@ async def test_a_second_signal_ends_the_process_at_once(number, worker, at_work,
     assert await ended(process) == -number
 
 
-async def test_a_hanging_batch_takes_its_process_down_with_an_error(worker, publisher):
+async def test_a_hanging_batch_ends_the_process_with_an_error(worker, publisher):
     await publisher.publish(HANGING)
 
     assert await ended(worker("--batch-deadline-seconds", "0.1")) == 1
