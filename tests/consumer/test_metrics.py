@@ -40,7 +40,7 @@ async def test_every_metric_of_the_contract_is_there(server, streams, workers):
     broker.close()
 
 
-class Told:
+class MetricValues:
     """The values of a worker's metrics."""
 
     def __init__(self, worker: Worker) -> None:
@@ -71,12 +71,12 @@ async def worked(redis, streams, publisher, workers, make_adapter):
     await redis.xadd(streams.lane("bulk"), {"title": "", "abstract": ""})
     engine = FakeEngine(adapter=make_adapter(thresholds={"cancer": 0.9}))
 
-    told = Told(await workers.burst(engine=engine, max_batch_tokens=64))
+    metric = MetricValues(await workers.burst(engine=engine, max_batch_tokens=64))
 
     predictions = [from_fields(fields).data for _, fields in await redis.xrange(streams.predictions)]
     refusals = [from_fields(fields).data for _, fields in await redis.xrange(streams.refusals)]
     assert (len(predictions), len(refusals)) == (41, 2)
-    return told, predictions, refusals
+    return metric, predictions, refusals
 
 
 async def test_the_answers_to_the_questions_of_a_new_adapter_begin_at_zero(workers):
@@ -89,61 +89,63 @@ async def test_the_answers_to_the_questions_of_a_new_adapter_begin_at_zero(worke
 
 
 async def test_what_was_read_is_counted_by_lane(worked):
-    told, *_ = worked
-    assert told.by("lane", "abstracts_received_total") == {"interactive": 43, "bulk": 3}
-    assert told("redeliveries_total") == told("commits_lost_total") == 0
+    metric, *_ = worked
+    assert metric.by("lane", "abstracts_received_total") == {"interactive": 43, "bulk": 3}
+    assert metric("redeliveries_total") == metric("commits_lost_total") == 0
 
 
 async def test_answers_and_refusals_are_those_in_the_streams(worked):
-    told, predictions, refusals = worked
+    metric, predictions, refusals = worked
     for question in ("cancer", "cancer_type"):
         labels = Counter(one.answers[question].label for one in predictions if question in one.answers)
         assert labels
-        assert told.by("label", "predictions_total", question=question) == labels
-    assert told.by("reason", "refusals_total") == Counter(one.reason for one in refusals)
-    assert told("duplicates_total") == 3
+        assert metric.by("label", "predictions_total", question=question) == labels
+    assert metric.by("reason", "refusals_total") == Counter(one.reason for one in refusals)
+    assert metric("duplicates_total") == 3
 
 
 async def test_confidence_and_review_are_those_of_the_answers(worked):
-    told, predictions, _ = worked
+    metric, predictions, _ = worked
     confidences = [one.answers["cancer"].confidence for one in predictions]
-    assert told("confidence_count", question="cancer") == 41
-    assert told("confidence_sum", question="cancer") == pytest.approx(sum(confidences))
+    assert metric("confidence_count", question="cancer") == 41
+    assert metric("confidence_sum", question="cancer") == pytest.approx(sum(confidences))
     below = sum(confidence <= 0.8 for confidence in confidences)
-    assert told("confidence_bucket", question="cancer", le="0.8") == below
+    assert metric("confidence_bucket", question="cancer", le="0.8") == below
     in_review = sum(one.review.required for one in predictions)
     assert 0 < in_review < 41
-    assert told.by("reason", "review_required_total") == {"low_confidence": in_review}
+    assert metric.by("reason", "review_required_total") == {"low_confidence": in_review}
 
 
 async def test_the_waiting_times_are_those_of_the_results(worked):
-    told, predictions, _ = worked
+    metric, predictions, _ = worked
     for name, milliseconds in (("queue_wait", "queued_ms"), ("end_to_end", "total_ms")):
         seconds = [getattr(one.timing, milliseconds) / 1000 for one in predictions]
-        assert told(f"{name}_seconds_count") == 41
-        assert told(f"{name}_seconds_sum") == pytest.approx(sum(seconds), abs=0.001)
+        assert metric(f"{name}_seconds_count") == 41
+        assert metric(f"{name}_seconds_sum") == pytest.approx(sum(seconds), abs=0.001)
 
 
 async def test_batches_are_counted_with_their_abstracts_and_tokens(worked):
     """The three repeated abstracts are computed too, but not published."""
-    told, predictions, _ = worked
-    batches = told("inference_seconds_count")
+    metric, predictions, _ = worked
+    batches = metric("inference_seconds_count")
     assert 1 < batches < 44
-    assert batches == told("batch_abstracts_count") == told("batch_tokens_count") == told("batch_fill_ratio_count")
-    assert told("batch_abstracts_sum") == 44
+    assert (
+        batches == metric("batch_abstracts_count") == metric("batch_tokens_count") == metric("batch_fill_ratio_count")
+    )
+    assert metric("batch_abstracts_sum") == 44
     repeated = 3 * len(FakeEngine().encode(Abstract(title="T", abstract="x")).ids)
-    assert told("batch_tokens_sum") == sum(one.input.tokens for one in predictions) + repeated
-    assert told("batch_tokens_bucket", le="64.0") == batches
-    assert 0 < told("batch_fill_ratio_sum") <= batches
-    assert told("inference_seconds_sum") > 0
+    assert metric("batch_tokens_sum") == sum(one.input.tokens for one in predictions) + repeated
+    assert metric("batch_tokens_bucket", le="64.0") == batches
+    assert 0 < metric("batch_fill_ratio_sum") <= batches
+    assert metric("inference_seconds_sum") > 0
 
 
 async def test_each_read_and_each_commit_is_timed(worked):
-    told, *_ = worked
-    assert told("tokenize_seconds_count") >= 2
-    assert told("commit_seconds_count") >= told("inference_seconds_count")
-    assert told("tokenize_seconds_sum") > 0
-    assert told("commit_seconds_sum") > 0
+    metric, *_ = worked
+    assert metric("tokenize_seconds_count") >= 2
+    assert metric("commit_seconds_count") >= metric("inference_seconds_count")
+    assert metric("tokenize_seconds_sum") > 0
+    assert metric("commit_seconds_sum") > 0
 
 
 @pytest.mark.parametrize(
@@ -169,10 +171,10 @@ async def test_entries_of_a_lost_worker_are_counted_as_redelivered(redis, stream
     [(_, [(entry_id, _)])] = await redis.xreadgroup(GROUP, "gone", {lane: ">"}, count=1)
     await redis.xclaim(lane, GROUP, "gone", 0, [entry_id], idle=3_600_000, justid=True)
 
-    told = Told(await workers.burst())
+    metric = MetricValues(await workers.burst())
 
-    assert told("redeliveries_total") == 1
-    assert told("abstracts_received_total", lane="interactive") == 1
+    assert metric("redeliveries_total") == 1
+    assert metric("abstracts_received_total", lane="interactive") == 1
 
 
 class Overtaken(FakeEngine):
@@ -191,10 +193,10 @@ class Overtaken(FakeEngine):
 
 async def test_an_answer_that_came_second_is_counted_only_as_a_lost_commit(server, streams, publisher, workers):
     await publisher.publish(Abstract(title="One", abstract=""))
-    told = Told(await workers.burst(engine=Overtaken(server, streams.lane("interactive"))))
-    assert told("commits_lost_total") == 1
-    assert told.by("label", "predictions_total") == {}
-    assert told("end_to_end_seconds_count") == 0
+    metric = MetricValues(await workers.burst(engine=Overtaken(server, streams.lane("interactive"))))
+    assert metric("commits_lost_total") == 1
+    assert metric.by("label", "predictions_total") == {}
+    assert metric("end_to_end_seconds_count") == 0
 
 
 async def test_every_repeated_call_is_counted():

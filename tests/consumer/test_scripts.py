@@ -36,7 +36,7 @@ class Shard:
     ) -> list:
         return await self.call("reclaim", "heir", lease, most, size, least, greatest)
 
-    async def fall_silent(self) -> None:
+    async def become_idle(self) -> None:
         """Return once every pending entry has been idle for some milliseconds."""
         await wait_until(self._are_idle)
 
@@ -140,7 +140,7 @@ async def test_a_key_of_the_wrong_type_stops_a_commit_before_it_changes_anything
 async def test_reclaim_takes_only_entries_idle_for_longer_than_the_lease(shard):
     [entry] = await shard.add("a")
     await shard.read("dead")
-    await shard.fall_silent()
+    await shard.become_idle()
 
     assert await shard.reclaim(lease=60_000) == []
     [[taken, deliveries, owner, fields]] = await shard.reclaim()
@@ -153,7 +153,7 @@ async def test_reclaim_takes_only_entries_idle_for_longer_than_the_lease(shard):
 async def test_reclaim_takes_no_more_than_asked_for_and_counts_only_those_deliveries(shard):
     await shard.add("a", "b", "c")
     await shard.read("dead")
-    await shard.fall_silent()
+    await shard.become_idle()
 
     assert len(await shard.reclaim(most=2)) == 2
 
@@ -163,7 +163,7 @@ async def test_reclaim_takes_no_more_than_asked_for_and_counts_only_those_delive
 async def test_reclaim_reports_trimmed_entries(shard):
     await shard.add("a")
     await shard.read("dead")
-    await shard.fall_silent()
+    await shard.become_idle()
     await shard.redis.xtrim(shard.lane, maxlen=0, approximate=False)
 
     [[_, _, owner, fields]] = await shard.reclaim()
@@ -214,7 +214,7 @@ async def test_reclaim_takes_only_entries_with_the_delivery_counts_asked_for(sha
     await shard.read("dead")
     for times, entry in enumerate(entries, 1):
         await shard.redis.xclaim(shard.lane, GROUP, "dead", 0, [entry], retrycount=times)
-    await shard.fall_silent()
+    await shard.become_idle()
 
     assert [taken.decode() for taken, *_ in await shard.reclaim(least=3)] == [entries[2]]
     assert [taken.decode() for taken, *_ in await shard.reclaim(least=2, greatest=2)] == [entries[1]]
@@ -224,7 +224,7 @@ async def test_reclaim_finds_an_entry_behind_many_with_other_delivery_counts(sha
     entries = await shard.add(*map(str, range(250)))
     await shard.read("dead", count=250)
     await shard.redis.xclaim(shard.lane, GROUP, "dead", 0, [entries[-1]], retrycount=2)
-    await shard.fall_silent()
+    await shard.become_idle()
 
     assert [taken.decode() for taken, *_ in await shard.reclaim(least=2)] == [entries[-1]]
 
@@ -232,6 +232,6 @@ async def test_reclaim_finds_an_entry_behind_many_with_other_delivery_counts(sha
 async def test_reclaim_stops_once_the_size_limit_is_reached(shard):
     await shard.add(*["x" * 600] * 20)
     await shard.read("dead", count=20)
-    await shard.fall_silent()
+    await shard.become_idle()
 
     assert len(await shard.reclaim(most=20, size=1000)) == 2

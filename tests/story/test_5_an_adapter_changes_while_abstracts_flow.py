@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from abstream import Abstract
 from abstream.consumer.engine.config import EngineConfig
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.schemas import ONCOLOGY, AdapterActivated, AdapterRejected, AdapterUpdated
@@ -14,7 +13,7 @@ from abstream.schemas.streams import from_fields, to_fields
 from abstream.training.release import describe, release
 from abstream.training.store import keep
 
-from ..conftest import wait_until
+from ..conftest import numbered, wait_until
 from ..sealing import PROBES
 
 
@@ -37,9 +36,7 @@ async def have_results(redis, streams, count: int) -> bool:
 
 
 async def publish(publisher, start: int, stop: int) -> None:
-    await publisher.publish_many(
-        (str(number), Abstract(title=f"Abstract {number}", abstract="")) for number in range(start, stop)
-    )
+    await publisher.publish_many(numbered(*range(start, stop)))
 
 
 async def digests(subscriber) -> dict[str, str | None]:

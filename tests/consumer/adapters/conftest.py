@@ -1,4 +1,4 @@
-"""An adapter as it is announced, a cache and a store to release into."""
+"""An adapter as it is announced, a cache, a store to release into, and what the fleet announced."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 from abstream.consumer.adapters.cache import Cache
 from abstream.schemas import VerifiedAdapter
 from abstream.schemas.events import AdapterUpdate
+from abstream.schemas.streams import from_fields
 from abstream.training.release import describe
 
 
@@ -28,3 +29,9 @@ def cache(tmp_path) -> Cache:
 @pytest.fixture
 def store(tmp_path) -> Path:
     return tmp_path / "store"
+
+
+async def fleet_events(redis, streams, kind: type = object) -> list:
+    """The events of this kind that workers announced to the fleet, oldest first."""
+    events = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
+    return [event for event in events if isinstance(event, kind)]

@@ -109,150 +109,152 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MANIFEST).read_text())
 
 
-def flipped_byte(there: Released) -> AdapterUpdate:
-    with (there.folder / WEIGHTS).open("r+b") as file:
+def flipped_byte(released: Released) -> AdapterUpdate:
+    with (released.folder / WEIGHTS).open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)[0]
         file.seek(-1, 2)
         file.write(bytes([last ^ 1]))
-    return there.update
+    return released.update
 
 
-def missing_file(there: Released) -> AdapterUpdate:
-    (there.folder / WEIGHTS).unlink()
-    return there.update
+def missing_file(released: Released) -> AdapterUpdate:
+    (released.folder / WEIGHTS).unlink()
+    return released.update
 
 
-def retensored(there: Released, change: Callable[[dict[str, torch.Tensor]], object]) -> AdapterUpdate:
-    tensors = load_file(there.folder / WEIGHTS)
+def retensored(released: Released, change: Callable[[dict[str, torch.Tensor]], object]) -> AdapterUpdate:
+    tensors = load_file(released.folder / WEIGHTS)
     change(tensors)
-    save_file(tensors, there.folder / WEIGHTS)
-    return there.resealed()
+    save_file(tensors, released.folder / WEIGHTS)
+    return released.resealed()
 
 
-def extra_tensor(there: Released) -> AdapterUpdate:
+def extra_tensor(released: Released) -> AdapterUpdate:
     return retensored(
-        there, lambda tensors: tensors.update({"base_model.model.lm_head.lora_A.weight": torch.ones(4, 16)})
+        released, lambda tensors: tensors.update({"base_model.model.lm_head.lora_A.weight": torch.ones(4, 16)})
     )
 
 
-def lacking_tensor(there: Released) -> AdapterUpdate:
-    return retensored(there, lambda tensors: tensors.pop(min(tensors)))
+def lacking_tensor(released: Released) -> AdapterUpdate:
+    return retensored(released, lambda tensors: tensors.pop(min(tensors)))
 
 
-def renamed_modules(there: Released) -> AdapterUpdate:
+def renamed_modules(released: Released) -> AdapterUpdate:
     def rename(tensors: dict[str, torch.Tensor]) -> None:
         for name in list(tensors):
             tensors[name.replace("layers", "blocks")] = tensors.pop(name)
 
-    return retensored(there, rename)
+    return retensored(released, rename)
 
 
-def no_number(there: Released) -> AdapterUpdate:
-    return retensored(there, lambda tensors: tensors[min(tensors)].fill_(torch.nan))
+def no_number(released: Released) -> AdapterUpdate:
+    return retensored(released, lambda tensors: tensors[min(tensors)].fill_(torch.nan))
 
 
-def untrained(there: Released) -> AdapterUpdate:
-    return retensored(there, lambda tensors: [tensor.zero_() for name, tensor in tensors.items() if "lora_B" in name])
+def untrained(released: Released) -> AdapterUpdate:
+    return retensored(
+        released, lambda tensors: [tensor.zero_() for name, tensor in tensors.items() if "lora_B" in name]
+    )
 
 
-def answers_as_the_base(there: Released) -> AdapterUpdate:
-    probes = verify_manifest(there.folder)["probes"]
-    return there.resealed(probes=[probe | {"bare": probe["probabilities"]} for probe in probes])
+def answers_as_the_base(released: Released) -> AdapterUpdate:
+    probes = verify_manifest(released.folder)["probes"]
+    return released.resealed(probes=[probe | {"bare": probe["probabilities"]} for probe in probes])
 
 
-def answers_otherwise(there: Released) -> AdapterUpdate:
-    probes = verify_manifest(there.folder)["probes"]
-    return there.resealed(probes=[probe | {"probabilities": probe["bare"]} for probe in probes])
+def answers_otherwise(released: Released) -> AdapterUpdate:
+    probes = verify_manifest(released.folder)["probes"]
+    return released.resealed(probes=[probe | {"probabilities": probe["bare"]} for probe in probes])
 
 
-def wrong_base(there: Released) -> AdapterUpdate:
-    other = there.update.base_model.model_copy(update={"revision": "7"})
-    return there.resealed(base_model=other.model_dump()).model_copy(update={"base_model": other})
+def wrong_base(released: Released) -> AdapterUpdate:
+    other = released.update.base_model.model_copy(update={"revision": "7"})
+    return released.resealed(base_model=other.model_dump()).model_copy(update={"base_model": other})
 
 
-def reconfigured(there: Released, **fields: Any) -> AdapterUpdate:
-    path = there.folder / CONFIG
+def reconfigured(released: Released, **fields: Any) -> AdapterUpdate:
+    path = released.folder / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    return there.resealed()
+    return released.resealed()
 
 
-def wrong_rank(there: Released) -> AdapterUpdate:
-    lora = there.update.lora.model_copy(update={"r": 8})
-    return reconfigured(there, r=8).model_copy(update={"lora": lora})
+def wrong_rank(released: Released) -> AdapterUpdate:
+    lora = released.update.lora.model_copy(update={"r": 8})
+    return reconfigured(released, r=8).model_copy(update={"lora": lora})
 
 
-def other_rank_announced(there: Released) -> AdapterUpdate:
-    return there.again(lora=there.update.lora.model_copy(update={"r": 8}))
+def other_rank_announced(released: Released) -> AdapterUpdate:
+    return released.again(lora=released.update.lora.model_copy(update={"r": 8}))
 
 
-def code(there: Released) -> AdapterUpdate:
-    return reconfigured(there, auto_mapping={"parent_library": "os", "base_model_class": "system"})
+def code(released: Released) -> AdapterUpdate:
+    return reconfigured(released, auto_mapping={"parent_library": "os", "base_model_class": "system"})
 
 
-def other_task(there: Released) -> AdapterUpdate:
-    return there.again(task=Task(name="other", questions=ONCOLOGY.questions[:1]))
+def other_task(released: Released) -> AdapterUpdate:
+    return released.again(task=Task(name="other", questions=ONCOLOGY.questions[:1]))
 
 
-def other_prompt(there: Released) -> AdapterUpdate:
+def other_prompt(released: Released) -> AdapterUpdate:
     digest = f"sha256:{'0' * 64}"
-    return there.resealed(prompt_digest=digest).model_copy(update={"prompt_digest": digest})
+    return released.resealed(prompt_digest=digest).model_copy(update={"prompt_digest": digest})
 
 
-def pickle_file(there: Released) -> AdapterUpdate:
-    (there.folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
-    return there.resealed()
+def pickle_file(released: Released) -> AdapterUpdate:
+    (released.folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    return released.resealed()
 
 
-def pickle_by_another_name(there: Released) -> AdapterUpdate:
-    (there.folder / WEIGHTS).write_bytes(b"\x80\x04.")
-    return there.resealed()
+def pickle_by_another_name(released: Released) -> AdapterUpdate:
+    (released.folder / WEIGHTS).write_bytes(b"\x80\x04.")
+    return released.resealed()
 
 
-def path_traversal(there: Released) -> AdapterUpdate:
+def path_traversal(released: Released) -> AdapterUpdate:
     stray = ArtifactFile(path="../../etc/passwd", sha256="0" * 64, size=1)
-    return there.again(files=(*there.update.files, stray))
+    return released.again(files=(*released.update.files, stray))
 
 
-def symlink(there: Released) -> AdapterUpdate:
-    outside = (there.folder / WEIGHTS).rename(there.folder.parent / "outside")
-    (there.folder / WEIGHTS).symlink_to(outside)
-    return there.update
+def symlink(released: Released) -> AdapterUpdate:
+    outside = (released.folder / WEIGHTS).rename(released.folder.parent / "outside")
+    (released.folder / WEIGHTS).symlink_to(outside)
+    return released.update
 
 
-def truncated_download(there: Released) -> AdapterUpdate:
-    with (there.folder / WEIGHTS).open("r+b") as file:
+def truncated_download(released: Released) -> AdapterUpdate:
+    with (released.folder / WEIGHTS).open("r+b") as file:
         file.truncate(100)
-    return there.update
+    return released.update
 
 
-def store_unreachable(there: Released) -> AdapterUpdate:
-    return there.again(uri="file:///not/mounted")
+def store_unreachable(released: Released) -> AdapterUpdate:
+    return released.again(uri="file:///not/mounted")
 
 
-def file_of_20_gb(there: Released) -> AdapterUpdate:
-    *others, last = there.update.files
-    return there.again(files=(*others, last.model_copy(update={"size": 20_000_000_000})))
+def file_of_20_gb(released: Released) -> AdapterUpdate:
+    *others, last = released.update.files
+    return released.again(files=(*others, last.model_copy(update={"size": 20_000_000_000})))
 
 
-def unsigned(there: Released) -> AdapterUpdate:
-    return there.update
+def unsigned(released: Released) -> AdapterUpdate:
+    return released.update
 
 
-def signed_by_a_stranger(there: Released) -> AdapterUpdate:
-    return there.signed("theirs")
+def signed_by_a_stranger(released: Released) -> AdapterUpdate:
+    return released.signed("theirs")
 
 
-def signature_of_another_version(there: Released) -> AdapterUpdate:
-    return there.signed("ours").model_copy(update={"version": "3"})
+def signature_of_another_version(released: Released) -> AdapterUpdate:
+    return released.signed("ours").model_copy(update={"version": "3"})
 
 
-def replayed(there: Released, old: AdapterUpdate) -> list[AdapterUpdated]:
-    return [event("1", there.update), event("2", old), event("1", there.update)]
+def replayed(released: Released, old: AdapterUpdate) -> list[AdapterUpdated]:
+    return [event("1", released.update), event("2", old), event("1", released.update)]
 
 
-def out_of_order(there: Released, old: AdapterUpdate) -> list[AdapterUpdated]:
-    return [event("2", old, ONE), event("1", there.update, NOON)]
+def out_of_order(released: Released, old: AdapterUpdate) -> list[AdapterUpdated]:
+    return [event("2", old, ONE), event("1", released.update, NOON)]
 
 
 def event(id: str, update: AdapterUpdate, time: datetime | None = None) -> AdapterUpdated:
@@ -293,7 +295,7 @@ TABLE: dict[Corruption, str] = {
 
 
 @pytest.fixture
-def there(new: VerifiedAdapter, keys: Path, tmp_path: Path) -> Released:
+def released(new: VerifiedAdapter, keys: Path, tmp_path: Path) -> Released:
     folder = Path(shutil.copytree(new.path, tmp_path / "store" / "adapter"))
     return Released(folder, describe(verify(folder), None, "activate"), keys)
 
@@ -326,12 +328,12 @@ def serve(redis, streams, publisher, subscriber, workers, load, serving, keys, t
 
 @pytest.mark.parametrize("corrupt", TABLE, ids=lambda corrupt: corrupt.__name__)
 async def test_a_corrupt_adapter_is_refused_for_its_own_reason_and_the_old_one_stays_in_service(
-    corrupt, serve, there, old
+    corrupt, serve, released, old
 ):
     if corrupt in (replayed, out_of_order):
-        events = corrupt(there, describe(old, None, "activate"))
+        events = corrupt(released, describe(old, None, "activate"))
     else:
-        events = [event("1", corrupt(there))]
+        events = [event("1", corrupt(released))]
 
     said, answered_by = await serve(*events, signed="sign" in corrupt.__name__)
 
@@ -341,8 +343,8 @@ async def test_a_corrupt_adapter_is_refused_for_its_own_reason_and_the_old_one_s
 
 
 @pytest.mark.parametrize("signed", [False, True])
-async def test_a_sound_adapter_is_served(serve, there, signed):
+async def test_a_sound_adapter_is_served(serve, released, signed):
     """Otherwise the refusals above would prove nothing."""
-    update = there.signed("ours") if signed else there.update
+    update = released.signed("ours") if signed else released.update
     said, answered_by = await serve(event("1", update), signed=signed)
     assert answered_by == said.data.digest == update.digest, said.data.reason

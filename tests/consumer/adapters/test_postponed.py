@@ -7,10 +7,11 @@ from abstream.consumer.adapters import cache, postponed
 from abstream.consumer.adapters.postponed import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Postponed
 from abstream.schemas import AdapterActivated, AdapterRejected, AdapterShadowed, AdapterUpdated
 from abstream.schemas.announced import Announced
-from abstream.schemas.streams import from_fields, to_fields
+from abstream.schemas.streams import to_fields
 from abstream.training.release import describe, release
 
 from ...conftest import fake_engine, wait_until
+from .conftest import fleet_events
 
 
 def impatient(monkeypatch) -> None:
@@ -38,7 +39,7 @@ def test_retries_are_ever_rarer_and_the_postponement_is_news_once(make_adapter):
 def test_only_the_newest_adapter_is_tried_again(make_adapter):
     waiting, newest, older = Postponed(), announced(make_adapter("2"), "2-0"), announced(make_adapter("1"), "1-0")
     assert waiting.postpone(newest)
-    assert waiting.postpone(older), "it is said of each of them"
+    assert waiting.postpone(older), "each postponement is news once"
     assert waiting.take() == [newest]
 
 
@@ -57,9 +58,9 @@ async def test_an_adapter_is_served_once_its_store_is_back(
         hidden.rename(adapter.path)
         await wait_until(lambda: worker.engine.model.receipt.adapter_digest == adapter.digest, "the switch")
 
-    said = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
-    assert [type(one) for one in said] == [AdapterRejected, AdapterActivated], "the same is not said again"
-    assert "is the store mounted here" in said[0].data.reason
+    events = await fleet_events(redis, streams)
+    assert [type(one) for one in events] == [AdapterRejected, AdapterActivated], "the rejection is not repeated"
+    assert "is the store mounted here" in events[0].data.reason
 
 
 async def test_a_superseded_adapter_is_not_tried_again(redis, streams, workers, make_adapter, tmp_path, monkeypatch):
@@ -101,8 +102,7 @@ async def test_a_shadow_candidate_does_not_stop_an_adapter_from_being_tried_agai
         hidden.rename(live.path)
         await wait_until(lambda: worker.engine.model.receipt.adapter_digest == live.digest, "the switch")
 
-    ended = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
-    assert not any(isinstance(one, AdapterShadowed) for one in ended), f"{shadow} is newer, and goes on"
+    assert not await fleet_events(redis, streams, AdapterShadowed), f"{shadow} is newer, and goes on"
 
 
 async def test_a_swallowed_cancellation_does_not_stop_an_adapter_from_being_tried_again(
@@ -136,8 +136,7 @@ async def test_a_swallowed_cancellation_does_not_stop_an_adapter_from_being_trie
 
 
 async def refused_twice(redis, streams) -> bool:
-    said = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
-    return sum(isinstance(one, AdapterRejected) for one in said) == 2
+    return len(await fleet_events(redis, streams, AdapterRejected)) == 2
 
 
 def announced_of(folder, adapter):

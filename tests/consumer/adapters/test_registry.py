@@ -12,23 +12,20 @@ from abstream.consumer.worker import PROBE
 from abstream.ops.embedded import find_server
 from abstream.producer.connection import connect
 from abstream.schemas import AdapterActivated, AdapterRejected
-from abstream.schemas.streams import from_fields, to_fields
+from abstream.schemas.streams import to_fields
 from abstream.training.release import release
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from ...conftest import wait_until
-
-
-async def said(redis, streams) -> list:
-    return [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
+from .conftest import fleet_events
 
 
 async def test_the_answer_names_the_update_it_answers(redis, streams, workers, make_adapter, store):
     released = await release(redis, streams, make_adapter().path, store)
     await workers.registry(workers.new("one")).catch_up()
 
-    [answer] = await said(redis, streams)
+    [answer] = await fleet_events(redis, streams)
     assert isinstance(answer, AdapterActivated)
     assert (answer.causationid, answer.causationsource) == (released.event.id, released.event.source)
     assert (answer.sequence, answer.subject) == (released.entry_id, "adapter:oncology")
@@ -50,7 +47,7 @@ async def test_a_live_adapter_is_not_loaded_again(redis, streams, workers, make_
         await registry.catch_up()
 
     assert loads == [adapter.digest]
-    [_, again] = await said(redis, streams)
+    [_, again] = await fleet_events(redis, streams)
     assert isinstance(again, AdapterActivated)
     assert (again.data.previous_digest, again.data.load_ms) == (adapter.digest, 0)
     value = worker.metrics.registry.get_sample_value
@@ -67,7 +64,7 @@ async def test_a_storm_of_updates_is_one_switch(redis, streams, workers, make_ad
     await workers.registry(worker).catch_up()
 
     assert worker.engine.model.receipt.adapter_digest == adapters[-1].digest
-    assert len(await said(redis, streams)) == 1
+    assert len(await fleet_events(redis, streams)) == 1
 
 
 async def test_an_event_that_comes_twice_or_late_is_rejected_and_the_newest_stays_in_service(
@@ -87,7 +84,7 @@ async def test_an_event_that_comes_twice_or_late_is_rejected_and_the_newest_stay
         await one.catch_up()
 
     assert [one.engine.model.receipt.adapter_digest for one in (worker, late_joiner)] == [newer.digest] * 2
-    reasons = [answer.data.reason for answer in await said(redis, streams) if isinstance(answer, AdapterRejected)]
+    reasons = [answer.data.reason for answer in await fleet_events(redis, streams, AdapterRejected)]
     assert ["announced before, and" in reason for reason in reasons] == [True, False] * 2
     assert all("older than one" in reason for reason in reasons[1::2])
 
@@ -118,7 +115,7 @@ async def test_an_engine_that_cannot_be_loaded_is_rejected_whatever_the_error(
     await release(redis, streams, make_adapter().path, store)
     await workers.registry(worker, load_engine).catch_up()
 
-    [answer] = await said(redis, streams)
+    [answer] = await fleet_events(redis, streams)
     assert isinstance(answer, AdapterRejected)
     assert answer.data.reason == "RuntimeError: CUDA out of memory"
     assert worker.engine is before
@@ -132,7 +129,7 @@ async def test_an_engine_that_cannot_answer_is_rejected(redis, streams, workers,
     await release(redis, streams, make_adapter(probes=()).path, store)
     await workers.registry(workers.new(), lambda adapter: Broken(adapter=adapter)).catch_up()
 
-    assert isinstance((await said(redis, streams))[0], AdapterRejected)
+    assert isinstance((await fleet_events(redis, streams))[0], AdapterRejected)
 
 
 async def test_loading_pauses_while_a_batch_is_computed(
@@ -171,7 +168,7 @@ async def test_loading_pauses_while_a_batch_is_computed(
         await wait_until(asked.is_set, "the loading to ask whether it is in the way")
         may_compute.set()
         await wait_until(lambda: redis.xlen(streams.output("fleet")))
-    assert isinstance((await said(redis, streams))[0], AdapterActivated)
+    assert isinstance((await fleet_events(redis, streams))[0], AdapterActivated)
 
 
 async def test_the_old_engine_serves_while_the_new_one_is_loaded(
@@ -189,7 +186,7 @@ async def test_the_old_engine_serves_while_the_new_one_is_loaded(
         await wait_until(loading.is_set)
         await publisher.publish_many([("1", PROBE)])
         await wait_until(lambda: redis.xlen(streams.predictions), "a result of the old engine")
-        assert await said(redis, streams) == []
+        assert await fleet_events(redis, streams) == []
         may_load.set()
         await wait_until(lambda: redis.xlen(streams.output("fleet")))
 

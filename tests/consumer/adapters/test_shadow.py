@@ -10,7 +10,8 @@ from abstream.schemas import AdapterActivated, AdapterRejected, AdapterShadowed
 from abstream.schemas.streams import from_fields
 from abstream.training.release import release
 
-from ...conftest import wait_until
+from ...conftest import numbered, wait_until
+from .conftest import fleet_events
 
 
 def scored(label: str, confidence: float) -> dict:
@@ -30,17 +31,6 @@ def test_a_comparison_counts_flips_and_the_shift_of_confidence():
     assert cancer.flips == {"Cancer": {"Non-Cancer": 1}}
 
 
-async def publish(publisher, count: int) -> None:
-    await publisher.publish_many(
-        (str(number), Abstract(title=f"Abstract {number}", abstract="")) for number in range(count)
-    )
-
-
-async def said(redis, streams, kind) -> list:
-    events = [from_fields(fields) for _, fields in await redis.xrange(streams.output("fleet"))]
-    return [event for event in events if isinstance(event, kind)]
-
-
 def shadowed(worker, result: str = "scored") -> float:
     return worker.metrics.registry.get_sample_value("abstream_shadow_abstracts_total", {"result": result}) or 0
 
@@ -54,7 +44,7 @@ async def test_a_candidate_scores_every_abstract_and_publishes_only_a_summary(
         await release(redis, streams, candidate.path, store, action="shadow")
         await wait_until(lambda: redis.xpending(streams.lane("interactive"), "classifiers"))
         await wait_until(lambda: _is_shadowed(worker))
-        await publish(publisher, 100)
+        await publisher.publish_many(numbered(*range(100)))
         await wait_until(lambda: shadowed(worker) == 100, "the shadow")
         await release(redis, streams, next_one.path, store)
         await wait_until(lambda: worker.engine.model.receipt.adapter_digest == next_one.digest)
@@ -62,14 +52,14 @@ async def test_a_candidate_scores_every_abstract_and_publishes_only_a_summary(
     assert await redis.xlen(streams.predictions) == 100
     results = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
     assert {result.data.model.adapter_digest for result in results} == {live.digest}
-    [running, last] = await said(redis, streams, AdapterShadowed)
+    [running, last] = await fleet_events(redis, streams, AdapterShadowed)
     assert (running.data.ended, last.data.ended) == (False, True)
     summary = last.data
     assert (summary.digest, summary.live_digest, summary.abstracts) == (candidate.digest, live.digest, 100)
     expected = _compared(live, candidate)
     assert summary.changed == expected.changed > 0
     assert summary.questions["cancer"].flips == expected.summary()["cancer"].flips
-    assert len(await said(redis, streams, AdapterActivated)) == 2
+    assert len(await fleet_events(redis, streams, AdapterActivated)) == 2
     assert _counted(worker) == {name: one.flips for name, one in expected.summary().items()}
 
 
@@ -125,7 +115,7 @@ async def test_a_live_batch_waits_for_at_most_one_small_shadow_batch(
         await wait_until(lambda: _is_shadowed(worker))
         order.clear()
         order += [("", 0)] * 3
-        await publish(publisher, 20)
+        await publisher.publish_many(numbered(*range(20)))
         await wait_until(at_work.is_set, "a shadow batch")
         begun = len(order)
         await publisher.publish(Abstract(title="Urgent", abstract=""), id="urgent")
@@ -158,7 +148,7 @@ async def test_a_failing_candidate_is_counted_and_the_live_adapter_stays_in_serv
     async with workers.following(load_engine=lambda adapter: Failing(adapter=adapter)) as worker:
         await release(redis, streams, make_adapter("2", probes=()).path, store, action="shadow")
         await wait_until(lambda: _is_shadowed(worker))
-        await publish(publisher, 10)
+        await publisher.publish_many(numbered(*range(10)))
         await wait_until(lambda: shadowed(worker, "failed") == 10)
 
     assert await redis.xlen(streams.predictions) == 10
@@ -187,15 +177,15 @@ async def test_a_candidate_that_hangs_is_dropped_and_no_live_abstract_is_blamed(
     async with workers.following(load_engine=load_engine, batch_deadline_seconds=1) as worker:
         await release(redis, streams, make_adapter("2", probes=()).path, store, action="shadow")
         await wait_until(lambda: _is_shadowed(worker))
-        await publish(publisher, 1)
+        await publisher.publish_many(numbered(*range(1)))
         await wait_until(hangs.is_set, "the candidate")
         await publisher.publish(Abstract(title="Behind it", abstract=""), id="behind")
         await wait_until(lambda: _answered(redis, streams, 2), "the live batch behind it")
-        await wait_until(lambda: said(redis, streams, AdapterRejected), "the candidate's rejection")
+        await wait_until(lambda: fleet_events(redis, streams, AdapterRejected), "the candidate's rejection")
         assert not _is_shadowed(worker)
         go_on.set()
 
-    [rejected] = await said(redis, streams, AdapterRejected)
+    [rejected] = await fleet_events(redis, streams, AdapterRejected)
     assert (rejected.data.version, rejected.data.reason) == ("2", "in the shadow, 1 abstracts took more than 1 s")
     results = [from_fields(fields) for _, fields in await redis.xrange(streams.predictions)]
     assert [result.data.attempt for result in results] == [1, 1]
@@ -209,6 +199,6 @@ async def test_a_corrupt_candidate_is_rejected(redis, streams, workers, make_ada
     worker = workers.new()
     await workers.registry(worker).catch_up()
 
-    [rejected] = await said(redis, streams, AdapterRejected)
+    [rejected] = await fleet_events(redis, streams, AdapterRejected)
     assert "was trained on other" in rejected.data.reason
     assert worker.engine.model.receipt.adapter_version == "1"
