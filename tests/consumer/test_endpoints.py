@@ -189,7 +189,7 @@ async def worker_knows(probe: Probe) -> bool:
     return (await probe.samples())["abstream_redis_reconnects_total"][""] > 0
 
 
-async def test_where_results_cannot_be_written_a_worker_is_not_ready_though_redis_answers(
+async def test_a_worker_that_cannot_write_results_is_not_ready_although_redis_answers(
     server, streams, redis, publisher, workers
 ):
     """It names the key to mend; once that is done, the result is published."""

@@ -136,7 +136,7 @@ async def test_a_batch_may_take_as_long_as_its_deadline(service, health, clock, 
 
 
 @pytest.mark.parametrize("step", ["interactive", "take-over"])
-async def test_a_step_that_hangs_is_named_though_the_others_come_round(
+async def test_a_hanging_step_is_named_although_the_others_make_progress(
     step, service, health, clock, publisher, redis, streams
 ):
     engine, lane = Hanging("encode"), streams.lane("interactive")

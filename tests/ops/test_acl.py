@@ -84,7 +84,7 @@ def url(server):
 
 
 async def denied(redis: Redis) -> list[str]:
-    """What any user was denied, except for CLIENT SETNAME, which Redis 6.2 has no separate right for."""
+    """What any user was denied, except for naming its client, for which Redis 6.2 has no right."""
     log = await redis.acl_log()
     return [f"{entry['username']}: {entry['object']}" for entry in log if not entry["object"].startswith("client")]
 

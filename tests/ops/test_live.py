@@ -29,7 +29,7 @@ def show(server, namespace):
 
 @pytest.fixture
 def run(show):
-    """As ``show``, with ``--json``, parsed."""
+    """As ``show``, with the output parsed as JSON."""
 
     async def run(*arguments: str):
         return json.loads(await show(*arguments))
@@ -51,7 +51,7 @@ def at_work(publisher, workers):
 
 @pytest.fixture
 async def late(redis, streams, at_work, make_adapter, workers, tmp_path):
-    """A fleet that served version 1 with one worker and version 2 with two; a third has never answered."""
+    """A fleet: one worker serves version 1, two serve version 2, and a fourth has announced nothing."""
     one, two = make_adapter("1"), make_adapter("2")
     await release(redis, streams, one.path, tmp_path)
     await workers.registry(workers.new("early")).catch_up()
