@@ -35,7 +35,7 @@ _PASSING = re.compile(
 )
 _PASSING_CLASSES = (ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError, OutOfMemoryError)
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5
 
 log = structlog.get_logger()
 
