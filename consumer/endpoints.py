@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http.server import ThreadingHTTPServer
 from threading import Thread
@@ -23,12 +23,25 @@ log = structlog.get_logger()
 class Endpoints(ThreadingHTTPServer):
     """Answers from threads of its own, so that it works even if the worker's loop is stuck."""
 
-    def __init__(self, port: int, registry: CollectorRegistry, health: Health, broker: Broker) -> None:
-        """Listen on ``port`` of all interfaces; 0 picks a free one, which is then in ``server_port``."""
-        super().__init__(("", port), Handler)
+    def __init__(
+        self,
+        port: int,
+        registry: CollectorRegistry,
+        wedged: Callable[[], str | None],
+        checks: Callable[[], Mapping[str, Check]],
+    ) -> None:
+        """Listen on all interfaces.
+
+        Args:
+            port: 0 picks a free one, which is then in ``server_port``.
+            registry: the metrics.
+            wedged: why ``/healthz`` fails; None if it does not.
+            checks: the checks of ``/readyz``.
+        """
+        super().__init__(("", port), _Handler)
         self.registry = registry
-        self.health = health
-        self.broker = broker
+        self.wedged = wedged
+        self.checks = checks
 
     def server_bind(self) -> None:
         """
@@ -39,14 +52,6 @@ class Endpoints(ThreadingHTTPServer):
             super().server_bind()
         except OSError as error:
             raise AbstreamError(f"--metrics-port {self.server_address[1]}: {error.strerror}: name another") from error
-
-    def alive(self) -> str | None:
-        """Why ``/healthz`` fails; None if it does not."""
-        return self.health.wedged()
-
-    def ready(self) -> dict[str, Check]:
-        """The checks of ``/readyz``."""
-        return readiness(self.health, self.broker)
 
     def start(self) -> None:
         """Serve until ``close`` or until the process ends."""
@@ -62,7 +67,7 @@ class Endpoints(ThreadingHTTPServer):
         log.warning("endpoint_failed", client=str(client_address), error=repr(sys.exc_info()[1]))
 
 
-class Handler(MetricsHandler):
+class _Handler(MetricsHandler):
     server: Endpoints
     timeout = 10  # seconds for a client to send its request
 
@@ -72,10 +77,10 @@ class Handler(MetricsHandler):
             self.registry = self.server.registry
             super().do_GET()
         elif path == "/healthz":
-            reason = self.server.alive()
+            reason = self.server.wedged()
             self._answer(reason is None, {"alive": reason is None, "reason": reason})
         elif path == "/readyz":
-            checks = self.server.ready()
+            checks = self.server.checks()
             ready = all(check.ok for check in checks.values())
             self._answer(ready, {"ready": ready, "checks": {name: asdict(check) for name, check in checks.items()}})
         else:

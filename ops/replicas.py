@@ -15,9 +15,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from http.server import ThreadingHTTPServer
 
 import structlog
 from prometheus_client import CollectorRegistry, Metric
@@ -25,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from ..consumer.endpoints import Endpoints, Handler
+from ..consumer.endpoints import Endpoints
 from ..consumer.engine.slots import Slots, make_slots
 from ..consumer.health import Check
 
@@ -102,12 +101,9 @@ class Replica:
 class Supervisor:
     """Keeps replicas running until it is asked to stop, or until each has ended well."""
 
-    def __init__(
-        self, replicas: Sequence[Replica], slots: Slots | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, replicas: Sequence[Replica], slots: Slots | None = None) -> None:
         self.replicas = replicas
         self._slots = slots
-        self._clock = clock
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
@@ -128,13 +124,13 @@ class Supervisor:
     async def _keep_running(self, replica: Replica) -> int:
         pause = FIRST_PAUSE_SECONDS
         while True:
-            begun = self._clock()
+            begun = time.monotonic()
             code = await replica.run()
             if self._stopping.is_set():
                 return 0 if code == -signal.SIGTERM else code  # it was asked before it could listen
             if code == 0 or code in HOPELESS:
                 return code
-            if self._clock() - begun > WELL_AFTER_SECONDS:
+            if time.monotonic() - begun > WELL_AFTER_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             log.warning("replica_pauses", replica=replica.number, exit_code=code, seconds=pause)
             with suppress(asyncio.TimeoutError):
@@ -153,25 +149,6 @@ class Supervisor:
                     replica.signal(signal.SIGKILL)
             if self._slots:  # what the last to serve an adapter has left, however it ended
                 await asyncio.to_thread(self._slots.free_unused)
-
-
-class ReplicaEndpoints(Endpoints):
-    """The replicas seen through one port."""
-
-    def __init__(self, port: int, replicas: Sequence[Replica]) -> None:
-        registry = CollectorRegistry()
-        registry.register(ReplicaMetrics(replicas))
-        ThreadingHTTPServer.__init__(self, ("", port), Handler)
-        self.registry = registry
-        self._replicas = replicas
-
-    def alive(self) -> str | None:
-        """Never fails: a replica that makes no progress is dealt with here, and a restart of all would not help."""
-        return None
-
-    def ready(self) -> dict[str, Check]:
-        """Whether each replica is ready, with what it says itself where it is not."""
-        return {f"replica {replica.number}": _readiness(replica) for replica in self._replicas}
 
 
 class ReplicaMetrics(Collector):
@@ -209,10 +186,24 @@ def supervise(count: int, port: int | None, command: Sequence[str], environments
     slots = make_slots()
     replicas = [Replica(number, command, environments[number % len(environments)], slots) for number in range(count)]
     if port is not None:
-        endpoints = ReplicaEndpoints(port, replicas)
+        endpoints = _endpoints(port, replicas)
         endpoints.start()
         log.info("metrics_served", port=endpoints.server_port)
     return asyncio.run(_until_signal(Supervisor(replicas, Slots(slots) if slots else None)))
+
+
+def _endpoints(port: int, replicas: Sequence[Replica]) -> Endpoints:
+    """All replicas seen through one port.
+
+    It always counts as alive: a replica that makes no progress is killed here, and a restart of all would not help.
+    """
+    registry = CollectorRegistry()
+    registry.register(ReplicaMetrics(replicas))
+
+    def checks() -> dict[str, Check]:
+        return {f"replica {replica.number}": _readiness(replica) for replica in replicas}
+
+    return Endpoints(port, registry, lambda: None, checks)
 
 
 async def _until_signal(supervisor: Supervisor) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
@@ -10,7 +10,7 @@ import structlog
 from .. import __version__
 from ..consumer.backlog import ANSWER_SECONDS, BacklogGauges, Broker, RedisGauges
 from ..consumer.config import WorkerConfig
-from ..consumer.endpoints import Endpoints
+from ..consumer.endpoints import Endpoints, readiness
 from ..consumer.engine import Engine
 from ..consumer.engine.config import EngineConfig
 from ..consumer.health import Health
@@ -131,6 +131,7 @@ def _serve_endpoints(port: int, metrics: Metrics, broker: Broker) -> None:
     """Serve from before the model is loaded until the process ends: loading and draining workers answer too."""
     metrics.registry.register(BacklogGauges(broker))
     metrics.registry.register(RedisGauges(broker))
-    endpoints = Endpoints(port, metrics.registry, metrics.health, broker)
+    health = metrics.health
+    endpoints = Endpoints(port, metrics.registry, health.wedged, partial(readiness, health, broker))
     endpoints.start()
     structlog.get_logger().info("metrics_served", port=endpoints.server_port)

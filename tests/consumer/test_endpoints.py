@@ -5,11 +5,12 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 
 from abstream import Abstract, Publisher
 from abstream.consumer.backlog import BacklogGauges
-from abstream.consumer.endpoints import Endpoints
+from abstream.consumer.endpoints import Endpoints, readiness
 from abstream.consumer.health import Health
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.worker import Worker
@@ -74,7 +75,8 @@ class Probe:
 def endpoints(metrics: Metrics, url: str, streams: Streams) -> Iterator[Probe]:
     broker = broker_at(url, Shards(streams.namespace))
     metrics.registry.register(BacklogGauges(broker))
-    served = Endpoints(0, metrics.registry, metrics.health, broker)
+    checks = partial(readiness, metrics.health, broker)
+    served = Endpoints(0, metrics.registry, metrics.health.wedged, checks)
     served.start()
     try:
         yield Probe(served.server_port)

@@ -3,13 +3,14 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import abstream
 import click
 import pytest
 import yaml
-from abstream.consumer.endpoints import Endpoints
+from abstream.consumer.endpoints import Endpoints, readiness
 from abstream.consumer.health import STALL_SECONDS, Health
 from abstream.consumer.metrics import Metrics
 from abstream.ops.cli import cli
@@ -93,8 +94,8 @@ def test_the_health_check_of_a_worker_fails_when_its_loop_makes_no_progress(comp
     assert f":{port}/healthz" in arguments[-1]
 
     now = 0.0
-    metrics, broker = Metrics("test", Health(clock=lambda: now)), broker_at(server, Shards(streams.namespace))
-    endpoints = Endpoints(0, metrics.registry, metrics.health, broker)
+    health, broker = Health(clock=lambda: now), broker_at(server, Shards(streams.namespace))
+    endpoints = Endpoints(0, Metrics("test", health).registry, health.wedged, partial(readiness, health, broker))
     endpoints.start()
 
     def check() -> int:
@@ -102,7 +103,7 @@ def test_the_health_check_of_a_worker_fails_when_its_loop_makes_no_progress(comp
         return subprocess.run([sys.executable, *asked], stderr=subprocess.DEVNULL, check=False).returncode
 
     try:
-        metrics.health.beat("interactive")
+        health.beat("interactive")
         assert check() == 0
         now = STALL_SECONDS + 1
         assert check() != 0

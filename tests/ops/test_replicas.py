@@ -17,6 +17,7 @@ from abstream import Abstract
 from abstream.ops.replicas import Replica, Supervisor, this_command
 from abstream.training.release import release
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from ..conftest import PATIENCE_SECONDS, has_length, wait_until
 
@@ -125,6 +126,13 @@ def replica(script: str) -> Replica:
     return Replica(0, [sys.executable, "-c", script], {})
 
 
+def fails_twice(count: Path) -> Replica:
+    """A replica that ends well at its third start; ``count`` is a file in which it counts them."""
+    return replica(
+        f"open({str(count)!r}, 'a').write('x'); raise SystemExit(5 if len(open({str(count)!r}).read()) < 3 else 0)"
+    )
+
+
 async def test_a_replica_with_a_usage_error_is_not_restarted():
     one = replica("raise SystemExit(2)")
     assert await Supervisor([one]).run() == 2
@@ -133,12 +141,23 @@ async def test_a_replica_with_a_usage_error_is_not_restarted():
 
 async def test_a_replica_that_fails_is_restarted_and_its_last_exit_code_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("abstream.ops.replicas.FIRST_PAUSE_SECONDS", 0.01)
-    count = tmp_path / "count"
-    one = replica(
-        f"open({str(count)!r}, 'a').write('x'); raise SystemExit(5 if len(open({str(count)!r}).read()) < 3 else 0)"
-    )
+    one = fails_twice(tmp_path / "count")
     assert await Supervisor([one]).run() == 0
     assert one.starts == 3
+
+
+@pytest.mark.parametrize(
+    ("well_after_seconds", "pauses"),
+    [pytest.param(60.0, [0.01, 0.02], id="soon"), pytest.param(0.0, [0.01, 0.01], id="after it ran well")],
+)
+async def test_the_pause_before_a_restart_doubles_if_a_replica_fails_again(
+    tmp_path, monkeypatch, well_after_seconds, pauses
+):
+    monkeypatch.setattr("abstream.ops.replicas.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("abstream.ops.replicas.WELL_AFTER_SECONDS", well_after_seconds)
+    with capture_logs() as logs:
+        await Supervisor([fails_twice(tmp_path / "count")]).run()
+    assert [line["seconds"] for line in logs if line["event"] == "replica_pauses"] == pauses
 
 
 async def test_a_stop_ends_the_pause_before_a_restart(monkeypatch):
