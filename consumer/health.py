@@ -74,7 +74,7 @@ class Health:
         self._adapter_settled = False
         self._draining = False
 
-    def beat(self, step: str, shards: Collection[int] = (0,)) -> None:
+    def beat(self, step: str, shards: Collection[int]) -> None:
         """A step of the loop makes progress, and may now wait for the Redis of these shards."""
         with self._lock:
             self._beats[step] = _Beat(self._clock(), shards)
@@ -91,14 +91,14 @@ class Health:
                 self._computing_since = None
                 self._came_round(self._beats)
 
-    def redis_away(self, error: Exception, shard: int | None = 0) -> None:
+    def redis_away(self, error: Exception, shard: int | None) -> None:
         """A call to the Redis of a shard, or of the control streams if None, failed and will be repeated."""
         with self._lock:
             now = self._clock()
             self._away[shard] = _Away(self._away[shard].since if shard in self._away else now, error)
             self._came_round([step for step, beat in self._beats.items() if shard in beat.shards])
 
-    def redis_back(self, shard: int | None = 0) -> None:
+    def redis_back(self, shard: int | None) -> None:
         """A call that had failed was answered at last."""
         with self._lock:
             self._away.pop(shard, None)

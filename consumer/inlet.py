@@ -43,9 +43,7 @@ class Expired(NamedTuple):
 class Inlet:
     """Owns the set of entries that this worker holds of the stream, whose leases it renews."""
 
-    def __init__(
-        self, redis: Redis, streams: Streams, lane: Lane, worker: str, shard: int = 0, shards: int = 1
-    ) -> None:
+    def __init__(self, redis: Redis, streams: Streams, lane: Lane, worker: str, shard: int, shards: int) -> None:
         """
         Args:
             redis: of the shard.

@@ -13,7 +13,7 @@ from redis import Redis
 
 from ..consumer.adapters.comparison import Answers, Comparison, labels
 from ..consumer.engine import Engine
-from ..consumer.engine.packing import pack_by
+from ..consumer.engine.packing import classify_all
 from ..consumer.engine.scoring import score
 from ..producer.connection import connect_blocking
 from ..producer.cursor import place_before, split
@@ -203,10 +203,5 @@ def shown(found: Difference, gone: int, published: int | None, *, as_json: bool)
 
 
 def _answers(engine: Engine, abstracts: list[Abstract], max_batch_tokens: int) -> list[tuple[Answers, Review]]:
-    tokens = [engine.encode(abstract) for abstract in abstracts]
-    answered: dict[int, tuple[Answers, Review]] = {}
-    for rows in pack_by(range(len(tokens)), lambda row: len(tokens[row].ids), max_batch_tokens):
-        classified = engine.classify([tokens[row] for row in rows])
-        for row, logits in zip(rows, classified.logits, strict=True):
-            answered[row] = score(engine.model, logits)
-    return [answered[row] for row in range(len(tokens))]
+    prompts = [engine.encode(abstract) for abstract in abstracts]
+    return [score(engine.model, logits) for logits in classify_all(engine, prompts, max_batch_tokens)]

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..consumer.engine import Engine
-from ..consumer.engine.packing import pack_by
+from ..consumer.engine import Engine, LabelLogits, ServedModel, Tokens
+from ..consumer.engine.packing import classify_all
 from ..consumer.engine.scoring import answer
 from ..producer.formats import Broken, Format, Record, read, writer_of
 from ..producer.formats.opening import STDIN
@@ -63,23 +63,20 @@ def classify(
     """Yield each record, in order, with its answers, review and model, as plain JSON values."""
     records = iter(records)
     while chunk := list(islice(records, CHUNK)):
-        yield from zip(chunk, _classify_chunk(engine, chunk, max_batch_tokens), strict=True)
+        prompts = [engine.encode(record.abstract) for record in chunk]
+        answered = classify_all(engine, prompts, max_batch_tokens)
+        for record, prompt, logits in zip(chunk, prompts, answered, strict=True):
+            yield record, _predicted(engine.model, prompt, logits)
 
 
-def _classify_chunk(engine: Engine, chunk: list[Record], max_batch_tokens: int) -> list[dict[str, Any]]:
-    tokens = [engine.encode(record.abstract) for record in chunk]
-    predicted: dict[int, dict[str, Any]] = {}
-    for rows in pack_by(range(len(chunk)), lambda row: len(tokens[row].ids), max_batch_tokens):
-        classified = engine.classify([tokens[row] for row in rows])
-        for row, logits in zip(rows, classified.logits, strict=True):
-            answers, review = answer(classified.model, logits)
-            predicted[row] = {
-                "answers": {question: one.model_dump() for question, one in answers.items()},
-                "review": review.model_dump(),
-                "truncated": tokens[row].truncated,
-                "model": classified.model.receipt.model_dump(),
-            }
-    return [predicted[row] for row in range(len(chunk))]
+def _predicted(model: ServedModel, prompt: Tokens, logits: LabelLogits) -> dict[str, Any]:
+    answers, review = answer(model, logits)
+    return {
+        "answers": {question: one.model_dump() for question, one in answers.items()},
+        "review": review.model_dump(),
+        "truncated": prompt.truncated,
+        "model": model.receipt.model_dump(),
+    }
 
 
 def classify_files(

@@ -10,7 +10,6 @@ from ..consumer.adapters.probes import ROUNDED, TOLERANCE
 from ..consumer.engine import Engine
 from ..consumer.engine.scoring import Scored, score
 from ..producer.connection import connect_blocking
-from ..producer.formats import Format
 from ..schemas import Abstract, AbstractClassified, AbstreamError, Prompt, Shards, VerifiedAdapter
 from ..schemas.events import ModelReceipt
 from .choosing import choose
@@ -115,15 +114,12 @@ def shown(found: Reproduced, *, as_json: bool) -> str:
 
 def _in_files(data: tuple[str, ...], then: AbstractClassified) -> Abstract:
     """The abstract whose text has the digest of the receipt."""
-    for record in usable(data, _ANY, Tally()):
+    for record in usable(data, "auto", Tally()):
         digest = hashlib.sha256(Prompt.body(record.abstract).encode()).hexdigest()
         if then.data.input.text_digest == f"sha256:{digest}":
             return record.abstract
     where = f"nor is it in {', '.join(data)}" if data else "give the file it came from with --data"
     raise AbstreamError(f"the abstract {then.causationid} is no longer in its stream: {where}")
-
-
-_ANY: Format = "auto"
 
 
 def _same_model(then: ModelReceipt, now: ModelReceipt) -> None:

@@ -195,7 +195,7 @@ def _from_parquet(path: Path) -> list[Any]:
 
     # A cache of its own: the shared one identifies a file by its name and the second of its last change.
     with TemporaryDirectory() as cache:
-        return _named(Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True))
+        return _with_label_names(Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True))
 
 
 def _from_hub(source: str) -> list[Any]:
@@ -207,13 +207,13 @@ def _from_hub(source: str) -> list[Any]:
 
     name, _, part = source.partition(":")
     try:
-        return _named(load_dataset(name, split=part or "train"))
+        return _with_label_names(load_dataset(name, split=part or "train"))
     except (DatasetsError, OSError, ValueError) as error:  # ConnectionError is an OSError
         known = f"a file ({', '.join(_FORMATS)}, gzipped or not) nor a data set on the hub"
         raise DataInvalid(f"{source}: is neither {known}: {error}") from error
 
 
-def _named(read: Any) -> list[dict[str, Any]]:
+def _with_label_names(read: Any) -> list[dict[str, Any]]:
     """The rows of a ``datasets.Dataset``, with the names of labels that it stores as numbers."""
     from datasets import ClassLabel
 
@@ -290,12 +290,12 @@ def _answer(answers: dict[str, str], question: str, label: str) -> None:
 
 
 def _all_of(problems: dict[str, list[int]]) -> str:
-    said = [f"{problem}: {_name(numbers)}" for problem, numbers in islice(problems.items(), _KINDS)]
+    said = [f"{problem}: {_list_rows(numbers)}" for problem, numbers in islice(problems.items(), _KINDS)]
     more = [f"and {len(problems) - _KINDS} more kinds"] if len(problems) > _KINDS else []
     return "; ".join(said + more)
 
 
-def _name(rows: list[int]) -> str:
+def _list_rows(rows: list[int]) -> str:
     named = ", ".join(map(str, rows[:_NAMED]))
     more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
     return f"row {named}" if len(rows) == 1 else f"rows {named}{more}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..consumer.engine import Engine, LabelLogits
-from ..consumer.engine.packing import pack_by
+from ..consumer.engine.packing import classify_all
 from ..consumer.engine.scoring import softmax
 from ..schemas import Question
 from .data import Labelled
@@ -112,11 +112,7 @@ class Comparison:
 
 def logits_of(engine: Engine, records: Sequence[Labelled], batch_tokens: int = 8_192) -> list[LabelLogits]:
     """The engine's label logits for every record, in order, computed as in serving."""
-    tokens = [engine.encode(record.abstract) for record in records]
-    found: dict[int, LabelLogits] = {}
-    for rows in pack_by(range(len(records)), lambda row: len(tokens[row].ids), batch_tokens):
-        found |= zip(rows, engine.classify([tokens[row] for row in rows]).logits, strict=True)
-    return [found[row] for row in range(len(records))]
+    return classify_all(engine, [engine.encode(record.abstract) for record in records], batch_tokens)
 
 
 def answers(

@@ -30,7 +30,7 @@ from ..schemas import Abstract, AbstreamError, ModelUnusable, Prompt, Task
 from .config import TrainConfig
 from .data import Labelled, class_weights, digest
 from .objective import NOT_ASKED, Example, answers_of, batches, calibrated_loss, example, slot_loss, taught
-from .sharding import load_optimizer, local, shared_as, whole, whole_optimizer
+from .sharding import load_optimizer, local, sharded_like, whole, whole_optimizer
 from .teacher import Answered, Teacher
 from .views import judged, shown
 
@@ -280,7 +280,7 @@ class Run:
         return state
 
     def _load_lora(self, state: dict[str, Tensor]) -> None:
-        set_peft_model_state_dict(self.model, shared_as(state, self._lora_parts()))
+        set_peft_model_state_dict(self.model, sharded_like(state, self._lora_parts()))
 
     def _save(self) -> None:
         """Write a checkpoint beside the last one and rename it, so that a kill leaves one of them whole."""

@@ -18,9 +18,9 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
 
 
-def shared_as(tensors: Mapping[str, Tensor], examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sharded_like(tensors: Mapping[str, Tensor], examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Full tensors, each sharded like the example of the same name."""
-    return {name: _shared_as(tensor, examples[name]) for name, tensor in tensors.items()}
+    return {name: _sharded_like(tensor, examples[name]) for name, tensor in tensors.items()}
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -37,17 +37,17 @@ def whole_optimizer(optimizer: torch.optim.Optimizer) -> State:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     """Restore a state from ``whole_optimizer``."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    shared = {
+    sharded = {
         number: {
-            name: _shared_as(value, weights[number]) if value.shape == weights[number].shape else value
+            name: _sharded_like(value, weights[number]) if value.shape == weights[number].shape else value
             for name, value in values.items()
         }
         for number, values in state["state"].items()
     }
-    optimizer.load_state_dict(state | {"state": shared})
+    optimizer.load_state_dict(state | {"state": sharded})
 
 
-def _shared_as(tensor: Tensor, example: Tensor) -> Tensor:
+def _sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
     if not isinstance(example, DTensor):
         return tensor
     return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements)

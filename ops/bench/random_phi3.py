@@ -21,6 +21,7 @@ from ..settings import shipped_model
 
 REVISION = "0" * 40  # as a snapshot from the hub lies on a disk: nobody has to read it to know which it is
 SPREAD = 0.02  # of the weights
+RANK = 16  # of the LoRA matrices
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _shards(form: Form, generator: torch.Generator) -> Iterator[dict[str, Tensor
         yield norms | {f"{layer}{name}.weight": random(*shape) for name, shape in form.weights.items()}
 
 
-def adapter_for(form: Form, base: BaseFolder, out: Path, rank: int = 16) -> VerifiedAdapter:
+def adapter_for(form: Form, base: BaseFolder, out: Path) -> VerifiedAdapter:
     """LoRA on every linear layer, without golden probes."""
     out.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(2)
@@ -117,10 +118,10 @@ def adapter_for(form: Form, base: BaseFolder, out: Path, rank: int = 16) -> Veri
     for number in range(form.layers):
         for name, (rows, columns) in form.weights.items():
             layer = f"base_model.model.model.layers.{number}.{name}"
-            tensors[f"{layer}.lora_A.weight"] = SPREAD * torch.randn(rank, columns, generator=generator)
-            tensors[f"{layer}.lora_B.weight"] = SPREAD * torch.randn(rows, rank, generator=generator)
+            tensors[f"{layer}.lora_A.weight"] = SPREAD * torch.randn(RANK, columns, generator=generator)
+            tensors[f"{layer}.lora_B.weight"] = SPREAD * torch.randn(rows, RANK, generator=generator)
     targets = [name.rpartition(".")[2] for name in form.weights]
-    lora = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": targets}
+    lora = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": targets}
     (out / ADAPTER_FILES[0]).write_text(json.dumps(lora))
     save_file(tensors, out / ADAPTER_FILES[1], metadata={"format": "pt"})
     about = {"name": "random", "version": "1", "base_model": base.ref, "task": ONCOLOGY}

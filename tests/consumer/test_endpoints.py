@@ -129,7 +129,7 @@ async def test_a_worker_without_its_group_is_not_ready(server, streams, redis, w
 async def test_a_batch_that_does_not_end_fails_liveness_while_it_lasts(server, streams):
     seconds = 0.0
     metrics = Metrics("test", Health(300, clock=lambda: seconds))
-    metrics.health.beat("interactive")
+    metrics.health.beat("interactive", {0})
     begun, over = threading.Event(), threading.Event()
 
     def compute() -> None:

@@ -30,22 +30,22 @@ def clock() -> Clock:
 def health(clock) -> Health:
     """The health of a worker whose two readers have just completed a round."""
     health = Health(DEADLINE, clock)
-    health.beat("interactive")
-    health.beat("bulk")
+    health.beat("interactive", {0})
+    health.beat("bulk", {0})
     return health
 
 
 def test_a_loop_that_completes_its_rounds_makes_progress(health, clock):
     for _ in range(100):
         clock.passes(1)
-        health.beat("interactive")
-        health.beat("bulk")
+        health.beat("interactive", {0})
+        health.beat("bulk", {0})
         assert health.wedged() is None
 
 
 def test_a_step_that_hangs_is_named_although_the_others_make_progress(health, clock):
     clock.passes(LONG)
-    health.beat("bulk")
+    health.beat("bulk", {0})
     assert health.wedged() == f"interactive has not come round for {LONG} s"
 
 
@@ -74,7 +74,7 @@ def test_the_end_of_a_batch_restarts_the_deadline_of_every_step(health, clock):
 def test_waiting_for_redis_is_progress_because_a_new_process_would_wait_as_well(health, clock):
     for _ in range(100):
         clock.passes(2)
-        health.redis_away(RedisConnectionError())
+        health.redis_away(RedisConnectionError(), 0)
         assert health.wedged() is None
 
 
@@ -138,19 +138,19 @@ def test_a_worker_is_not_ready_while_redis_is_away_and_says_since_when(health, c
     health.serving(FakeEngine().model.receipt)
     health.ready()
 
-    health.redis_away(RedisConnectionError("password=secret"))
+    health.redis_away(RedisConnectionError("password=secret"), 0)
     clock.passes(4)
-    health.redis_away(RedisConnectionError("password=secret"))
+    health.redis_away(RedisConnectionError("password=secret"), 0)
     assert failing(health) == {"redis": "away for 4 s: ConnectionError"}
 
-    health.redis_back()
+    health.redis_back(0)
     assert failing(health) == {}
 
 
 def test_an_error_reply_of_redis_is_shown_as_something_people_must_mend(health):
     health.serving(FakeEngine().model.receipt)
     health.ready()
-    health.redis_away(ResponseError("WRONGTYPE {x}:predictions is not a stream: rename or delete it"))
+    health.redis_away(ResponseError("WRONGTYPE {x}:predictions is not a stream: rename or delete it"), 0)
     assert failing(health) == {
         "redis": "refuses for 0 s: WRONGTYPE {x}:predictions is not a stream: rename or delete it"
     }

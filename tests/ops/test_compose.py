@@ -103,7 +103,7 @@ def test_the_health_check_of_a_worker_fails_when_its_loop_makes_no_progress(comp
         return subprocess.run([sys.executable, *asked], stderr=subprocess.DEVNULL, check=False).returncode
 
     try:
-        health.beat("interactive")
+        health.beat("interactive", {0})
         assert check() == 0
         now = STALL_SECONDS + 1
         assert check() != 0
