@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from .fused import Fused
-from .products import Plain
+from .products import Plain, Product
 
 _LARGEST = float(torch.finfo(torch.float8_e4m3fn).max)
 _TOLERANCE = 6e-2  # of the largest value: both operands have three bits of mantissa
 
 
-class Scaled:
-    """A ``Product`` of bfloat16 rows with an FP8 weight."""
+class Scaled(Product):
+    """Products of bfloat16 rows with an FP8 weight."""
 
     def __init__(self, weight: Tensor) -> None:
         rows, scales = quantized(weight)
@@ -30,15 +30,6 @@ class Scaled:
         dtype, fast = torch.bfloat16, True
         done: Tensor = torch._scaled_mm(rows, self._weight, scales, self._scales, out_dtype=dtype, use_fast_accum=fast)
         return done
-
-    def activated(self, rows: Tensor) -> Tensor:
-        return torch.nn.functional.silu(self(rows), inplace=True)
-
-    def times(self, rows: Tensor, other: Tensor) -> Tensor:
-        return self(rows).mul_(other)
-
-    def plus(self, rows: Tensor, other: Tensor) -> Tensor:
-        return self(rows).add_(other)
 
 
 def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,7 +106,7 @@ class ServedLayer:
         self._epsilon = shape.epsilon
         self._joint = parts.products(of + "self_attn.qkv_proj.weight", cut)
         (self._out,) = parts.products(of + "self_attn.o_proj.weight")
-        self._gated = products.gated(parts.products(of + "mlp.gate_up_proj.weight", 2 if parts.fuses else 1))
+        self._gate_and_up = parts.products(of + "mlp.gate_up_proj.weight", 2 if parts.fuses else 1)
         (self._down,) = parts.products(of + "mlp.down_proj.weight")
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -116,16 +116,13 @@ class ServedLayer:
         return in_pieces(self._finish, hidden, attended)
 
     def _project(self, hidden: Tensor) -> Tensor:
-        normed = self._norm(hidden, self._before)
+        normed = self._joint[0].normed(hidden, self._before, self._epsilon)
         return torch.cat([part(normed) for part in self._joint], 1) if len(self._joint) > 1 else self._joint[0](normed)
 
     def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        hidden = self._out.plus(attended, hidden)
-        normed = self._norm(hidden, self._after)
-        return self._down.plus(self._gated(normed), hidden)
-
-    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(hidden, weight.shape, weight, self._epsilon)
+        joined = self._out.plus(attended, hidden)
+        normed = self._gate_and_up[0].normed(joined, self._after, self._epsilon)
+        return self._down.plus(products.gated(self._gate_and_up, normed), joined).to(hidden.dtype)
 
 
 class ServedLast(ServedLayer):
@@ -139,12 +136,15 @@ class ServedLast(ServedLayer):
 
     def project_at(self, hidden: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = self._joint
-        states = in_pieces(lambda rows: self._norm(rows, self._before), hidden)
+        states = in_pieces(self._states, hidden)
         values = states.unsqueeze(1) if self.over_states else self._heads(value, states)
         return self._heads(query, states[at]), self._heads(key, states), values
 
     def finish_at(self, hidden: Tensor, attended: Tensor) -> Tensor:
         return self.finish(hidden, self._values(attended) if self.over_states else attended)
+
+    def _states(self, hidden: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, self._before.shape, self._before, self._epsilon)
 
     def _heads(self, product: products.Product, rows: Tensor) -> Tensor:
         heads: Tensor = in_pieces(product, rows).unflatten(1, (-1, self._shape.head))

@@ -5,9 +5,10 @@ once: in float32 it is a fifth faster than MKL on AMD CPUs (DECISIONS.md).
 """
 
 import os
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,22 +40,32 @@ def keep_more_products() -> None:
         os.environ[name] = _KEPT_PRODUCTS  # for processes started from here
 
 
-class Product(Protocol):
-    """Multiplies rows with one weight; rows have shape (tokens, columns of the weight)."""
+class Product(ABC):
+    """Multiplies rows with one weight, and does what follows; rows have shape (tokens, columns of the weight)."""
 
-    def __call__(self, rows: Tensor) -> Tensor: ...
+    @abstractmethod
+    def __call__(self, rows: Any) -> Tensor:
+        """The product. Rows are a tensor, or what ``normed`` returns."""
 
-    def activated(self, rows: Tensor) -> Tensor:
+    def activated(self, rows: Any) -> Tensor:
         """SiLU of the product."""
-        ...
+        return functional.silu(self(rows), inplace=True)
 
-    def times(self, rows: Tensor, other: Tensor) -> Tensor:
+    def times(self, rows: Any, other: Tensor) -> Tensor:
         """The product times ``other``, element by element."""
-        ...
+        return self(rows).mul_(other)
 
-    def plus(self, rows: Tensor, other: Tensor) -> Tensor:
+    def plus(self, rows: Any, other: Tensor) -> Tensor:
         """The product plus ``other``."""
-        ...
+        return self(rows).add_(other)
+
+    def gated(self, rows: Any) -> Tensor:
+        """SiLU of the product's first half, times its second half (SwiGLU)."""
+        return _gate(self(rows))
+
+    def normed(self, rows: Tensor, weight: Tensor, epsilon: float) -> Any:
+        """RMS norm of the rows, in the form in which products of this kind take them."""
+        return functional.rms_norm(rows, weight.shape, weight, epsilon)
 
 
 def product(weight: Tensor) -> Product:
@@ -63,16 +74,17 @@ def product(weight: Tensor) -> Product:
     return Packed.of(weight) if works else Plain.of(weight)
 
 
-def gated(products: Sequence[Product]) -> Callable[[Tensor], Tensor]:
+def gated(products: Sequence[Product], rows: Any) -> Tensor:
     """SiLU of the product with the first half of a weight's rows, times that with the second half (SwiGLU).
 
     Args:
         products: one for each half, or one for the whole weight.
+        rows: as the products take them.
     """
-    if len(products) > 1:
-        gate, up = products
-        return lambda rows: up.times(rows, gate.activated(rows))
-    return lambda rows: _gate(products[0](rows))
+    if len(products) == 1:
+        return products[0].gated(rows)
+    gate, up = products
+    return up.times(rows, gate.activated(rows))
 
 
 def _gate_as_written(joint: Tensor) -> Tensor:
@@ -83,7 +95,7 @@ def _gate_as_written(joint: Tensor) -> Tensor:
 _gate = Fused(_gate_as_written)
 
 
-class Plain:
+class Plain(Product):
     """A product by torch, on any device."""
 
     def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:
@@ -99,17 +111,11 @@ class Plain:
     def __call__(self, rows: Tensor) -> Tensor:
         return functional.linear(rows, self._weight)
 
-    def activated(self, rows: Tensor) -> Tensor:
-        return functional.silu(self(rows), inplace=True)
-
-    def times(self, rows: Tensor, other: Tensor) -> Tensor:
-        return self(rows).mul_(other)
-
     def plus(self, rows: Tensor, other: Tensor) -> Tensor:
         return torch.addmm(other, rows, self._weight.T)
 
 
-class Packed:
+class Packed(Product):
     """A product by oneDNN, without gradient, with the calls that torch's own compiler makes for CPUs."""
 
     def __init__(self, tensors: Sequence[Tensor], memory: object = None) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from abstream.consumer.engine import int8
 from abstream.consumer.engine.config import EngineConfig
-from abstream.consumer.engine.int8 import Int8, products_are_right
+from abstream.consumer.engine.int8 import Int8, products_are_right, quantized
 from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.consumer.engine.products import Plain
 from abstream.consumer.engine.scoring import softmax
@@ -19,16 +19,30 @@ def random(*shape: int) -> torch.Tensor:
 
 
 @needs_bytes
-@pytest.mark.parametrize("call", ["__call__", "activated", "times", "plus"])
-def test_a_product_and_what_follows_it_are_close_to_those_of_bfloat16(call):
-    weight, rows, other = random(48, 64), random(33, 64).bfloat16(), random(33, 48).bfloat16()
-    others = [other] if call in ("times", "plus") else []
+@pytest.mark.parametrize("call", ["__call__", "gated", "plus"])
+@pytest.mark.parametrize("is_normed", [False, True], ids=["as they are", "normed"])
+def test_a_product_and_what_follows_it_are_close_to_those_of_bfloat16(call, is_normed):
+    weight, rows, others = random(48, 64), 3 * random(33, 64).bfloat16(), [random(33, 48).bfloat16()][: call == "plus"]
 
-    given = getattr(Int8.of(weight), call)(rows, *others).float()
-    expected = getattr(Plain.of(weight.bfloat16()), call)(rows, *others).float()
+    def made(product):
+        taken = product.normed(rows, random(64).bfloat16(), 1e-5) if is_normed else rows
+        return getattr(product, call)(taken, *others).float()
 
+    given, expected = made(Int8.of(weight)), made(Plain.of(weight.bfloat16()))
     assert (given - expected).abs().max() < 0.03 * expected.abs().max()
     assert not torch.equal(given, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_are_rounded_to_bytes_around_128_and_are_not_changed(dtype):
+    rows = torch.cat([random(32, 64), torch.zeros(1, 64)]).to(dtype)
+    before = rows.clone()
+
+    whole, scales = quantized(rows)
+
+    assert torch.equal(whole.int() - 128, (rows.float() / scales).round().int())
+    assert torch.equal(scales[:-1], rows.float().abs().amax(1, keepdim=True)[:-1] / 127)
+    assert torch.equal(rows, before)
 
 
 @needs_bytes
@@ -45,8 +59,10 @@ def test_a_token_has_a_scale_of_its_own():
 
 
 @needs_bytes
-def test_a_row_of_zeros_stays_zero():
-    assert not Int8.of(torch.cat([torch.zeros(1, 64), random(2, 64)]))(torch.zeros(3, 64, dtype=torch.bfloat16)).any()
+@pytest.mark.parametrize("is_normed", [False, True], ids=["as it is", "normed"])
+def test_a_row_of_zeros_stays_zero(is_normed):
+    product, rows = Int8.of(random(48, 64)), torch.zeros(3, 64).bfloat16()
+    assert not product(product.normed(rows, random(64), 1e-5) if is_normed else rows).any()
 
 
 @needs_bytes
