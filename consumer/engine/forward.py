@@ -22,6 +22,7 @@ from .distinct import distinct, spread
 from .layers import LastLayer, Layer, ServedLast, ServedLayer, TrainedLayer
 from .learning import PIECE
 from .means import mean_heads
+from .norms import rms_norm
 from .parts import Parts
 from .rotary import Rotation, cosines_and_sines, rotate
 from .rows import Attention, Row, Rows
@@ -68,7 +69,7 @@ def served(parts: Parts, shape: Shape) -> Network:
         lambda ids: functional.embedding(ids, embedding),
         [*layers, last],
         last,
-        lambda rows: functional.rms_norm(rows, norm.shape, norm, shape.epsilon),
+        lambda rows: rms_norm(rows, norm, shape.epsilon),
         lambda: head,
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .norms import inverse_rms
 from .products import Plain, Product
 
 _LARGEST = 127
@@ -65,9 +66,8 @@ class Int8(Product):
     def normed(self, rows: Tensor, weight: Tensor, epsilon: float) -> Quantized:
         """As of any product, quantized. The norm of a row is a part of its scale, which saves a pass over memory."""
         rows = rows.float()
-        squares = torch.linalg.vector_norm(rows, dim=1, keepdim=True).square_()
         whole, scales = quantized(rows * weight.float())
-        return Quantized(whole, scales.mul_(squares.div_(rows.shape[1]).add_(epsilon).rsqrt_()))
+        return Quantized(whole, scales.mul_(inverse_rms(rows, epsilon)))
 
     def _unscaled(self, rows: Tensor | Quantized) -> tuple[Tensor, Tensor]:
         """The product in float32 before it is multiplied by the scales of the rows, and these scales."""

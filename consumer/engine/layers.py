@@ -14,6 +14,7 @@ from torch.nn import functional
 from . import products
 from .breaks import take_a_break
 from .learning import PIECE, gated, linear, normed
+from .norms import rms_norm
 from .parts import Parts
 from .shape import Shape
 
@@ -144,7 +145,7 @@ class ServedLast(ServedLayer):
         return self.finish(hidden, self._values(attended) if self.over_states else attended)
 
     def _states(self, hidden: Tensor) -> Tensor:
-        return functional.rms_norm(hidden, self._before.shape, self._before, self._epsilon)
+        return rms_norm(hidden, self._before, self._epsilon)
 
     def _heads(self, product: products.Product, rows: Tensor) -> Tensor:
         heads: Tensor = in_pieces(product, rows).unflatten(1, (-1, self._shape.head))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .fused import Fused
+from .norms import rms_norm
 
 # oneDNN prepares a product for each number of rows, and by default caches the last thousand of these, which may take
 # 1 MB each. Serving needs fewer: rows come in pieces, and attention in blocks, of few sizes.
@@ -65,7 +66,7 @@ class Product(ABC):
 
     def normed(self, rows: Tensor, weight: Tensor, epsilon: float) -> Any:
         """RMS norm of the rows, in the form in which products of this kind take them."""
-        return functional.rms_norm(rows, weight.shape, weight, epsilon)
+        return rms_norm(rows, weight, epsilon)
 
 
 def product(weight: Tensor) -> Product:
