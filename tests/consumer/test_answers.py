@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from abstream.consumer.answers import answer
+from abstream.consumer.answers import answer, identity, refusal
 from abstream.consumer.engine import Classified, ServedModel
 from abstream.consumer.engine.fake import FakeEngine
-from abstream.consumer.stages import Delivery, Inferred, Job
-from abstream.schemas import ONCOLOGY, Abstract, AbstractClassified, AbstractSubmitted, Submission
+from abstream.consumer.stages import Delivery, Inferred, Job, traces
+from abstream.schemas import ONCOLOGY, Abstract, AbstractClassified, AbstractSubmitted, Malformed, Submission
 from abstream.schemas.events import Identifiers
 from abstream.schemas.parsing import parse_event
 from hypothesis import given
@@ -104,3 +104,48 @@ def test_the_prediction_of_a_replayed_entry_names_the_refusal():
 
 def test_two_predictions_are_two_events():
     assert parse_event(published(PLAIN, CANCER)).id != parse_event(published(PLAIN, CANCER)).id
+
+
+def test_an_identity_tells_where_the_source_ends_and_the_id_begins():
+    one, other = Submission("bc", "a", None, "Text."), Submission("c", "ab", None, "Text.")
+    assert identity(one) != identity(other)
+    assert identity(one) == identity(Submission("bc", "a", "Another title", "Another text."))
+
+
+def test_an_entry_that_is_newer_than_the_clock_of_the_worker_has_waited_for_no_time():
+    """Redis gives its id, by a clock that may be ahead."""
+    engine = FakeEngine()
+    submission = Submission.of(PLAIN)
+    delivery = Delivery("bulk", f"{2**42}-0", None, 1, ("worker",), read_ms=2.0**41)
+    job = Job(delivery, submission, engine.encode(submission), engine)
+    [answered] = answer(Inferred([job], Classified(engine.model, [CANCER]), 0.25, 2.0**41), "worker")
+    timing = parse_event(answered.event).data.timing
+    assert (timing.queued_ms, timing.total_ms) == (0, 0)
+
+
+def test_the_traces_of_a_batch_are_named_once_each_and_in_order():
+    engine = FakeEngine()
+    names = ["c" * 32, "a" * 32, "b" * 32, "a" * 32]
+    parents = [f"00-{name}-00f067aa0ba902b7-01" for name in names] + ["no traceparent"]
+    submissions = [Submission("1", "test", None, "Text.", carried_over={"traceparent": parent}) for parent in parents]
+    delivery = Delivery("bulk", "1-0", None, 1, ("worker",))
+    batch = [Job(delivery, one, engine.encode(one), engine) for one in submissions]
+    assert traces(batch) == {"trace_ids": sorted(set(names))}
+    assert traces(batch[-1:]) == {}
+
+
+@pytest.mark.parametrize(
+    ("reason", "retryable"),
+    [
+        ("undecodable", False),
+        ("invalid", False),
+        ("too_large", False),
+        ("trimmed", False),
+        ("max_deliveries", True),
+        ("inference_error", True),
+    ],
+)
+def test_a_refusal_is_retryable_where_the_entry_may_be_sound(reason, retryable):
+    delivery = Delivery("bulk", "1-0", {b"title": b"A title"}, 1, ("worker",), stream="stream")
+    refused = refusal(delivery, Malformed(reason, "why"), "worker")
+    assert parse_event(refused.event).data.retryable is retryable

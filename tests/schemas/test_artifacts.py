@@ -61,16 +61,31 @@ def train_on_another_prompt(folder):
     (folder / "abstream.json").write_text(json.dumps(manifest | {"prompt_digest": "sha256:" + "0" * 64}))
 
 
-def expect_what_is_not_asked(folder):
-    change = {"labels": {"smoking": {"yes": 1}}, "confidence": {}, "tokens": {"bounds": [], "counts": [1]}}
+ONE_BIN = {"bounds": [], "counts": [1]}
+
+
+def expect(folder, **changes):
+    """Write what the adapter expects of live answers into its manifest."""
     manifest = json.loads((folder / "abstream.json").read_text())
-    (folder / "abstream.json").write_text(json.dumps(manifest | {"expected": change}))
+    expected = {"labels": {}, "confidence": {}, "tokens": ONE_BIN, **changes}
+    (folder / "abstream.json").write_text(json.dumps(manifest | {"expected": expected}))
+
+
+def expect_labels_of_what_is_not_asked(folder):
+    expect(folder, labels={"smoking": {"yes": 1}})
+
+
+def expect_confidence_in_what_is_not_asked(folder):
+    expect(folder, confidence={"smoking": ONE_BIN})
 
 
 def expect_in_too_few_bins(folder):
-    change = {"labels": {}, "confidence": {}, "tokens": {"bounds": [5], "counts": [1]}}
+    expect(folder, tokens={"bounds": [5], "counts": [1]})
+
+
+def calibrate_what_is_not_asked(folder):
     manifest = json.loads((folder / "abstream.json").read_text())
-    (folder / "abstream.json").write_text(json.dumps(manifest | {"expected": change}))
+    (folder / "abstream.json").write_text(json.dumps(manifest | {"calibration": {"smoking": 1.0}}))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +97,9 @@ def expect_in_too_few_bins(folder):
         (lose_the_manifest, r"has no abstream\.json"),
         (break_the_manifest, r"abstream\.json: version: Field required"),
         (train_on_another_prompt, "another prompt"),
-        (expect_what_is_not_asked, "does not ask for: smoking"),
+        (expect_labels_of_what_is_not_asked, "does not ask for: smoking"),
+        (expect_confidence_in_what_is_not_asked, "does not ask for: smoking"),
+        (calibrate_what_is_not_asked, "does not ask: smoking"),
         (expect_in_too_few_bins, r"expected\.tokens: .*one count more"),
     ],
 )
@@ -90,6 +107,27 @@ def test_a_harmed_adapter_is_refused_with_the_reason(folder, harm, said):
     harm(folder)
     with pytest.raises(AdapterRefused, match=said):
         verify(folder)
+
+
+def test_an_adapter_without_weights_is_refused_although_its_manifest_names_none(tmp_path, manifest):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(AdapterRefused, match=r"lacks adapter_model\.safetensors"):
+        seal(tmp_path, manifest)
+
+
+def test_hidden_files_and_folders_are_no_part_of_an_adapter(folder):
+    """Such as the cache that a download from the hub leaves there."""
+    digest = verify(folder).digest
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "lock").write_text("x")
+    (folder / ".DS_Store").write_text("x")
+    assert verify(folder).digest == digest
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path, manifest):
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.MD"):
+        (tmp_path / name).write_text("{}")
+    assert seal(tmp_path, manifest) == verify(tmp_path)
 
 
 def test_pickles_and_code_are_refused_even_if_sealed(tmp_path, manifest):

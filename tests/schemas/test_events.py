@@ -70,7 +70,7 @@ def test_a_name_given_twice_is_refused_since_nobody_could_say_which_was_meant(na
         "new": [{"new": 1}],
     }
     sound = body(data=data)
-    again = sound.replace(f'"{name}":'.encode(), f'"{name}"{before_colon}: null, "{name}"{before_colon}:'.encode(), 1)
+    again = sound.replace(f'"{name}":'.encode(), f'"{name}"{before_colon}: null, "{name}":'.encode(), 1)
 
     assert parse_submitted(sound).abstract == data["abstract"]
     with pytest.raises(Malformed, match=f"'{name}' is given twice"):
@@ -93,8 +93,12 @@ def test_a_number_that_is_none_is_refused_also_where_nobody_reads_it(token, wher
         ({"mesh": [1] * 10_000}, "data.mesh.0: Input should be a valid string"),
         ({"metadata": {str(n): n for n in range(10_000)}}, "data.metadata: has 10000 entries: send at most 32"),
         ({"metadata": {"k" * 10_000: 1}}, f"data.metadata.{'k' * 40}: Input should be a valid string"),
+        (
+            {"metadata": {str(n): n for n in range(20)}},
+            "; ".join(f"data.metadata.{n}: Input should be a valid string" for n in range(5)),
+        ),
     ],
-    ids=["many wrong values", "many entries", "a long name"],
+    ids=["many wrong values", "many entries", "a long name", "many wrong entries"],
 )
 def test_however_much_is_wrong_the_message_is_short(data, said):
     with pytest.raises(Malformed) as refused:

@@ -103,6 +103,21 @@ def test_an_event_older_than_the_last_is_recognised(announce):
     assert "older than one that was announced before it" in order.objection(first)
 
 
+def test_two_events_of_the_same_moment_are_both_followed(announce):
+    order = Order()
+    first, second = announce("a", "b")
+    second = Announced(second.entry_id, second.event.model_copy(update={"time": first.event.time}))
+    assert [order.objection(one) for one in (first, second)] == [None, None]
+
+
+def test_an_event_without_a_time_does_not_let_older_ones_pass(announce):
+    order = Order()
+    old, new, timeless = announce("a", "b", "c")
+    timeless = Announced(timeless.entry_id, timeless.event.model_copy(update={"time": None}))
+    assert [order.objection(one) for one in (new, timeless)] == [None, None]
+    assert "older than one that was announced before it" in order.objection(old)
+
+
 def test_a_clock_that_is_ahead_does_not_block_later_releases(announce):
     ahead, right = announce("a", "b")
     ahead = Announced(ahead.entry_id, ahead.event.model_copy(update={"time": NOON + timedelta(days=365)}))
