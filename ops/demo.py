@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -112,7 +113,7 @@ def _train(model: str, out: Path) -> Path:
 
 def _switch(redis: Any, url: str, streams: Streams, adapter: Path, out: Path) -> str:
     """Announce the adapter while the workers are at work, and wait until both serve it; its digest."""
-    _until(lambda: results(redis, streams) > 0, "the first result")
+    _until_more(redis, streams, 0)
     common = ["--namespace", streams.namespace, "--shards", "1"]
     release = [*common, "adapters", "release", str(adapter), "--store", str(out / "store")]
     said = _abstream(release, out / "release.log", _environment(url))
@@ -174,7 +175,7 @@ def _two_workers(url: str, streams: Streams, model: str, out: Path) -> Iterator[
     workers = [_start(name, url, streams, model, out / f"{name}.log") for name in ("worker-1", "worker-2")]
     try:
         for worker in workers:
-            _until(lambda worker=worker: _is_ready(worker), f"{worker.name} to be ready, see {worker.log}")  # type: ignore[misc]
+            _until(partial(_is_ready, worker), f"{worker.name} to be ready, see {worker.log}")
         say(f"[bold]Workers[/]   {' and '.join(worker.name for worker in workers)} are ready, logs in {out}")
         yield workers
     finally:
@@ -207,7 +208,7 @@ def _kill_one_that_holds(
     redis: Any, streams: Streams, workers: Sequence[WorkerProcess], before: int, submitted: int
 ) -> tuple[WorkerProcess, int]:
     """Freeze a worker and kill it if it holds entries; otherwise let it continue, and look again."""
-    _until(lambda: results(redis, streams) > before, "the next result")
+    _until_more(redis, streams, before)
     while results(redis, streams) < submitted:
         for worker in workers:
             worker.process.send_signal(signal.SIGSTOP)
@@ -223,12 +224,15 @@ def _kill_one_that_holds(
 
 def _wait_for_results(redis: Any, streams: Streams, submitted: int) -> None:
     with bar("answered", submitted) as show:
-        answered = -1
-        while answered < submitted:
-            before = answered
-            _until(lambda before=before: results(redis, streams) > before, "the next result")  # type: ignore[misc]
-            answered = results(redis, streams)
+        while (answered := results(redis, streams)) < submitted:
             show(answered)
+            _until_more(redis, streams, answered)
+        show(answered)
+
+
+def _until_more(redis: Any, streams: Streams, answered: int) -> None:
+    """Wait until there are more results than ``answered``."""
+    _until(lambda: results(redis, streams) > answered, "the next result")
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:

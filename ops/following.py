@@ -35,8 +35,8 @@ def moment(since: str) -> str | datetime:
     if re.fullmatch(f"{_ENTRY_ID}(,{_ENTRY_ID})*", since):
         return since
     try:
-        moment = datetime.fromisoformat(since.replace("Z", "+00:00"))
+        time = datetime.fromisoformat(since.replace("Z", "+00:00"))
     except ValueError:
         said = f"{since!r} is neither an entry id such as 1700000000000-0 nor an ISO 8601 time"
         raise click.BadParameter(said, param_hint="--since") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -22,7 +22,7 @@ from ..schemas.events import Gate
 from ..training.config import TrainConfig
 from ..training.data import load
 from ..training.evaluate import Comparison, QuestionMetrics, flat, measured
-from ..training.evaluate import table as figures
+from ..training.evaluate import table as rows_of
 from ..training.finetune import Outcome, compare, finetune
 from ..training.gate import Rule, as_event, check, judge
 from ..training.report import write_report
@@ -133,7 +133,7 @@ def _show(comparisons: Mapping[str, Comparison], about: dict[str, Any], *, as_js
 
 
 def _table(question: str, metrics: Mapping[str, QuestionMetrics]) -> Table:
-    heading, *rows = figures(metrics)
+    heading, *rows = rows_of(metrics)
     shown = Table(title=f"{question}: {metrics['after'].n} abstracts, 95 % intervals", title_justify="left")
     for name in heading:
         shown.add_column(name, justify="right" if name else "left")

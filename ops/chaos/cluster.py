@@ -4,6 +4,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from random import randrange
 from types import TracebackType
 from typing import Any
@@ -86,7 +87,7 @@ class Cluster:
         for primary, replica in zip(primaries, replicas, strict=True):
             await _ask(replica, "REPLICATE", await _ask(primary, "MYID"))
         for replica in replicas:
-            await _in_time(lambda replica=replica: _follows(replica), "a replica did not follow")  # type: ignore[misc]
+            await _in_time(partial(_follows, replica), "a replica did not follow")
 
     async def _agrees(self) -> bool:
         infos = [await _ask(node, "INFO") for node in self.nodes]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -194,7 +195,7 @@ class Scene:
         """The moments of the faults: random, and spread over the work."""
         for number in range(self.faults):
             due = self.total * 0.9 * (number + self.random.random()) / self.faults
-            await self.until(lambda due=due: len(self.watch.seen) >= due)  # type: ignore[misc]
+            await self.until(partial(self._has_seen, due))
             yield
 
     async def victims(self) -> AsyncIterator[WorkerProcess]:
@@ -237,6 +238,9 @@ class Scene:
     async def held_by(self, worker: WorkerProcess) -> int:
         """Entries that a worker has taken and not answered."""
         return (await self._pending())[worker.name]
+
+    def _has_seen(self, submissions: float) -> bool:
+        return len(self.watch.seen) >= submissions
 
     async def _is_settled(self) -> bool:
         """Whether no worker has any work left."""

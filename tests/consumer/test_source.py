@@ -77,6 +77,26 @@ async def of_two_shards(redis, streams) -> Source:
     return source
 
 
+async def test_a_worker_waits_in_vain_where_it_holds_nothing_of_a_shard_that_answers(of_two_shards):
+    here, _, away, _ = of_two_shards.inlets
+    away.held.add("1-0")
+    assert not of_two_shards.waits_in_vain
+    of_two_shards._metrics.of_shard(1).redis_away(RedisConnectionError("connection refused"))
+    assert of_two_shards.waits_in_vain
+    here.held.add("1-0")
+    assert not of_two_shards.waits_in_vain
+
+
+async def test_the_shards_that_a_worker_serves_share_the_limit_of_a_read(redis, streams):
+    shards = [Shard(redis, one) for one in Shards(streams.namespace, 2).all]
+    config = WorkerConfig(name="worker", burst=True, read_count=FIRST_READ)
+    source = Source(inlets(shards, "worker"), config, Metrics("test"))
+    await source.create_groups()
+    await add(redis, source.inlets[0].stream, 2 * FIRST_READ)
+
+    assert await reads(source) == [FIRST_READ // 2] * 4
+
+
 async def test_entries_of_a_shard_are_handed_back_although_another_shard_is_away(redis, of_two_shards, monkeypatch):
     away, _, here, _ = of_two_shards.inlets
     await redis.xadd(here.stream, {"title": "T"})

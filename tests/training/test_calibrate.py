@@ -74,6 +74,10 @@ def test_a_recall_that_is_just_reached_is_reached():
     assert review_threshold(given, 0.07) == 0.0
 
 
+def test_above_the_last_record_of_the_first_label_nothing_can_be_missed():
+    assert review_threshold(answered((0, 1, 0.6), (1, 1, 0.9)), 0.98) == 0.9
+
+
 def test_nearly_everything_goes_to_review_where_the_surest_answer_is_a_miss():
     assert review_threshold(answered((0, 0, 0.9), (0, 1, 0.99)), 0.98) == 1.0
 

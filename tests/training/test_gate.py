@@ -63,6 +63,8 @@ def test_a_rule_that_cannot_be_read_is_named(gate):
 def test_a_figure_that_was_not_measured_is_named_with_those_that_were():
     with pytest.raises(GateInvalid, match=r"no figure cancer\.recall; measured were cancer\.accuracy"):
         passes("recall>=0.9")
+    with pytest.raises(GateInvalid, match=r"no figure cancer\.f1_Non-Cancer; measured were cancer\.accuracy"):
+        passes("f1_Non-Cancer>=+0.1")  # of the live adapter
 
 
 @pytest.mark.parametrize("gate", ["acuracy>=0.9", "type.accuracy>=0.9", "f1_Benign>=0.9", "cancer_type.f1_Cancer>=0.9"])
