@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..schemas import Streams
+from ..schemas.wording import reason
 
 LogFormat = Literal["console", "json"]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -160,11 +161,8 @@ def build(config: type[Config], values: dict[str, Any]) -> Config:
     try:
         return config(**values)
     except ValidationError as error:
-        said = "; ".join(
-            f"--{str(one['loc'][0]).replace('_', '-')}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
-        )
-        raise click.UsageError(said) from error
+        said = [f"--{str(one['loc'][0]).replace('_', '-')}: {reason(one)}" for one in error.errors()]
+        raise click.UsageError("; ".join(said)) from error
 
 
 def adapter_cache() -> Path:
@@ -228,7 +226,7 @@ model_options = options(
         "engine-milliseconds",
         type=click.FloatRange(min=0),
         default=0.0,
-        help="Time that the chaos engine takes for an abstract.",
+        hidden=True,  # of the chaos engine, which only abstream chaos starts
     ),
     option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id."),
     option("model-revision", help="Revision of the Hugging Face id."),
@@ -237,7 +235,7 @@ model_options = options(
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Task file; an adapter brings its own.",
     ),
-    option("device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
+    option("device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA if there is a GPU."),
     option(
         "dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "fp8", "int8"]),

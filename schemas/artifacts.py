@@ -19,6 +19,7 @@ from .events import AdapterUpdate, ArtifactFile, BaseModelRef, Digest, Metrics, 
 from .expected import Expected
 from .prompt import Prompt
 from .task import Task
+from .wording import first
 
 MANIFEST = "abstream.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -165,9 +166,7 @@ def verify(folder: Path) -> VerifiedAdapter:
     except FileNotFoundError:
         raise AdapterRefused(f"{folder} has no {MANIFEST}: it is no adapter released by abstream") from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "manifest"
-        raise AdapterRefused(f"{folder / MANIFEST}: {where}: {problem['msg']}") from None
+        raise AdapterRefused(f"{folder / MANIFEST}: {first(error)}") from None
     present = list_files(folder)
     _same_files(manifest.files, [file for file in present if file.path != MANIFEST])
     check_paths(present)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .errors import Malformed
+from .wording import reason
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -58,7 +59,7 @@ def made(model: type[Model], values: Mapping[str, Any]) -> Model:
 
 def malformed(error: ValidationError) -> Malformed:
     """One refusal for all errors: which fields are wrong and why, without their values."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = error.errors(include_url=False, include_input=False)
     kinds = {problem["type"] for problem in problems}
     said = "; ".join(_say(problem) for problem in problems[:_MOST_PROBLEMS])
     if "json_invalid" in kinds:
@@ -93,8 +94,7 @@ def _is_text(value: Any) -> bool:
 
 def _say(problem: Mapping[str, Any]) -> str:
     where = ".".join(str(part)[:_MOST_CHARACTERS] for part in problem["loc"])
-    what = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
+    return f"{where}: {reason(problem)}" if where else reason(problem)
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> None:

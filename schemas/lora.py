@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, S
 
 from .errors import AdapterRefused
 from .events import LoraShape
+from .wording import first
 
 LayerName = Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)*$")]
 
@@ -57,9 +58,7 @@ def read_lora(path: Path) -> LoraConfig:
     except OSError as error:
         raise AdapterRefused(f"{path.name} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the whole"
-        raise AdapterRefused(f"{path.name} is no LoRA configuration of PEFT: {where}: {problem['msg']}") from None
+        raise AdapterRefused(f"{path.name} is no LoRA configuration of PEFT: {first(error)}") from None
     if asked := sorted(name for name, value in (config.model_extra or {}).items() if value):
         raise AdapterRefused(f"{path.name} sets {', '.join(asked)}: only plain LoRA is served, without any of these")
     return config

@@ -13,12 +13,26 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from .errors import TaskInvalid
+from .wording import otherwise, reason
 
 # One letter answers one label, so the letters are the limit on labels.
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-LabelName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f<>]{1,60}$")]
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$"),
+    otherwise("must be a name of at most 40 lower-case letters, digits and '_', with a letter first"),
+]
+LabelName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^\x00-\x1f<>]{1,60}$"),
+    otherwise("must be a label of 1 to 60 characters in one line, without '<' and '>'"),
+]
+QuestionText = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^\x00-\x1f<>]{1,300}$"),
+    otherwise("must be a question of 1 to 300 characters in one line, without '<' and '>'"),
+]
 
 
 class Condition(BaseModel):
@@ -36,7 +50,7 @@ class Question(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    text: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f<>]{1,300}$")]
+    text: QuestionText
     labels: Annotated[tuple[LabelName, ...], Field(min_length=2, max_length=len(LETTERS))]
     asked_if: Condition | None = None
 
@@ -113,7 +127,7 @@ class Task(BaseModel):
 
 def _problems(error: ValidationError) -> str:
     """What is wrong and where. An error of a list is left out if an error within the list explains it."""
-    found = [(one["loc"], one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    found = [(one["loc"], reason(one)) for one in error.errors()]
     innermost = [
         (place, said)
         for place, said in found

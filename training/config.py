@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from ..schemas.events import NonEmpty
+from ..schemas.wording import otherwise
 
 # Every linear layer of Phi-3. The QLoRA paper (https://arxiv.org/abs/2305.14314) found that all of them matter.
 PHI3_LINEAR = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -22,7 +23,11 @@ PHI3_LINEAR = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 PHI3_LAYERS = (*PHI3_LINEAR, "embed_tokens")
 
 ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a folder of the store
-AdapterName = Annotated[str, StringConstraints(pattern=f"^{ADAPTER_NAME}$")]
+AdapterName = Annotated[
+    str,
+    StringConstraints(pattern=f"^{ADAPTER_NAME}$"),
+    otherwise("must consist of letters, digits, '.', '_' and '-', and begin with a letter or digit"),
+]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 

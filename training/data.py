@@ -247,7 +247,8 @@ def _labelled(row: Any, where: str, task: Task) -> Labelled:
             if question.asked_if:
                 _answer(answers, question.asked_if.question, question.asked_if.label)
     if not answers:
-        raise ValueError("no label")
+        columns = [f"'{name}'" for name in ("label", *(question.name for question in task.questions))]
+        raise ValueError(f"no label: fill {', '.join(columns[:-1])} or {columns[-1]}")
     named = next((str(values[key]) for key in ("id", "pmid") if values.get(key) not in (None, "")), where)
     return Labelled(named, abstract, answers)
 

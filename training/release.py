@@ -19,6 +19,7 @@ from ..schemas.artifacts import ADAPTER_FILES, list_files, verify
 from ..schemas.events import AdapterUpdate, Gate
 from ..schemas.lora import read_lora
 from ..schemas.streams import to_fields
+from ..schemas.wording import first
 from .signing import sign
 from .store import put, put_signature
 
@@ -117,6 +118,4 @@ def describe(adapter: VerifiedAdapter, gate: Gate | None, action: str) -> Adapte
             }
         )
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise AdapterRefused(f"the adapter cannot be announced: {where}: {problem['msg']}") from None
+        raise AdapterRefused(f"the adapter cannot be announced: {first(error)}") from None

@@ -59,7 +59,7 @@ _OF: dict[_About, dict[int, _Described]] = {
         422: (
             "A parameter is not valid. `errors` lists what to correct.",
             "parameters",
-            "limit: Input should be greater than or equal to 1",
+            "limit: must be at least 1",
         ),
     },
     "refusal": {
@@ -70,7 +70,7 @@ _OF: dict[_About, dict[int, _Described]] = {
             "The refusal cannot be replayed: its original was trimmed before it was read, or is too large to be kept: "
             "publish it again.",
         ),
-        422: ("The entry id is not valid.", "parameters", "entry_id: String should match pattern '^[0-9]{1,19}(…)?$'"),
+        422: ("The entry id is not valid.", "parameters", "entry_id: must be an entry id, such as `1700000000000-0`"),
     },
 }
 

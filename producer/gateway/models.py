@@ -6,14 +6,21 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from ...schemas import Abstract, AbstractClassified, AbstractRefused
 from ...schemas.events import MAX_ABSTRACT_CHARACTERS
+from ...schemas.wording import otherwise
 
 MAX_ID_CHARACTERS = 1_000
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARACTERS)]
 _ENTRY_ID = r"[0-9]{1,19}(-[0-9]{1,19})?"
-EntryId = Annotated[str, Field(pattern=rf"^{_ENTRY_ID}(@[0-9]{{1,4}})?$", examples=["1700000000000-0"])]
+EntryId = Annotated[
+    str,
+    Field(pattern=rf"^{_ENTRY_ID}(@[0-9]{{1,4}})?$", examples=["1700000000000-0"]),
+    otherwise("must be an entry id, such as `1700000000000-0`"),
+]
 # An entry id; with several shards the ids of all shards, in their order, separated by commas.
 Cursor = Annotated[
-    str, Field(pattern=rf"^{_ENTRY_ID}(,{_ENTRY_ID})*$", max_length=50_000, examples=["1700000000000-0"])
+    str,
+    Field(pattern=rf"^{_ENTRY_ID}(,{_ENTRY_ID})*$", max_length=50_000, examples=["1700000000000-0"]),
+    otherwise("must be `0` for the beginning, an entry id such as `1700000000000-0`, or the `next` of a page"),
 ]
 
 EXAMPLE: dict[str, JsonValue] = {

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...schemas import AbstreamError, BacklogFull, Malformed, Unavailable
+from ...schemas.wording import reason
 from ..formats import FORMATS, MissingLibrary, UnknownFormat
 
 MEDIA_TYPE = "application/problem+json"
@@ -131,7 +132,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, Malformed):
         return Problem(422, error.reason, error.message)
     if isinstance(error, UnknownFormat):
-        known = ", ".join(FORMATS)
+        known = ", ".join(one for one in FORMATS if one != "auto")
         detail = f"The format of the file could not be detected. Set `?format=` to one of {known}, or send JSON."
         return Problem(415, "unknown-format", detail)
     if isinstance(error, MissingLibrary):
@@ -166,7 +167,7 @@ def _of_http(error: HTTPException) -> Problem:
 
 
 def _wrong_parameters(error: RequestValidationError) -> Problem:
-    said = [{"parameter": str(one["loc"][-1]), "detail": str(one["msg"])} for one in error.errors()]
+    said = [{"parameter": str(one["loc"][-1]), "detail": reason(one)} for one in error.errors()]
     detail = "; ".join(f"{one['parameter']}: {one['detail']}" for one in said)
     return Problem(422, "parameters", detail, errors=said)
 

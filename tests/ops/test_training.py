@@ -76,7 +76,8 @@ def test_invalid_data_is_an_error_before_anything_is_written(abstream, tmp_path)
     ("arguments", "said"),
     [
         ((), b"--data"),
-        (("--data", "x.jsonl", "--dropout", "1.5"), b"--dropout: Input should be less than 1"),
+        (("--data", "x.jsonl", "--dropout", "1.5"), b"--dropout: must be less than 1"),
+        (("--data", "x.jsonl", "--name", "My Adapter!"), b"--name: must consist of letters, digits, '.', '_' and '-'"),
         (("--data", "x.jsonl", "--release"), b"--release needs --store"),
     ],
 )

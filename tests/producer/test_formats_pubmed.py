@@ -100,7 +100,7 @@ BROKEN = {
     b"<ArticleTitle>&nbsp;</ArticleTitle>": "is not XML at line 3: undefined entity",
     b"<ArticleTitle>\xff</ArticleTitle>": "is not XML at line 3: not well-formed (invalid token)",
     b"<ArticleTitle/>": "title and abstract are both empty: send at least one of them",
-    b"<ArticleTitle>" + b"T" * 2_001 + b"</ArticleTitle>": "title: String should have at most 2000 characters",
+    b"<ArticleTitle>" + b"T" * 2_001 + b"</ArticleTitle>": "title: must have at most 2000 characters",
     b"</PubmedArticle>": "is not XML at line 3: mismatched tag",
     b"<PubmedArticle>": "has no </PubmedArticle> before the next record: that is read all the same",
     b"<x/>" * 600_000: f"is larger than {cutting.MAX_XML_BYTES} bytes or 500000 tags, which no record of PubMed is",

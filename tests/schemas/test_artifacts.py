@@ -95,7 +95,7 @@ def calibrate_what_is_not_asked(folder):
         (lose_weights, r"lacks adapter_model\.safetensors"),
         (add_a_file, r"does not name: extra\.txt"),
         (lose_the_manifest, r"has no abstream\.json"),
-        (break_the_manifest, r"abstream\.json: version: Field required"),
+        (break_the_manifest, r"abstream\.json: version: is missing"),
         (train_on_another_prompt, "another prompt"),
         (expect_labels_of_what_is_not_asked, "does not ask for: smoking"),
         (expect_confidence_in_what_is_not_asked, "does not ask for: smoking"),

@@ -90,12 +90,12 @@ def test_a_number_that_is_none_is_refused_also_where_nobody_reads_it(token, wher
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"mesh": [1] * 10_000}, "data.mesh.0: Input should be a valid string"),
+        ({"mesh": [1] * 10_000}, "data.mesh.0: must be a string"),
         ({"metadata": {str(n): n for n in range(10_000)}}, "data.metadata: has 10000 entries: send at most 32"),
-        ({"metadata": {"k" * 10_000: 1}}, f"data.metadata.{'k' * 40}: Input should be a valid string"),
+        ({"metadata": {"k" * 10_000: 1}}, f"data.metadata.{'k' * 40}: must be a string"),
         (
             {"metadata": {str(n): n for n in range(20)}},
-            "; ".join(f"data.metadata.{n}: Input should be a valid string" for n in range(5)),
+            "; ".join(f"data.metadata.{n}: must be a string" for n in range(5)),
         ),
     ],
     ids=["many wrong values", "many entries", "a long name", "many wrong entries"],

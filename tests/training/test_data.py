@@ -163,12 +163,12 @@ LABELS = "known are Cancer, Non-Cancer"
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"label": None, "cancer_type": None}, "no label: row 2"),
+        ({"label": None, "cancer_type": None}, "no label: fill 'label', 'cancer' or 'cancer_type': row 2"),
         ({"label": "tumour"}, f"cancer: unknown label 'tumour', {LABELS}: row 2"),
         ({"label": 3}, f"cancer: unknown label '3', {LABELS}: row 2"),
         ({"cancer_type": "toe"}, "cancer_type: unknown label 'toe'"),
         ({"title": "", "text": ""}, "title and abstract are both empty"),
-        ({"title": ["T"]}, "title: Input should be a valid string: row 2"),
+        ({"title": ["T"]}, "title: must be a string: row 2"),
         ({"label": "Non-Cancer"}, "cancer is 'Non-Cancer', but a later answer is only possible for 'Cancer': row 2"),
         ({"id": "1", "cancer_type": "lung"}, "the id '1' has different labels: rows 1, 2"),
     ],
@@ -196,7 +196,7 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path):
     told = str(caught.value).split("; ")
     assert len(told) == 4
     assert told[0].endswith("row 4")
-    assert told[1] == "no label: rows 5, 6, 7, 8, 9 and 2 more"
+    assert told[1] == "no label: fill 'label', 'cancer' or 'cancer_type': rows 5, 6, 7, 8, 9 and 2 more"
     assert told[2].endswith("row 12")
     assert told[3] == "not a JSON object: rows 13, 15"
 

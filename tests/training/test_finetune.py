@@ -189,7 +189,7 @@ def test_a_question_that_the_data_answers_alike_is_neither_learned_nor_calibrate
             [{"text": "a", "arm": "drug"}, {"text": "b", "arm": "diet"}],
             r"v\.jsonl: answers no question that .* teaches",
         ),
-        ([{"text": "a"}], "no label: row 1"),
+        ([{"text": "a"}], "no label: fill 'label'"),
     ],
 )
 def test_data_that_cannot_judge_is_refused_before_any_training(design, tiny, write, tmp_path, validation, told):
