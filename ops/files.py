@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from ..consumer.engine import Engine, LabelLogits, ServedModel, Tokens
 from ..consumer.engine.packing import classify_all
 from ..consumer.engine.scoring import answer
-from ..producer.formats import Broken, Format, Record, read, writer_of
+from ..producer.formats import Broken, Format, Record, check, read, writer_of
 from ..producer.formats.opening import STDIN
 from ..schemas import AbstreamError
 from .exits import DONE, ERROR, SOME_REFUSED
@@ -43,18 +43,35 @@ class Tally:
         return SOME_REFUSED if self.done else ERROR
 
 
-def usable(paths: Iterable[str], wanted: Format, tally: Tally) -> Iterator[Record]:
-    """Yield the records of all files; broken ones are reported on stderr with their place."""
+def usable(paths: Sequence[str], wanted: Format, tally: Tally) -> Iterator[Record]:
+    """The records of all files; broken ones are reported on stderr with their place.
+
+    Raises:
+        AbstreamError: one of the files cannot be read or is of no known format: at once, not when its turn comes.
+    """
     for path in paths:
-        try:
+        with _readable(path):
+            check(path, wanted)
+    return _usable(paths, wanted, tally)
+
+
+def _usable(paths: Sequence[str], wanted: Format, tally: Tally) -> Iterator[Record]:
+    for path in paths:
+        with _readable(path):
             for record in read(path, wanted):
                 if isinstance(record, Broken):
                     tally.broken += 1
                     print(f"{path}: {record}", file=sys.stderr)
                 else:
                     yield record
-        except OSError as error:
-            raise AbstreamError(f"cannot read {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AbstreamError(f"cannot read {path}: {error.strerror}") from error
 
 
 def classify(
@@ -90,11 +107,12 @@ def classify_files(
     """
     tally = Tally()
     writer = writer_of(out)
+    records = usable(paths, wanted, tally)
     with _written(out, paths) as file:
-        engine = load_engine()  # only now: a wrong name is said before
+        engine = load_engine()  # only now: wrong names are reported before
         rows = writer(file, engine.model.task.questions)
         with bar("classified", None) as show:
-            for record, predicted in classify(engine, usable(paths, wanted, tally), max_batch_tokens):
+            for record, predicted in classify(engine, records, max_batch_tokens):
                 rows.write(record, predicted)
                 tally.done += 1
                 show(tally.done)
@@ -116,6 +134,9 @@ def _written(out: str, paths: Sequence[str]) -> Iterator[BinaryIO]:
         file = unfinished.open("wb")
     except OSError as error:
         raise AbstreamError(f"cannot write {out}: {error.strerror}") from error
-    with file:
-        yield file
-    unfinished.replace(out)
+    try:
+        with file:
+            yield file
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)

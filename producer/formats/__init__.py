@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, get_args
@@ -70,6 +71,14 @@ def read(path: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
         yield from read_from(file, path, wanted)
 
 
+def check(path: str, wanted: Format = "auto") -> None:
+    """Raise what ``read`` would raise at its beginning. Pipes and terminals are left alone: they are read only once."""
+    if path == STDIN or Path(path).is_fifo() or Path(path).is_char_device():
+        return
+    with opened(path) as file, suppress(Damaged):  # what is damaged is a broken record
+        _kind(plain(file), path, wanted)
+
+
 def read_from(file: BinaryIO, name: str, wanted: Format = "auto") -> Iterator[Record | Broken]:
     """As ``read``, from an open file, which may be gzipped.
 
@@ -79,8 +88,7 @@ def read_from(file: BinaryIO, name: str, wanted: Format = "auto") -> Iterator[Re
     done = 0
     try:
         content = plain(file)
-        kind = wanted if wanted != "auto" else format_of(name) or _format_in(content.peek(), name)
-        for record in _READERS[kind](content):
+        for record in _READERS[_kind(content, name, wanted)](content):
             yield record
             done += 1
     except Damaged as damage:
@@ -105,15 +113,21 @@ def format_of(path: str) -> str | None:
     return _SUFFIXES.get(Path(path.lower().removesuffix(".gz")).suffix)
 
 
+def _kind(content: BufferedReader, name: str, wanted: Format) -> str:
+    return wanted if wanted != "auto" else format_of(name) or _format_in(content.peek(), name)
+
+
 def _format_in(head: bytes, name: str) -> str:
     found = next((kind for kind, sign in _SIGNS if sign.match(head)), None) or csv.kind_of(head)
     if found:
         return found
+    if head.lstrip().startswith(b"["):
+        raise UnknownFormat(f"{name}: is a JSON list: write one object on each line, as `jq -c '.[]'` does")
     if name == STDIN or not head:
         return "jsonl"
     raise UnknownFormat(
         f"{name}: the format is clear neither from name nor content; give --format, or use a known ending: "
-        f"{', '.join(_SUFFIXES)}"
+        f"{', '.join(_SUFFIXES)}. Reference managers can export RIS"
     )
 
 
@@ -125,6 +139,7 @@ __all__ = [
     "Record",
     "UnknownFormat",
     "Writer",
+    "check",
     "format_of",
     "read",
     "read_from",

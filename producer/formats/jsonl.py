@@ -32,7 +32,7 @@ def _record(line: bytes, position: str) -> Record | Broken:
     except RecursionError:
         return Broken(position, "is not JSON that can be read: it is nested too deeply")
     if not isinstance(fields, dict):
-        return Broken(position, f"is a JSON {type(fields).__name__}, not an object")
+        return Broken(position, "is not a JSON object: write one object on each line")
     if rb"\u" in line and not _is_unicode(fields):
         return Broken(position, "is not Unicode: it holds half a character, such as \\ud800 alone")
     return from_fields(fields, position)

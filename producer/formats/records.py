@@ -38,12 +38,14 @@ class Record:
         id: its own, or one derived from its text.
         fields: the named fields of the record; empty for formats without names.
         original: of RIS, the text in the file, including everything between this record and the previous one.
+        position: in the file, such as ``line 7``.
     """
 
     id: str
     abstract: Abstract
     fields: dict[str, Any] = field(default_factory=dict)
     original: str = ""
+    position: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def from_values(
     if not isinstance(id, str | int | float | None):
         return Broken(position, f"the id is a {type(id).__name__}: give text or a number")
     named = str(id).strip() if id is not None else ""
-    return Record(named or _id_of_text(abstract), abstract, fields or {}, original)
+    return Record(named or _id_of_text(abstract), abstract, fields or {}, original, position)
 
 
 def year_in(written: object) -> int | None:

@@ -20,8 +20,9 @@ def records(rows: Iterator[Row]) -> Iterator[Record | Broken]:
         elif header is None:
             header = _distinct(cells)
             if not can_hold_abstracts(header):
-                named = ", ".join(header)[:200]
-                yield Broken(position, f"the header has no column 'title', 'abstract' or 'text', but {named}")
+                named = ", ".join(filter(None, cells))[:200]
+                columns = "no column 'title', 'abstract' or 'text'"
+                yield Broken(position, f"the header has {columns}, but {named}: rename its columns so")
                 return
         elif any(cells[len(header) :]):
             yield Broken(position, f"has {len(cells)} fields, and the header {len(header)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import rispy
+from abstream.ops.files import classify_files
 
 FIXTURES = Path(__file__).parents[1] / "producer/fixtures"
 FAKE = ("--engine", "fake")
@@ -69,6 +70,35 @@ def test_an_output_that_cannot_be_written_is_reported_before_a_model_is_loaded(a
     assert done.stderr.startswith(b"abstream: ")
     assert said in done.stderr
     assert (tmp_path / "data.csv").read_text() == "title\nTitle\n"
+
+
+@pytest.mark.parametrize("command", [["publish"], ["classify", "-o", "out.csv", "--model", "none"]])
+@pytest.mark.parametrize(
+    ("second", "said"), [("missing.csv", b"cannot read missing.csv"), ("notes.txt", b"notes.txt: the format is clear")]
+)
+def test_a_file_that_cannot_be_read_is_reported_before_the_work_on_those_before_it(
+    abstream, tmp_path, command, second, said
+):
+    (tmp_path / "data.csv").write_text("title\nTitle\n")
+    (tmp_path / "notes.txt").write_text("some words\n")
+    done = abstream(*command, "data.csv", second)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert said in done.stderr
+
+
+def test_an_interrupted_classify_leaves_the_earlier_output_and_no_rest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text("title\nTitle\n")
+    Path("out.csv").write_text("as before")
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        classify_files(interrupted, ["data.csv"], "auto", "out.csv", 64)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv", "out.csv"]
+    assert Path("out.csv").read_text() == "as before"
 
 
 def test_pubmed_records_are_published_under_their_pmids(abstream):

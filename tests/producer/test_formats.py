@@ -70,6 +70,13 @@ def test_what_nothing_tells_is_an_error_that_says_what_to_do():
         writer_of("x.nbib")
 
 
+def test_a_json_list_is_an_error_that_says_how_to_make_lines_of_it():
+    with pytest.raises(
+        UnknownFormat, match=r"x.json: is a JSON list: write one object on each line, as `jq -c '.\[\]'`"
+    ):
+        from_bytes(b'[\n{"title": "Title"}]\n', "x.json")
+
+
 def test_standard_input_is_json_lines_unless_it_shows_otherwise(monkeypatch):
     def piped(content: bytes) -> list[Record | Broken]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))

@@ -98,11 +98,11 @@ def test_a_record_without_an_id_has_the_id_of_its_text_wherever_it_stands():
 BROKEN_LINES = {
     b'{"id": ': "line 2: is not JSON",
     b"\xff\xfe": "line 2: is not UTF-8 at byte 0",
-    b"[1]": "line 2: is a JSON list, not an object",
+    b"[1]": "line 2: is not a JSON object: write one object on each line",
     b'{"id": "b"}': "line 2: has neither title nor abstract",
     b'{"title": "", "text": " "}': "line 2: has neither title nor abstract",
-    b'{"text": 7}': "line 2: abstract: Input should be a valid string",
-    b'{"text": "' + b"a" * 50_001 + b'"}': "line 2: abstract: String should have at most 50000 characters",
+    b'{"text": 7}': "line 2: abstract: must be a string",
+    b'{"text": "' + b"a" * 50_001 + b'"}': "line 2: abstract: must have at most 50000 characters",
     b"[" * 100_000: "line 2: is not JSON",
     b'{"text": "b", "year": ' + b"9" * 5_000 + b"}": "line 2: is not JSON that can be read",
     b'{"text": "b", "id": "\\ud800"}': "line 2: is not Unicode",
@@ -190,8 +190,13 @@ def test_a_stray_quote_costs_its_own_row_only(size):
 
 def test_a_table_without_abstracts_is_refused_once():
     assert told(records(b"name,size\na,1\nb,2\n", "x.csv")) == [
-        "line 1: the header has no column 'title', 'abstract' or 'text', but name, size"
+        "line 1: the header has no column 'title', 'abstract' or 'text', but name, size: rename its columns so"
     ]
+
+
+def test_only_the_columns_that_have_a_name_are_listed():
+    [broken] = told(records(workbook(["Notes", None, "by whom"]), "x.xlsx"))
+    assert "but Notes, by whom: rename" in broken
 
 
 # Workbooks
