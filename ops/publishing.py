@@ -101,7 +101,7 @@ class _Out:
         except Malformed as problem:  # one is too large, and so none was sent
             if len(chunk) == 1:
                 tally.broken += 1
-                print(problem, file=sys.stderr)
+                print(f"{chunk[0].position}: {problem}", file=sys.stderr)
                 return []
         return [entry for record in chunk for entry in await self.publish([record], tally)]
 

@@ -43,7 +43,10 @@ def split(cursor: str, shards: int) -> list[str]:
     if len(ids) == 1:
         return ids * shards
     if len(ids) != shards:
-        raise AbstreamError(f"the place {cursor!r} is one in {len(ids)} shards, and there are {shards}: see --shards")
+        raise AbstreamError(
+            f"the position {cursor!r} is for {len(ids)} shards, and --shards is {shards}: set it to {len(ids)}, or "
+            "start from a single entry id"
+        )
     return ids
 
 

@@ -101,6 +101,7 @@ class Publisher(Client):
         if len(body) > MAX_EVENT_BYTES:
             raise Malformed(
                 "too_large",
-                f"abstract {event.id!r} makes an event of {len(body)} bytes; {MAX_EVENT_BYTES} is the limit",
+                f"the event of abstract {event.id!r} has {len(body)} bytes, and the limit is {MAX_EVENT_BYTES}: "
+                "shorten its metadata or its lists",
             )
         return body

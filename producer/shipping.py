@@ -105,7 +105,7 @@ class Shipper:
             first = await self._persist(keys, [GROUP, self._terms.max_backlog, call.remembered_seconds, *bodies])
         if isinstance(first, int):
             raise BacklogFull(
-                f"{first} abstracts of the {lane} lane wait, and {self._terms.max_backlog} may: "
+                f"{first} abstracts are waiting in the {lane} lane, and the limit is {self._terms.max_backlog}: "
                 f"publish again in {RETRY_AFTER_SECONDS:g} s",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
                 waiting=first,
@@ -139,7 +139,7 @@ class Shipper:
         if isinstance(answer, bytes) and reached < self._terms.wait_replicas:
             raise Unavailable(
                 f"{reached} of {self._terms.wait_replicas} replicas had the abstracts within {_REPLICA_SECONDS:g} s: "
-                "publish again with the same ids, each is answered once"
+                "publish again with the same ids; each is answered once"
             )
         return answer
 
@@ -187,13 +187,16 @@ async def _understood() -> AsyncIterator[None]:
         yield
     except AWAY as error:
         raise Unavailable(
-            f"Redis is out of reach ({error}): publish again with the same ids, each is answered once"
+            f"Redis is out of reach ({error}): publish again with the same ids; each is answered once"
         ) from error
     except RedisError as error:
         # Before Redis 7 the error of a script has the code only in its text.
         if isinstance(error, OutOfMemoryError) or "-OOM" in str(error):
             raise BacklogFull(
-                f"Redis has no memory for more abstracts: publish again in {RETRY_AFTER_SECONDS:g} s",
+                f"Redis is out of memory: publish again in {RETRY_AFTER_SECONDS:g} s",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             ) from error
-        raise Unavailable(f"Redis did not take the abstracts ({error})") from error
+        raise Unavailable(
+            f"Redis refused the abstracts ({error}): check the server and the permissions of this user, then publish "
+            "again with the same ids"
+        ) from error

@@ -44,8 +44,8 @@ async def one_record(request: Request, key: str | None) -> Record:
     """
     values = await _json(request)
     if not isinstance(values, dict):
-        raise Problem(422, "invalid", f"Send one abstract as a JSON object, not as a {type(values).__name__}.")
-    return _record(values, key)
+        raise Problem(422, "invalid", "Send one abstract, as a JSON object.")
+    return _record(values, key, "1")
 
 
 @asynccontextmanager
@@ -81,22 +81,22 @@ def _listed(values: list[Any]) -> Iterator[Record | Broken]:
         raise Problem(422, "invalid", "The list is empty. Send at least one abstract.")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
-            yield Broken(str(number), f"is a JSON {type(value).__name__}, not an object")
+            yield Broken(str(number), "is not a JSON object: send each abstract as one")
             continue
         try:
-            yield _record(value, None)
+            yield _record(value, None, str(number))
         except (Malformed, Problem) as problem:
             yield Broken(str(number), str(problem))
 
 
-def _record(values: dict[str, Any], key: str | None) -> Record:
+def _record(values: dict[str, Any], key: str | None, position: str) -> Record:
     values = {"abstract": ""} | values
     own = values.pop("id", None)
     if own is not None and not (isinstance(own, str) and 0 < len(own) <= MAX_ID_CHARACTERS):
         raise Problem(422, "invalid", f"`id` must be a string of 1 to {MAX_ID_CHARACTERS} characters, or be omitted.")
     if key and own and key != own:
         raise Problem(422, "invalid", "`Idempotency-Key` and the `id` in the body differ. Send only one of them.")
-    return Record(key or own or str(uuid4()), Abstract.parse(values))
+    return Record(key or own or str(uuid4()), Abstract.parse(values), position=position)
 
 
 async def _json(request: Request) -> Any:

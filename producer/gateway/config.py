@@ -20,29 +20,33 @@ class GatewayConfig(BaseModel):
     tokens_file: Path | None = Field(
         None, description="File of bearer tokens, one per line after a client's name; read again when it changes."
     )
-    host: str = Field("127.0.0.1", description="Where to listen; only on this machine without --tokens-file.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; without --tokens-file it must be one of this machine."
+    )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0: a free one.")
     source: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
         "urn:abstream:gateway",
-        description="Identifies an abstract together with its id; each named client has its own below it.",
+        description="Identifies an abstract together with its id. A client with a token has SOURCE:NAME as its own.",
     )
-    max_body_bytes: _Count = Field(64 << 20, description="Size limit of a request.")
+    max_body_bytes: _Count = Field(64 << 20, description="Size limit of a request's body.")
     max_backlog: Annotated[int, Field(ge=0)] = Field(
-        MAX_BACKLOG, description="Take nothing while so many of a lane wait; 0: no limit."
+        MAX_BACKLOG, description="Accept no abstracts while this many are waiting in their lane; 0: no limit."
     )
     wait_replicas: Annotated[int, Field(ge=0)] = Field(
-        0, description="Replicas of Redis that must confirm a submission."
+        0, description="Number of Redis replicas that must confirm a submission."
     )
-    max_wait_seconds: _Seconds = Field(60, description="Longest wait for a result that a request may ask for.")
-    max_subscribers: _Count = Field(2_000, description="Most streams of predictions at a time.")
-    heartbeat_seconds: _Seconds = Field(15, description="Pause between two signs of life on a stream of predictions.")
+    max_wait_seconds: _Seconds = Field(60, description="Maximum time that a request can wait for a result.")
+    max_subscribers: _Count = Field(2_000, description="Maximum number of prediction streams at a time.")
+    heartbeat_seconds: _Seconds = Field(15, description="Interval of heartbeats on a prediction stream.")
     cors_origin: tuple[str, ...] = Field((), description="Origin whose web pages may call the API; repeatable.")
 
     @field_validator("host")
     @classmethod
     def _is_here_or_guarded(cls, host: str, info: ValidationInfo) -> str:
         if info.data.get("tokens_file") is None and not is_loopback(host):
-            raise ValueError(f"without --tokens-file anybody could call {host}: give one, or listen on 127.0.0.1")
+            raise ValueError(
+                f"without --tokens-file anybody who reaches {host} could use this: set it, or listen on 127.0.0.1"
+            )
         return host
 
 

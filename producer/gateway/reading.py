@@ -21,7 +21,7 @@ from .waiting import Waiting
 _OUTPUTS: tuple[Output, ...] = ("predictions", "refusals")
 _COUNT = 64  # of each stream in a read: a refusal holds its whole original, and may have megabytes
 _BLOCK_MILLISECONDS = 1_000
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 0.5  # as the workers
 
 log = structlog.get_logger()
 

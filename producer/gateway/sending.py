@@ -38,7 +38,7 @@ class Sender:
             await self._publish(sound)
         except Malformed as problem:  # one is too large, and so none was sent
             if len(sound) == 1:
-                self.broken.append(Broken(f"id {sound[0].id}", problem.message))
+                self.broken.append(Broken(sound[0].position, problem.message))
                 return
             for record in sound:
                 await self.send_part([record])

@@ -24,7 +24,8 @@ async def test_publish_says_that_it_waits_for_room_and_then_continues(abstream, 
         *arguments, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     said = await process.stderr.readline()
-    assert said == b"waiting for room: 256 abstracts of the interactive lane wait, and 10 may: publish again in 5 s\n"
+    full = b"256 abstracts are waiting in the interactive lane, and the limit is 10: publish again in 5 s"
+    assert said == b"waiting for room: " + full + b"\n"
     await redis.xtrim(streams.lane("interactive"), maxlen=0, approximate=False)
 
     out, err = await process.communicate()
@@ -36,7 +37,7 @@ async def test_publish_says_that_it_waits_for_room_and_then_continues(abstream, 
 async def test_publish_gives_up_with_exit_code_5_and_says_what_was_accepted(abstream, many, redis, streams):
     done = abstream("publish", many, "--max-backlog", "10", "--wait-for-room", "0")
     assert done.returncode == 5
-    assert b"abstream: 256 abstracts of the interactive lane wait, and 10 may" in done.stderr
+    assert b"abstream: 256 abstracts are waiting in the interactive lane, and the limit is 10" in done.stderr
     taken = [json.loads(line)["entry_id"].encode() for line in done.stdout.splitlines()]
     assert taken == [entry for entry, _ in await redis.xrange(streams.lane("interactive"))]
     assert len(taken) == 256
@@ -48,7 +49,7 @@ async def test_an_abstract_that_is_too_large_is_named_and_the_others_are_sent(ab
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = abstream("publish", "mixed.jsonl")
     assert done.returncode == 3
-    assert b"abstract 'large' makes an event of" in done.stderr
+    assert b"line 2: the event of abstract 'large' has" in done.stderr
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["before", "after"]
 
 

@@ -99,14 +99,15 @@ async def test_a_file_is_taken_in_any_dress(client, redis, streams, upload):
     assert [event.data.title for event in await waiting(redis, streams)] == ["Tamoxifen", "Sleep"]
 
 
-async def test_of_a_file_what_is_larger_than_workers_accept_is_told_and_the_rest_taken(client, redis, streams):
-    lines = [{"id": "large", "title": "T", "mesh": ["x" * 1_100_000]}, {"id": "small", "title": "T"}]
-    content = "\n".join(map(json.dumps, lines))
-    body = (
-        await client.post("/v1/abstracts", content=content, headers={"Content-Type": "application/x-ndjson"})
-    ).json()
-    assert [one["id"] for one in body["accepted"]] == ["small"]
-    assert [one["position"] for one in body["problems"]] == ["id large"]
+@pytest.mark.parametrize(
+    ("media_type", "position"), [("application/x-ndjson", "line 2"), ("application/json", "2")], ids=["file", "list"]
+)
+async def test_what_is_larger_than_workers_accept_is_told_by_its_place_and_the_rest_taken(client, media_type, position):
+    several = [json.dumps(one) for one in ({"id": "a", "title": "T"}, {"title": "T", "mesh": ["x" * 1_100_000]})]
+    content = "\n".join(several) if "ndjson" in media_type else f"[{','.join(several)}]"
+    body = (await client.post("/v1/abstracts", content=content, headers={"Content-Type": media_type})).json()
+    assert [one["id"] for one in body["accepted"]] == ["a"]
+    assert [one["position"] for one in body["problems"]] == [position]
 
 
 async def test_a_full_backlog_says_when_to_come_again_and_what_was_taken(gateway, redis, streams):
