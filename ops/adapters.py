@@ -26,7 +26,7 @@ for _command in COMMANDS:
     adapters.add_command(_command)
 
 
-@adapters.command()
+@adapters.command(short_help="Copy an adapter into the store, and announce it.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @option("store", required=True, help=STORE_HELP)
 @sign_key_option
@@ -57,7 +57,7 @@ def verify(folder: Path, public_key: tuple[Path, ...]) -> None:
     click.echo(f"{len(manifest.files) + 1} files are as released; for {manifest.base_model.id}", err=True)
 
 
-@adapters.command()
+@adapters.command(short_help="Make a key pair for signing releases.")
 @click.argument("file", type=click.Path(path_type=Path))
 def keygen(file: Path) -> None:
     """Make a key pair: the private key in FILE signs releases, the public key in FILE.pub is for workers."""
@@ -66,7 +66,7 @@ def keygen(file: Path) -> None:
     click.echo(generate(file))
 
 
-@adapters.command()
+@adapters.command(short_help="Show which answers would change.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @option("data", multiple=True, metavar="FILE", help="Abstracts to ask both about; repeatable.")

@@ -76,7 +76,7 @@ def training(data: Path, set: tuple[str, ...], out: Path, flags: tuple[str, ...]
     default=30_000,
     help="Records in all; a baseline file has as many as the default.",
 )
-@option("rounds", type=click.IntRange(min=1), default=3)
+@option("rounds", type=click.IntRange(min=1), default=3, help="Turns of each contestant.")
 def parsing(data: Path, records: int, rounds: int) -> None:
     """Measure speed and memory of reading PubMed XML, beside pubmed_parser if installed."""
     from .bench.parsing import measure, table
@@ -115,7 +115,7 @@ def engine(beside: tuple[str, ...], model: tuple[str, ...], rounds: int, out: Pa
 @bench.command()
 @option("abstracts", type=click.IntRange(min=32), default=1_000, help="Abstracts per core and turn.")
 @option("rounds", type=click.IntRange(min=1), default=5, help="Turns of each contestant.")
-@option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Type of the weights.")
 @option(
     "out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -132,7 +132,7 @@ def worker(abstracts: int, rounds: int, dtype: str, out: Path) -> None:
 
 @bench.command()
 @option("model", type=click.Choice(["nano", "small"]), default="nano", help="phi3-nano, or one of random weights.")
-@option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@option("dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Type of the weights.")
 @option("count", type=click.IntRange(min=1), multiple=True, default=(1, 2, 4), help="Number of replicas; repeatable.")
 @option(
     "out",
@@ -198,8 +198,8 @@ def gpu(dry_run: bool, out: Path) -> None:
 
 
 @bench.command()
-@option("switches", type=click.IntRange(min=1), default=100)
-@option("workers", type=click.IntRange(min=1), default=4)
+@option("switches", type=click.IntRange(min=1), default=100, help="Number of switches.")
+@option("workers", type=click.IntRange(min=1), default=4, help="Number of workers.")
 @option("rate", type=click.FloatRange(min=1), default=20.0, help="Abstracts a second.")
 @option("pause", metavar="SECONDS", type=click.FloatRange(min=0), default=1.0, help="Pause after each switch.")
 @option(
@@ -224,7 +224,7 @@ def switch(switches: int, workers: int, rate: float, pause: float, out: Path) ->
     default=30.0,
     help="How long; in less time what Redis keeps does not reach its full size.",
 )
-@option("workers", type=click.IntRange(min=1), default=2)
+@option("workers", type=click.IntRange(min=1), default=2, help="Number of workers.")
 @option(
     "share",
     type=click.FloatRange(min=0, min_open=True, max=1),

@@ -83,7 +83,7 @@ def _take_defaults(context: click.Context, _: click.Parameter, path: Path | None
 @option(
     "shards", type=click.IntRange(1, MAX_SHARDS), default=1, help="Number of shards that the namespace is spread over."
 )
-@option("log-format", type=click.Choice(["console", "json"]), default="console")
+@option("log-format", type=click.Choice(["console", "json"]), default="console", help="Format of the log, on stderr.")
 @option("tracing", is_flag=True, help="Send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT (abstream[otel]).")
 @option(
     "config",
@@ -121,7 +121,7 @@ def cli(
         start(str(context.invoked_subcommand))
 
 
-@cli.command()
+@cli.command(short_help="Show the whole system, on this machine alone.")
 @option(
     "data",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -142,7 +142,7 @@ def demo(common: Common, data: Path | None, out: Path, model: str) -> None:
     sys.exit(DONE if run(common.redis_url, data, out, model) else ERROR)
 
 
-@cli.command()
+@cli.command(short_help="Run a worker, until SIGTERM.")
 @engine_options
 @option("name", default=worker_name, show_default="host and process", help="Unique among the living workers.")
 @option(
@@ -199,7 +199,10 @@ def work(common: Common, /, replicas: int, **flags: Any) -> None:
 @option("source", help="Identifies an abstract together with its id; the same pair is answered once.")
 @option("resume", is_flag=True, help="Continue the last run with the same files; confirmed abstracts are not resent.")
 @option(
-    "max-backlog", type=click.IntRange(min=0), default=MAX_BACKLOG, help="Send nothing while so many wait; 0: no limit."
+    "max-backlog",
+    type=click.IntRange(min=0),
+    default=MAX_BACKLOG,
+    help="Send nothing while this many are waiting; 0: no limit.",
 )
 @option(
     "wait-for-room",
@@ -265,7 +268,7 @@ def classify(
     sys.exit(tally.exit_code)
 
 
-@cli.command()
+@cli.command(short_help="Rerun a past prediction, and compare.")
 @click.argument("event_id")
 @option("data", multiple=True, metavar="FILE", help="File with the abstract, if its entry was trimmed; repeatable.")
 @option("json", is_flag=True, help="Print JSON.")
@@ -296,7 +299,7 @@ def reproduce(common: Common, /, event_id: str, data: tuple[str, ...], json: boo
     sys.exit(DONE if found.same else ERROR)
 
 
-@cli.command()
+@cli.command(short_help="Find what is wrong here, and say how to fix it.")
 @option("model", default=DEFAULT_MODEL, help="A shipped model, a local Phi-3 folder, or a Hugging Face id.")
 @option("adapter", default="auto", metavar="FOLDER|auto|none", help="auto: the one included with the model.")
 @option("json", is_flag=True, help="Print JSON.")
@@ -310,10 +313,10 @@ def doctor(common: Common, model: str, adapter: str, json: bool) -> None:
     sys.exit(examine(common.url, common.shards, model, folder, adapter_cache(), as_json=json))
 
 
-@cli.command()
+@cli.command(short_help="Kill workers and Redis under load, and count every abstract.")
 @option("rows", multiple=True, metavar="NAME", help="Run only these rows; all by default.")
 @option("abstracts", type=click.IntRange(min=1), default=20_000, help="Abstracts per row; fewer mean fewer faults.")
-@option("workers", type=click.IntRange(min=1), default=3)
+@option("workers", type=click.IntRange(min=1), default=3, help="Workers that share the load.")
 @option("seed", type=int, default=1, help="Seed of the moments, victims and texts.")
 @option("quick", is_flag=True, help="Same as --abstracts 1000.")
 @option(

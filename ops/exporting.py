@@ -22,7 +22,12 @@ def schema() -> None:
 
 @schema.command("export")
 @click.option(
-    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas/exported"), show_default=True
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("schemas/exported"),
+    show_default=True,
+    help="Folder to write into.",
 )
 def schema_export(out: Path) -> None:
     """Write JSON Schemas (2020-12) of every event, AsyncAPI of the streams, OpenAPI of the gateway."""

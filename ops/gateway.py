@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .cli import Common
 
 
-@click.command()
+@click.command(short_help="Serve the REST API.")
 @config_options(GatewayConfig)
 @click.pass_obj
 def gateway(common: "Common", /, **flags: Any) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .cli import Common
 
 
-@click.command()
+@click.command(short_help="Fine-tune an adapter on labelled abstracts, and judge it.")
 @config_options(TrainConfig)
 @option("out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/train"), help="Folder of the run.")
 @option(
@@ -66,7 +66,7 @@ def train(
         asyncio.run(announce(common.url, common.shards, adapter.path, store, verdict if gate else None, sign_key))
 
 
-@click.command()
+@click.command(short_help="Measure a model or adapter on labelled abstracts.")
 @option("data", required=True, help="Labelled .jsonl, .csv or .parquet, gzipped or not; or a Hugging Face data set.")
 @option("baseline-data", help="Data on which to train the learning baselines; without it they are left out.")
 @option("report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML report to this file.")
@@ -82,7 +82,7 @@ def evaluate(data: str, baseline_data: str | None, report: Path | None, json: bo
     measure(data, baseline_data, bare, adapted, report, as_json=json)
 
 
-@click.command()
+@click.command(short_help="Allow --dtype int8 or fp8, if accuracy holds.")
 @option("data", required=True, help="Labelled abstracts, as for evaluate.")
 @option("json", is_flag=True, help="Print JSON.")
 @engine_options

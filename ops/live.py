@@ -22,7 +22,7 @@ SOURCE = "urn:abstream:operator"
 @option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def list_(common: "Common", json: bool) -> None:
-    """Every adapter that was announced, oldest first."""
+    """List every adapter that was announced, oldest first."""
     from .fleet import known, table
 
     found = known(common.url, common.shards)
@@ -31,12 +31,12 @@ def list_(common: "Common", json: bool) -> None:
     click.echo(json_format.dumps(rows) if json else table(rows, *columns))
 
 
-@click.command()
+@click.command(short_help="Show what was announced of one adapter.")
 @click.argument("adapter", metavar="[DIGEST|VERSION]", required=False)
 @option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def show(common: "Common", adapter: str | None, json: bool) -> None:
-    """Everything that was announced of one adapter, the live one by default, and who serves it."""
+    """Show everything that was announced of one adapter, the live one by default, and who serves it."""
     from ..consumer.adapters.history import find
     from ..schemas import AdapterRefused
     from .fleet import known
@@ -52,11 +52,11 @@ def show(common: "Common", adapter: str | None, json: bool) -> None:
     click.echo(json_format.dumps(everything) if json else "\n".join(_lines(everything)))
 
 
-@click.command()
+@click.command(short_help="Show which workers serve the live adapter.")
 @option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def status(common: "Common", json: bool) -> None:
-    """How many of the workers that are at work serve the live adapter; who is late, since when, why."""
+    """Show how many of the workers that are at work serve the live adapter; who is late, since when, why."""
     from .fleet import known, table
 
     found = known(common.url, common.shards).status
@@ -70,7 +70,7 @@ def status(common: "Common", json: bool) -> None:
         click.echo(table(rows, "worker", "version", "serves", "late_since", "why"))
 
 
-@click.command()
+@click.command(short_help="Announce an older adapter again.")
 @option(
     "to", metavar="DIGEST|VERSION", help="One that was announced; by default the one in service before the live one."
 )

@@ -27,7 +27,7 @@ _reason = option(
 )
 
 
-@click.group()
+@click.group(short_help="See what was refused and why, and replay it.")
 def refusals() -> None:
     """List, show and replay what was refused, with the reason and the whole original."""
 
@@ -50,7 +50,7 @@ def list_(common: "Common", reason: tuple[str, ...], since: str, json: bool) -> 
     click.echo(json_format.dumps(found) if json else table(found, *columns))
 
 
-@refusals.command()
+@refusals.command(short_help="Show one refusal with its whole original.")
 @click.argument("id")
 @click.pass_obj
 def show(common: "Common", id: str) -> None:
@@ -59,7 +59,7 @@ def show(common: "Common", id: str) -> None:
     click.echo(json_format.dumps(json_format.loads(refused.event.to_json()), indent=2, ensure_ascii=False))
 
 
-@refusals.command()
+@refusals.command(short_help="Send originals to their lane again.")
 @click.argument("ids", nargs=-1)
 @_reason
 @option("all", is_flag=True, help="Every refusal.")

@@ -24,14 +24,14 @@ def streams() -> None:
     """Create, inspect and trim the streams."""
 
 
-@streams.command()
+@streams.command(short_help="Create both lanes and the workers' group.")
 @click.pass_obj
 def init(common: "Common") -> None:
     """Create both lanes of every shard with the workers' group; existing ones are left alone."""
     asyncio.run(_create(common.url, common.shards))
 
 
-@streams.command()
+@streams.command(short_help="Show how much waits, and who reads.")
 @option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def info(common: "Common", json: bool) -> None:
@@ -40,7 +40,7 @@ def info(common: "Common", json: bool) -> None:
     click.echo(json_format.dumps(found) if json else _tables(found))
 
 
-@streams.command()
+@streams.command(short_help="Remove what nobody needs any more.")
 @retention_options
 @option("json", is_flag=True, help="Print JSON.")
 @click.pass_obj

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 from abstream.consumer.config import WorkerConfig
 from abstream.ops.__main__ import main as console_script
 from abstream.ops.cli import cli
 from abstream.ops.exits import exit_code_of, explain
 from abstream.schemas import EVENTS
+from click.testing import CliRunner
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -148,6 +150,23 @@ def test_the_default_numbers_of_work_are_those_of_its_config():
     }
     assert "read_count" in numbers
     assert {name: flags[name] for name in numbers} == numbers
+
+
+def test_every_flag_says_what_it_is_for():
+    def silent(command: click.Command, name: str) -> list[str]:
+        subcommands = command.commands.items() if isinstance(command, click.Group) else ()
+        flags = [flag for flag in command.params if isinstance(flag, click.Option) and not (flag.help or flag.hidden)]
+        found = [f"{name} {flag.opts[0]}" for flag in flags]
+        return found + [said for other, one in subcommands for said in silent(one, f"{name} {other}")]
+
+    assert silent(cli, "abstream") == []
+
+
+@pytest.mark.parametrize("group", ["", "adapters", "refusals", "streams"])
+def test_in_a_list_of_commands_no_summary_is_cut(group):
+    shown = CliRunner().invoke(cli, [*group.split(), "--help"], terminal_width=80).output
+    _, commands = shown.split("Commands:")
+    assert "..." not in commands
 
 
 @pytest.mark.parametrize("command", ["follow", "refusals list"])
