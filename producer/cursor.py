@@ -4,6 +4,7 @@ With one shard that is an entry id of Redis; with three, ``1700000000000-0,17000
 every shard: ids begin with the time, so that ``1700000000000`` is a moment in all of them.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from operator import itemgetter
@@ -15,6 +16,8 @@ Id = tuple[int, int]
 """An entry's id, in a form that can be sorted."""
 Place = tuple[Id, ...]
 """The same for every shard."""
+
+_ENTRY_ID = re.compile("[0-9]{1,19}(-[0-9]{1,19})?")
 
 
 def parse_id(entry_id: str) -> Id:
@@ -37,9 +40,13 @@ def split(cursor: str, shards: int) -> list[str]:
     """The last seen entry id of each shard.
 
     Raises:
-        AbstreamError: the cursor is of another number of shards.
+        AbstreamError: the cursor is no position, or one for another number of shards.
     """
     ids = cursor.split(",")
+    if not all(map(_ENTRY_ID.fullmatch, ids)):
+        raise AbstreamError(
+            f"{cursor!r} is no position: give an entry id such as 1700000000000-0, 0 for the beginning, or a datetime"
+        )
     if len(ids) == 1:
         return ids * shards
     if len(ids) != shards:

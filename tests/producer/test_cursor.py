@@ -19,8 +19,14 @@ def test_with_several_it_is_one_id_of_each_and_one_alone_is_of_all():
 
 
 def test_a_place_in_other_shards_is_none_in_these():
-    with pytest.raises(AbstreamError, match="one in 3 shards, and there are 4"):
+    with pytest.raises(AbstreamError, match="is for 3 shards, and --shards is 4"):
         split("1-0,2-0,3-0", 4)
+
+
+@pytest.mark.parametrize("cursor", ["yesterday", "", "5-", "5-0,", "-1", "5-0-0"])
+def test_what_is_no_entry_id_is_an_error_that_says_what_one_is(cursor):
+    with pytest.raises(AbstreamError, match="is no position: give an entry id such as 1700000000000-0"):
+        split(cursor, 1)
 
 
 def test_pages_of_several_shards_become_one_by_age():
