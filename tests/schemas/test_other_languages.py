@@ -58,9 +58,10 @@ async def run(*command: str, **environment: str) -> str:
 
 @pytest.mark.usefixtures("answered")
 async def test_redis_cli_publishes_and_reads(redis_cli):
-    plain, read, event = blocks(PAGE, "bash")
+    plain, read, in_group, event = blocks(PAGE, "bash")
     await run("bash", "-c", plain, **redis_cli)
     assert '"causationid":"38048813"' in await run("bash", "-c", read, **redis_cli)
+    assert '"causationid":"38048813"' in await run("bash", "-c", in_group, **redis_cli)
     await run("bash", "-c", event, **redis_cli)
     since_second = read.replace(" 0\n", " $LAST\n")
     last = (await run("bash", "-c", read, **redis_cli)).split()[1]
