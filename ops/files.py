@@ -108,7 +108,7 @@ def classify_files(
     tally = Tally()
     writer = writer_of(out)
     records = usable(paths, wanted, tally)
-    with _written(out, paths) as file:
+    with _written(out, paths, tally) as file:
         engine = load_engine()  # only now: wrong names are reported before
         rows = writer(file, engine.model.task.questions)
         with bar("classified", None) as show:
@@ -121,8 +121,11 @@ def classify_files(
 
 
 @contextmanager
-def _written(out: str, paths: Sequence[str]) -> Iterator[BinaryIO]:
-    """The file to write into, which appears under its name only when it is complete; or standard output."""
+def _written(out: str, paths: Sequence[str], tally: Tally) -> Iterator[BinaryIO]:
+    """The file to write into, or standard output.
+
+    It appears under its name, in place of an earlier one, only when it is complete, and not if no record was usable.
+    """
     if out == STDIN:
         yield sys.stdout.buffer
         return
@@ -137,6 +140,7 @@ def _written(out: str, paths: Sequence[str]) -> Iterator[BinaryIO]:
     try:
         with file:
             yield file
-        unfinished.replace(out)
+        if tally.exit_code != ERROR:
+            unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import rispy
+from abstream.consumer.engine.fake import FakeEngine
 from abstream.ops.files import classify_files
 
 FIXTURES = Path(__file__).parents[1] / "producer/fixtures"
@@ -96,6 +97,17 @@ def test_an_interrupted_classify_leaves_the_earlier_output_and_no_rest(tmp_path,
 
     with pytest.raises(KeyboardInterrupt):
         classify_files(interrupted, ["data.csv"], "auto", "out.csv", 64)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv", "out.csv"]
+    assert Path("out.csv").read_text() == "as before"
+
+
+def test_where_no_record_is_usable_an_earlier_output_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text("name,size\na,1\n")
+    Path("out.csv").write_text("as before")
+
+    assert classify_files(FakeEngine, ["data.csv"], "auto", "out.csv", 64).exit_code == 1
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv", "out.csv"]
     assert Path("out.csv").read_text() == "as before"
