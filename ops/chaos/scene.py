@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from ...consumer.tasks import end
 from ...producer.connection import Connections, Shard
@@ -243,8 +244,13 @@ class Scene:
         return len(self.watch.seen) >= submissions
 
     async def _is_settled(self) -> bool:
-        """Whether no worker has any work left."""
-        return not (await self._pending() or await self._unread())
+        """Whether no worker has any work left; not while a group that was destroyed has yet to be created anew."""
+        try:
+            return not (await self._pending() or await self._unread())
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            return False
 
     async def _results(self, output: Output) -> Counter[str]:
         return Counter(map(submission_of, await self._events(output)))

@@ -9,6 +9,7 @@ from abstream.ops.chaos import network_faults, program, scene
 from abstream.ops.chaos.ledger import Found, Ledger, audit
 from abstream.ops.chaos.program import ROWS, play
 from abstream.ops.chaos.scene import Row, Scale, Scene
+from abstream.schemas.streams import GROUP, LANES
 
 TINY = Scale(abstracts=200, workers=2, seed=1)
 
@@ -44,6 +45,31 @@ async def test_under_every_fault_nothing_is_lost_and_nothing_is_answered_twice(r
     assert played.wrong == ()
     assert [target for target in played.beyond if target.startswith("MiB")] == []
     assert played.audit.accepted == played.audit.answered + played.audit.refused > 0
+
+
+async def test_work_is_not_over_while_a_group_is_missing(tmp_path):
+    settled = []
+
+    async def ungroup_frozen_workers(scene: Scene) -> str:
+        async with scene.under_load():
+            pass
+        settled.append(await scene._is_settled())
+        frozen = scene.workers.ready()
+        for worker in frozen:
+            worker.freeze()
+        for lane in LANES:
+            await scene.server.redis.xgroup_destroy(scene.streams.lane(lane), GROUP)
+        settled.append(await scene._is_settled())
+        for worker in frozen:
+            worker.thaw()
+        await scene.all_answered()
+        settled.append(await scene._is_settled())
+        return "both groups destroyed when all was answered"
+
+    played = await play(Row("late", "groups destroyed at the end", ungroup_frozen_workers), TINY, tmp_path)
+
+    assert settled == [True, False, True]
+    assert played.wrong == ()
 
 
 async def tamper(scene: Scene) -> str:
