@@ -30,7 +30,6 @@ _PROCESS = re.compile(
     r"|adenomatous polyposis coli",
     re.IGNORECASE,
 )
-_ELSEWHERE = re.compile(r"\w*(?:hemat|granul|glauc|trach|xanth|scot|staphyl|ather|mycet)omas?", re.IGNORECASE)
 
 
 class MeshAgreement:
@@ -62,6 +61,4 @@ def is_neoplasm(heading: str) -> bool:
     if _PROCESS.fullmatch(name):
         return True
     main = name.partition(",")[0]
-    return bool(_TUMOUR.fullmatch(main.rpartition(" ")[2]) or _TUMOUR.fullmatch(main)) and not _ELSEWHERE.fullmatch(
-        main
-    )
+    return bool(_TUMOUR.fullmatch(main.rpartition(" ")[2]) or _TUMOUR.fullmatch(main))

@@ -154,6 +154,7 @@ def test_bins_hold_equally_many_values_as_far_as_ties_allow():
         ("Leukemia, Myeloid, Acute", True), ("Hodgkin Disease", True), ("Neoplasm Metastasis", True),
         ("Neoplasm Staging", False), ("Antigens, Neoplasm", False), ("Antineoplastic Agents", False),
         ("Leukemia Virus, Murine", False), ("Glaucoma, Open-Angle", False), ("Humans", False),
+        ("Melanoma/*drug therapy", True), ("Hematoma, Subdural", False), ("Granuloma", False), ("Atheroma", False),
     ],
 )  # fmt: skip
 def test_headings_of_the_neoplasms_tree_are_recognised_by_name(heading, is_one):

@@ -12,6 +12,7 @@ from abstream.consumer.shards import Shard, inlets
 from abstream.consumer.source import Source
 from abstream.consumer.tasks import end
 from abstream.schemas import Shards
+from structlog.testing import capture_logs
 
 from ..conftest import wait_until
 
@@ -84,6 +85,17 @@ async def test_shards_are_redistributed_as_workers_join_and_leave(fleet):
     await fleet.settles(a={0, 1}, b={1, 2}, c={2, 3})
     await fleet.leave("b")
     await fleet.settles(a={0, 1}, c={2, 3})
+
+
+async def test_shares_are_logged_where_they_change(fleet):
+    with capture_logs() as logs:
+        await fleet.join("a")
+        await fleet.join("b")
+        await fleet.settles(a={0, 1}, b={2, 3})
+        beats = fleet.served["a"]
+        await wait_until(lambda: fleet.served["a"] is not beats, "another heartbeat")
+    shares = [line["shards"] for line in logs if line["event"] == "shards_served"]
+    assert sorted(shares) == [[0, 1], [0, 1, 2, 3], [2, 3]]
 
 
 async def test_a_worker_that_is_silent_for_long_is_not_counted(fleet, monkeypatch):

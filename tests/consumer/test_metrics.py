@@ -232,3 +232,11 @@ def test_gpu_memory_includes_the_tensors_allocated():
     assert memory["allocated"] >= held.numel() * 4
     assert memory["allocated"] <= memory["reserved"] <= memory["total"]
     assert memory["free"] < memory["total"]
+
+
+def test_a_shard_that_answers_again_is_no_longer_away_and_no_other():
+    metrics = Metrics("test")
+    for shard in (0, 1):
+        metrics.of_shard(shard).redis_away(RedisConnectionError("connection refused"))
+    metrics.of_shard(1).redis_back()
+    assert metrics.health.away() == {0}

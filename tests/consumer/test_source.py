@@ -161,16 +161,71 @@ async def test_a_burst_continues_after_the_group_was_recreated(redis, streams, s
 
 async def test_expired_entries_are_taken_oldest_first_whatever_their_delivery_count(redis, streams, source):
     """Otherwise, where workers are killed all the time, entries delivered once would always go first."""
-    lane = streams.lane("interactive")
-    ids = [await redis.xadd(lane, {"title": "T"}) for _ in range(4)]
-    await redis.xreadgroup("classifiers", "dead", {lane: ">"})
-    for entry_id, times in zip(ids, (3, 1, 2, 1), strict=True):
-        await redis.xclaim(lane, "classifiers", "dead", 0, [entry_id], retrycount=times, idle=60_000, justid=True)
+    ids = await abandon(redis, streams.lane("interactive"), 3, 1, 2, 1)
+    assert await taken_over(source) == [[ids[0]], [ids[1], ids[3]], [ids[2]]]
 
+
+async def abandon(redis, stream: str, *deliveries: int) -> list[str]:
+    """Leave entries with a dead worker, each delivered so often; their ids."""
+    ids = [await redis.xadd(stream, {"title": "T"}) for _ in deliveries]
+    await redis.xreadgroup("classifiers", "dead", {stream: ">"})
+    for entry_id, times in zip(ids, deliveries, strict=True):
+        await redis.xclaim(stream, "classifiers", "dead", 0, [entry_id], retrycount=times, idle=60_000, justid=True)
+    return [entry_id.decode() for entry_id in ids]
+
+
+async def taken_over(source: Source) -> list[list[str]]:
+    """The ids of what a burst takes over, read by read; each is settled before the next."""
     taken = []
     async for deliveries in source.expired():
-        taken.append([delivery.entry_id.encode() for delivery in deliveries])
-        await redis.xack(lane, "classifiers", *taken[-1])
+        taken.append([delivery.entry_id for delivery in deliveries])
+        for delivery in deliveries:
+            await source.inlets[0]._redis.xack(delivery.stream, "classifiers", delivery.entry_id)
         source.settle(deliveries)
+    return taken
 
-    assert taken == [[ids[0]], [ids[1], ids[3]], [ids[2]]]
+
+async def test_suspects_are_taken_in_fours_and_later_one_by_one(redis, streams, source):
+    ids = await abandon(redis, streams.lane("interactive"), *[2] * 5, *[3] * 2)
+    assert await taken_over(source) == [ids[:4], ids[4:5], ids[5:6], ids[6:]]
+
+
+async def test_the_oldest_entry_of_any_shard_is_taken_over_first(redis, streams):
+    shards = [Shard(redis, one) for one in Shards(streams.namespace, 2).all]
+    source = Source(inlets(shards, "worker"), WorkerConfig(name="worker", burst=True), Metrics("test"))
+    await source.create_groups()
+    first, _, second, _ = (inlet.stream for inlet in source.inlets)
+    ids = [(await abandon(redis, stream, 1))[0] for stream in (second, first)]
+
+    assert [taken for [taken] in await taken_over(source)] == ids
+
+
+async def test_new_entries_have_their_turn_between_suspects(redis, streams, source, monkeypatch):
+    monkeypatch.setattr("abstream.consumer.source.LONGEST_LOOK_SECONDS", 0.001)
+    await abandon(redis, streams.lane("interactive"), 3, 3)
+    done = []
+
+    async def read_new_entries() -> None:
+        async with source.inlets[0].reading:
+            done.append("new entries")
+
+    async for deliveries in source.expired():
+        if not done:
+            reading = asyncio.create_task(read_new_entries())
+            await asyncio.sleep(0.002)  # longer than suspects have their turn
+        done.append("a suspect")
+        await redis.xack(streams.lane("interactive"), "classifiers", *[one.entry_id for one in deliveries])
+        source.settle(deliveries)
+    await reading
+    assert done == ["a suspect", "new entries", "a suspect"]
+
+
+async def test_both_lanes_of_a_shard_are_made_again_when_one_is_found_to_be_gone(redis, streams, source):
+    """The reader of the other may be blocked, and not know it yet."""
+    await add(redis, streams.lane("interactive"), 1)
+    for lane in ("interactive", "bulk"):
+        await redis.xgroup_destroy(streams.lane(lane), "classifiers")
+
+    assert await reads(source) == [1]
+    for lane in ("interactive", "bulk"):
+        assert [group["name"] for group in await redis.xinfo_groups(streams.lane(lane))] == [b"classifiers"]

@@ -14,6 +14,7 @@ from abstream.ops.embedded import embedded_redis
 from abstream.producer.connection import connect
 from abstream.schemas import AbstractRefused
 from abstream.schemas.streams import GROUP, from_fields
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..conftest import wait_until
 
@@ -339,6 +340,20 @@ async def test_while_redis_is_away_upkeep_waits_for_the_next_period(streams, mon
         await wait_until(lambda: len(tries) > 2)
         await end([running])
     assert [log["step"] for log in logs] == ["take_turn"]
+
+
+async def test_a_step_that_fails_again_after_it_worked_is_said_again(redis, streams):
+    answers = iter([RedisConnectionError("away"), RedisConnectionError("away"), None, RedisConnectionError("away")])
+
+    async def step() -> None:
+        if error := next(answers):
+            raise error
+
+    keeper = Upkeep(redis, streams, WorkerConfig(name="keeper"), Metrics("test"))
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(4):
+            await keeper._attempt(step)
+    assert [log["event"] for log in logs] == ["upkeep_put_off"] * 2
 
 
 async def publish_until_full(publisher: Publisher, abstract: Abstract) -> int:

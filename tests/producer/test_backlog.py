@@ -168,6 +168,12 @@ async def test_large_abstracts_are_sent_in_several_calls(publisher, redis, strea
     assert len(await redis.keys(streams.published("*"))) == 3
 
 
+async def test_many_abstracts_are_sent_in_several_calls(publisher, redis, streams):
+    await publisher.publish_many(some(600))
+    assert await redis.xlen(streams.lane("interactive")) == 600
+    assert len(await redis.keys(streams.published("*"))) == 3
+
+
 async def test_what_no_replica_has_is_not_published_yet_and_may_be_sent_again(
     server, namespace, subscriber, workers, monkeypatch
 ):

@@ -289,6 +289,11 @@ def test_rare_answers_are_owed_their_share_together():
     assert len(split(records, 0.1, 7)[1]) == 6
 
 
+def test_records_that_stay_together_count_as_many():
+    pairs = [labelled(f"{n} {copy}", f"Text {n}", cancer="Cancer") for n in range(20) for copy in range(2)]
+    assert len(split(pairs, 0.1, 7)[1]) == 4
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_what_shares_an_id_or_a_text_stays_on_one_side(seed):
     """Also indirectly: a and b share an id, b and c a text."""
