@@ -23,6 +23,8 @@ USERS = Path(package.__file__).parent / "ops" / "redis" / "users.acl"
 NAMES = [line.split()[1] for line in USERS.read_text().splitlines() if not line.startswith("user default")]
 SYSTEM = Streams()
 
+# Redis 7 and newer refuse DEBUG to everyone before they look at the user's rights.
+NO = r"(?i)no permissions|can't run|can't access|NOPERM|DEBUG command not allowed"
 NOBODYS_JOB = """
     FLUSHALL
     KEYS *
@@ -30,6 +32,9 @@ NOBODYS_JOB = """
     DEBUG SLEEP 0
     SHUTDOWN
     ACL LIST
+    CLIENT LIST
+    CLIENT KILL ID 0
+    CLIENT PAUSE 1
     MODULE LIST
     REPLICAOF NO ONE
     GET somebody-elses
@@ -86,7 +91,7 @@ def url(server):
 async def denied(redis: Redis) -> list[str]:
     """What any user was denied, except for naming its client, for which Redis 6.2 has no right."""
     log = await redis.acl_log()
-    return [f"{entry['username']}: {entry['object']}" for entry in log if not entry["object"].startswith("client")]
+    return [f"{entry['username']}: {entry['object']}" for entry in log if entry["object"] != "client"]
 
 
 async def test_each_user_can_do_its_job(redis, url, make_adapter, tmp_path, abstream, server):
@@ -142,12 +147,11 @@ async def test_the_gateway_user_can_do_its_job(redis, url, workers):
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_no_user_can_do_what_is_not_its_job(name, redis, url):
-    client = connect(url(name))
-    assert await client.ping()
-    for command in map(str.split, filter(str.strip, (NOBODYS_JOB + OTHERS_JOB[name]).splitlines())):
-        with pytest.raises(ResponseError, match=r"no permissions|can't run|can't access|NOPERM"):
-            await client.execute_command(*command)
-    await client.aclose()
+    async with connect(url(name)) as client:
+        assert await client.ping()
+        for command in map(str.split, filter(str.strip, (NOBODYS_JOB + OTHERS_JOB[name]).splitlines())):
+            with pytest.raises(ResponseError, match=NO):
+                await client.execute_command(*command)
 
 
 async def test_each_user_can_do_its_job_in_every_shard(redis, url):
