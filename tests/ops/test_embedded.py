@@ -33,8 +33,9 @@ def test_a_given_url_is_used_unchanged():
         assert url == "redis://elsewhere"
 
 
-def test_the_server_on_path_is_preferred_to_the_bundled_one(monkeypatch, tmp_path):
-    mine = tmp_path / "redis-server"
+@pytest.mark.parametrize("program", ["redis-server", "valkey-server"])
+def test_the_server_on_path_is_preferred_to_the_bundled_one(monkeypatch, tmp_path, program):
+    mine = tmp_path / program
     mine.write_text("#!/bin/sh\n")
     mine.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
