@@ -38,10 +38,11 @@ def _rows(file: BinaryIO) -> Iterator[Row]:
             warnings.simplefilter("ignore")  # about styles and the like
             book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
         sheet = book.worksheets[0]
+        of_sheet = f" of sheet {sheet.title!r}, the first" if len(book.worksheets) > 1 else ""
         sheet.reset_dimensions()  # the file may state wrong dimensions, which openpyxl would trust
         for number, cells in enumerate(sheet.iter_rows(max_col=_MAX_COLUMNS, values_only=True), start=1):
             if cells.count(None) < len(cells):  # a row far down causes many empty rows before it
-                yield f"row {number}", list(map(_text, cells))
+                yield f"row {number}{of_sheet}", list(map(_text, cells))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, RuntimeError) as error:
         raise _damaged(error) from error
     except (SyntaxError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error) as error:

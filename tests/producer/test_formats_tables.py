@@ -194,6 +194,16 @@ def test_a_table_without_abstracts_is_refused_once():
     ]
 
 
+def test_of_several_sheets_the_first_is_read_and_named():
+    book = Workbook()
+    book.active.title = "About"
+    book.active.append(["My review"])
+    book.create_sheet("Data").append(["title"])
+    out = io.BytesIO()
+    book.save(out)
+    assert told(records(out.getvalue(), "x.xlsx"))[0].startswith("row 1 of sheet 'About', the first: the header has no")
+
+
 def test_only_the_columns_that_have_a_name_are_listed():
     [broken] = told(records(workbook(["Notes", None, "by whom"]), "x.xlsx"))
     assert "but Notes, by whom: rename" in broken
