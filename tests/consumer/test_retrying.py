@@ -1,6 +1,7 @@
 """Calls are retried while Redis is away, and the observer is told."""
 
 import pytest
+from abstream.consumer import retrying
 from abstream.consumer.retrying import until_available
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
@@ -32,6 +33,18 @@ async def test_a_call_is_retried_until_redis_is_back():
     heard = Heard()
     assert await until_available(failing(RedisConnectionError("down"), OutOfMemoryError("full")), heard) == "done"
     assert heard == ["ConnectionError", "OutOfMemoryError", "back"]
+
+
+async def test_pauses_double_up_to_the_longest(monkeypatch):
+    pauses = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(retrying, "sleep", note)
+    monkeypatch.setattr(retrying.random, "uniform", lambda _, most: most)
+    await until_available(failing(*[RedisConnectionError("down")] * 6), Heard())
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
 
 
 async def test_a_call_that_succeeds_at_once_is_not_reported():

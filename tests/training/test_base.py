@@ -54,6 +54,19 @@ def test_sources_without_a_permitting_licence_are_left_out(data):
     assert len(list(corpus.typed(data))) == sum(map(len, corpus.TYPED.values()))
 
 
+def test_typed_records_that_the_model_is_judged_on_are_left_out(data):
+    learned_from = list(corpus.typed(data))
+    held = next(pmid for pmid in range(1_000) if corpus.is_held_back({"source": "civic", "pmid": pmid}))
+    for name, source, pmid, title in (
+        ("train.jsonl", "oncology-rct", 1, "Study 2"),
+        ("civic_train.jsonl", "civic", held, "T"),
+    ):
+        row = {"title": title, "text": OTHER, "source": source, "pmid": pmid, "cancer_type": "breast"}
+        with (data / "cancer_types" / name).open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+    assert list(corpus.typed(data)) == learned_from
+
+
 def test_the_ontology_tells_what_a_cancer_is(data):
     assert list(corpus.terms(data)) == [
         Abstract(title="seminoma", abstract="A testicular germ cell cancer."),

@@ -130,6 +130,13 @@ async def test_where_anything_is_wrong_nothing_is_announced(redis, streams, adap
     assert await redis.exists(streams.output("adapters")) == 0
 
 
+def test_another_adapter_in_its_place_in_the_store_is_not_taken_for_it(adapter, store):
+    kept = keep(adapter, store).path
+    seal(kept, adapter.manifest.model_copy(update={"version": "another"}))
+    with pytest.raises(AdapterRefused, match="is another adapter"):
+        keep(adapter, store)
+
+
 async def test_what_did_not_pass_its_gate_is_not_released(redis, streams, adapter, store):
     with pytest.raises(AdapterRefused, match=r"gate was not passed \(accuracy >= 0\.9\)"):
         await release(redis, streams, adapter.path, store, Gate(passed=False, rules=("accuracy >= 0.9",)))
