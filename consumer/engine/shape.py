@@ -12,6 +12,8 @@ from typing import Any
 from ...schemas import ModelUnusable
 
 _NO_WINDOW = 1 << 30  # tokens; more than any prompt has
+_ORIGINAL = 4_096  # positions before LongRoPE made them more, where a configuration does not say
+_LONG_ROPE = ("longrope", "su", "yarn")  # one kind, by its names in newer and older configurations
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,10 @@ def shape_of(config: dict[str, Any]) -> Shape:
     hidden, heads, longest = (
         config[name] for name in ("hidden_size", "num_attention_heads", "max_position_embeddings")
     )
-    positions = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    original = config.get("original_max_position_embeddings", longest)
-    stretch = tuple(positions.get("short_factor") or ())
-    share = positions.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if hidden % heads or (config.get("head_dim") or hidden // heads) * heads != hidden:
+        raise ModelUnusable(f"the model's {heads} heads do not make up its hidden size, {hidden}: Phi-3's do")
+    original = config.get("original_max_position_embeddings") or _ORIGINAL
+    rotary = _rotary(config, hidden // heads, longest, original)
     return Shape(
         layers=config["num_hidden_layers"],
         hidden=hidden,
@@ -95,11 +97,24 @@ def shape_of(config: dict[str, Any]) -> Shape:
         epsilon=config.get("rms_norm_eps", 1e-5),
         window=config.get("sliding_window") or _NO_WINDOW,
         # Longer prompts have other frequencies at every position, also of their first token.
-        max_tokens=min(longest, original) if stretch else longest,
-        rotary=Rotary(
-            size=int(hidden // heads * share),
-            theta=positions.get("rope_theta", config.get("rope_theta", 10_000.0)),
-            stretch=stretch,
-            gain=math.sqrt(1 + math.log(max(1.0, longest / original)) / math.log(original)) if stretch else 1.0,
-        ),
+        max_tokens=min(longest, original) if rotary.stretch else longest,
+        rotary=rotary,
     )
+
+
+def _rotary(config: dict[str, Any], head: int, longest: int, original: int) -> Rotary:
+    positions = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    share = positions.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    size, theta = int(head * share), positions.get("rope_theta", config.get("rope_theta", 10_000.0))
+    kind = positions.get("rope_type", positions.get("type", "default"))
+    if kind == "default":
+        return Rotary(size, theta)
+    stretch = tuple(positions.get("short_factor") or ())
+    if kind not in _LONG_ROPE or len(stretch) != size // 2:
+        raise ModelUnusable(
+            f"the model's positions are of the kind {kind!r}, with {len(stretch)} short factors: Phi-3 models have "
+            f"'default', or 'longrope' with one for each of {size // 2} frequencies"
+        )
+    longer = max(1.0, positions.get("factor") or longest / original)
+    gain = positions.get("attention_factor") or math.sqrt(1 + math.log(longer) / math.log(original))
+    return Rotary(size, theta, stretch, gain)

@@ -14,11 +14,12 @@ from abstream.consumer.engine.parts import OwnParts
 from abstream.consumer.engine.reference import reference_logits
 from abstream.consumer.engine.shape import shape_of
 from abstream.consumer.engine.tokens import PromptEncoder
-from abstream.schemas import ONCOLOGY, Abstract, ModelUnusable, Prompt
+from abstream.schemas import ONCOLOGY, Abstract, Prompt
 from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
 
 TEXTS = ["A longer one, of the spread of tumours", "S", "", "words " * 150]
+LONG_ROPE = {"type": "longrope", "short_factor": [1.0, 1.1] * 4, "long_factor": [2.0] * 8}
 FORMS = {
     "plain": {},
     "shared heads": {"num_key_value_heads": 2},
@@ -28,7 +29,19 @@ FORMS = {
     "LongRoPE": {
         "max_position_embeddings": 8192,
         "original_max_position_embeddings": 1024,
-        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1] * 4, "long_factor": [2.0] * 8},
+        "rope_scaling": LONG_ROPE,
+    },
+    "LongRoPE by a factor": {"max_position_embeddings": 8192, "rope_scaling": {**LONG_ROPE, "factor": 32.0}},
+    "LongRoPE with a gain": {"max_position_embeddings": 8192, "rope_scaling": {**LONG_ROPE, "attention_factor": 1.5}},
+    "Phi-4-mini": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "hidden_size": 128,
+        "partial_rotary_factor": 0.75,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 131_072,
+        "sliding_window": 262_144,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 6, "long_factor": [1.0, 1.1, 1.2, 30, 40, 50]},
     },
 }
 
@@ -71,7 +84,7 @@ def phi3_of(form: str) -> Phi3ForCausalLM:
     sizes = {"vocab_size": 12_288, "hidden_size": 64, "intermediate_size": 96}
     torch.manual_seed(1)
     layers = {"num_hidden_layers": 3, "num_attention_heads": 4, "pad_token_id": 1}
-    return Phi3ForCausalLM(Phi3Config(**sizes, **layers, **FORMS[form])).eval()
+    return Phi3ForCausalLM(Phi3Config(**{**sizes, **layers, **FORMS[form]})).eval()
 
 
 def networks(phi3: Phi3ForCausalLM) -> list[Network]:
@@ -158,11 +171,6 @@ def test_every_state_is_that_of_transformers(encoder, batch):
         expected = torch.cat([each[layer][0, begins:] for each in whole])
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert states[run.slots_of(lengths)].shape == (len(batch) * len(encoder.slots), 64)
-
-
-def test_a_model_of_another_activation_is_not_served():
-    with pytest.raises(ModelUnusable, match="'gelu'"):
-        shape_of({"hidden_act": "gelu"})
 
 
 def test_a_row_of_one_call_is_padded_to_a_multiple_that_gpus_tile_products_by(request, monkeypatch, encoder, batch):
