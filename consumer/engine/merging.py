@@ -33,6 +33,7 @@ _OF_A_LAYER = (
     "input_layernorm", "post_attention_layernorm", "self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj",
     "mlp.down_proj",
 )  # fmt: skip
+_STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DOWN = re.compile(r"base_model\.model\.(?P<layer>.+)\.(?:lora_A\.weight|lora_embedding_A)")
 
 
@@ -135,18 +136,24 @@ def _read(folder: Path, shape: Shape) -> dict[str, Tensor]:
     """All tensors of all shards, mapped into memory and not yet read.
 
     Raises:
-        ModelUnusable: a file is broken, or a tensor is missing.
+        ModelUnusable: a file is broken, or a tensor is missing, in two files, or quantized.
     """
     stored: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                stored |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError) as error:
             raise ModelUnusable(f"the weights in {folder} cannot be loaded: {path.name}: {error}") from error
+        if twice := found.keys() & stored.keys():
+            raise ModelUnusable(f"{folder} holds {min(twice)} twice, last in {path.name}: which one is meant?")
+        stored |= found
     layers = (f"model.layers.{number}.{part}.weight" for number in range(shape.layers) for part in _OF_A_LAYER)
     if lacking := {EMBEDDING, "model.norm.weight", *layers} - stored.keys():
         raise ModelUnusable(f"the weights in {folder} lack {len(lacking)} tensors, such as {min(lacking)}")
+    if quantized := sorted(name for name, tensor in stored.items() if tensor.dtype not in _STORED):
+        kind = str(stored[quantized[0]].dtype).removeprefix("torch.")
+        raise ModelUnusable(f"{quantized[0]} in {folder} is of type {kind}: quantized models are not served")
     return stored
 
 

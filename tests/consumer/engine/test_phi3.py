@@ -185,6 +185,28 @@ def test_weights_that_lack_a_tensor_are_not_served(tmp_path, phi3_nano):
         Phi3Engine(EngineConfig(model=str(folder), device="cpu"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_quantized_weights_are_not_served(tmp_path, phi3_nano, dtype):
+    """They need the scales that lie beside them: cast alone, they would answer, and wrongly."""
+    folder = shutil.copytree(phi3_nano, tmp_path / "model")
+    tensors, name = load_file(folder / "model.safetensors"), "model.layers.0.mlp.down_proj.weight"
+    tensors |= {name: tensors[name].to(dtype), f"{name}_scale": torch.ones(1)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ModelUnusable, match=r"down_proj\.weight in .* is of type \w+: quantized"):
+        Phi3Engine(EngineConfig(model=str(folder), device="cpu"))
+
+
+def test_a_tensor_in_two_files_is_not_served(tmp_path, phi3_nano):
+    """Left over from another model, the one read last would win."""
+    folder = shutil.copytree(phi3_nano, tmp_path / "model")
+    left_over = {"model.norm.weight": load_file(folder / "model.safetensors")["model.norm.weight"] * 2}
+    save_file(left_over, folder / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ModelUnusable, match=r"holds model\.norm\.weight twice"):
+        Phi3Engine(EngineConfig(model=str(folder), device="cpu"))
+
+
 def test_a_changed_weight_is_another_revision(tmp_path, phi3_nano):
     folder = shutil.copytree(phi3_nano, tmp_path / "phi3-nano")
     assert locate(str(folder)).ref == locate(str(phi3_nano)).ref
