@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from .lanes import Lanes
 
 T = TypeVar("T")
 
-_SMALLEST, _PROBE_SECONDS = 512, 0.5
+_SMALLEST, _PROBE_SECONDS = 512, 0.25
 _GAIN = 1.03  # a budget twice as large must be faster by this factor to justify its memory and delay
 _UNKNOWN = {"cpu": 4_096, "cuda": 16_384}  # budgets where nothing is probed
 
@@ -48,18 +49,15 @@ class Budget:
         """
         if not self._memory or self._known:
             return
-        best, begun = 0.0, time.perf_counter()
-        tokens = _SMALLEST
-        while tokens <= longest and (tokens == _SMALLEST or time.perf_counter() - begun < _PROBE_SECONDS):
-            try:
-                rate = _rate(run, tokens)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+        best, spent, tokens = 0.0, 0.0, _SMALLEST
+        self.tokens = _SMALLEST
+        while tokens <= longest and spent < _PROBE_SECONDS:
+            rate = _if_memory_lasts(partial(_rate, run, tokens))
+            if rate is None or rate < best * _GAIN:
                 break
-            if rate < best * _GAIN:
-                break
+            spent += tokens / rate  # without the warm-ups, of which the first may compile for a minute
             best, self.tokens, tokens = rate, tokens, tokens * 2
+        _release()
         self._remember()
 
     def run(
@@ -68,32 +66,30 @@ class Budget:
         """Apply ``compute`` to all of ``batch``, in as many passes as the budget requires.
 
         With lanes, several passes run at once. If memory runs out, they run one by one, and the budget is halved
-        whenever one still does not fit.
+        whenever one still does not fit. A single abstract is tried twice, since others may have had the memory.
 
         Raises:
             RuntimeError: there is not enough memory for a single abstract.
         """
         if lanes and lanes.count > 1 and len(batch) > 1:
-            try:
-                return lanes.run(lanes.share_out(batch, self.tokens), compute)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+            all_at_once = _if_memory_lasts(partial(lanes.run, lanes.share_out(batch, self.tokens), compute))
+            if all_at_once is not None:
+                return all_at_once
         done: list[T] = []
         while len(done) < len(batch):
             some = next(passes(batch[len(done) :], self.tokens))
-            try:
-                done += compute(some)
-            except Exception as error:
-                if len(some) == 1 or not is_out_of_memory(error):
-                    raise
-                self._halve(sum(one.tail_length for one in some))
+            answers = _if_memory_lasts(partial(compute, some))
+            if answers is None:
+                _release()
+                if len(some) > 1:
+                    self._halve(sum(one.tail_length for one in some))
+                    continue
+                answers = compute(some)
+            done += answers
         return done
 
     def _halve(self, tried: int) -> None:
         self.tokens = max(1, min(self.tokens, tried) // 2)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
         self._remember()
 
     def _remember(self) -> None:
@@ -111,6 +107,22 @@ def passes(batch: Sequence[Tokens], tokens: int) -> Iterator[Sequence[Tokens]]:
         held += one.tail_length
     if start < len(batch):
         yield batch[start:]
+
+
+def _if_memory_lasts(run: Callable[[], T]) -> T | None:
+    """What ``run`` returns; None if memory ran out. The error is gone then, and with it the tensors that it held."""
+    try:
+        return run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _release() -> None:
+    """Give the GPU back what is held in reserve, in pieces that the next pass may have no use for."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:

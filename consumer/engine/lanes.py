@@ -4,8 +4,9 @@ One pass of a small model has too little work for several threads: they wait for
 if a core is busy otherwise, they all wait for the slowest. Only a pass that is alone uses all threads.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
@@ -26,9 +27,17 @@ class Lanes:
         self._threads = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, passes: Sequence[Sequence[Tokens]], compute: Callable[[Sequence[Tokens]], list[T]]) -> list[T]:
-        """Apply ``compute`` to all passes at once, and return the results of all in order."""
+        """Apply ``compute`` to all passes at once, and return the results of all in order.
+
+        If one fails, its error is raised when no other computes any more: what comes next has all memory and threads.
+        """
         with one_thread():
-            return [one for done in self._threads.map(compute, passes) for one in done]
+            running = deque(self._threads.submit(compute, some) for some in passes)
+            wait(running)
+            results: list[T] = []
+            while running:  # an error that is raised here must hold no list that holds the error
+                results += running.popleft().result()
+            return results
 
     def share_out(self, batch: Sequence[Tokens], tokens: int) -> list[Sequence[Tokens]]:
         """Split a batch, in order, into passes of about ``tokens`` tokens or fewer, the same work for each lane."""

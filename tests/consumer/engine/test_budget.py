@@ -1,5 +1,7 @@
 """A pass takes as many tokens as the budget allows. Where memory runs out the budget is halved, and remembered."""
 
+import weakref
+
 import pytest
 import torch
 from abstream.consumer.engine import Tokens, budget
@@ -17,6 +19,15 @@ def of(*lengths: int) -> list[Tokens]:
 
 def lengths(batch) -> list[int]:
     return [len(one.ids) for one in batch]
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
 
 
 def limited(most: int, ran: list[list[int]]):
@@ -61,6 +72,36 @@ def test_an_abstract_that_does_not_fit_alone_is_refused_and_the_budget_stays():
     assert limit.tokens == before
 
 
+def test_an_abstract_that_fits_alone_at_the_second_try_is_answered():
+    """Another process, or an adapter being loaded, may have had the memory for a moment."""
+    free = iter([50, 500])
+
+    def compute(batch):
+        if sum(lengths(batch)) > next(free):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return lengths(batch)
+
+    assert Budget(GPU).run(of(100), compute) == [100]
+
+
+def test_memory_is_given_back_when_nothing_holds_the_tensors_of_the_pass_that_failed(monkeypatch):
+    """An error holds the frames that it came through, and they their tensors: these must be gone before."""
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    still_there: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: still_there.append(tensors[-1]() is not None))
+
+    def compute(batch):
+        held = torch.ones(5)
+        tensors.append(weakref.ref(held))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return lengths(batch)
+
+    assert Budget(GPU).run(of(100, 100), compute) == [100, 100]
+    assert still_there == [False]
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory():
     def broken(_):
         raise RuntimeError("shapes differ")
@@ -72,13 +113,13 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
 
 @pytest.mark.parametrize(
     ("rates", "found"),
-    [({512: 10, 1024: 15, 2048: 15.1}, 1024), ({512: 10, 1024: 9}, 512), ({512: 10, 1024: 20}, 1024)],
+    [({512: 10, 1024: 15, 2048: 15.1}, 1024), ({512: 10, 1024: 9}, 512), ({512: 10, 1024: 20}, 1024), ({}, 512)],
 )
 def test_the_probe_grows_while_it_pays_and_memory_lasts(monkeypatch, tmp_path, rates, found):
     def rate(_, tokens: int) -> float:
         if tokens not in rates:
             raise torch.OutOfMemoryError
-        return rates[tokens]
+        return 1e6 * rates[tokens]
 
     monkeypatch.setattr(budget, "_rate", rate)
     limit = Budget(GPU, tmp_path / "budgets.json", "a")
@@ -89,6 +130,30 @@ def test_the_probe_grows_while_it_pays_and_memory_lasts(monkeypatch, tmp_path, r
     known = Budget(GPU, tmp_path / "budgets.json", "a")
     known.probe(lambda _: None, 16_384)
     assert known.tokens == found, "known, so nothing was probed"
+
+
+def test_a_first_pass_that_compiles_for_long_does_not_end_the_probe(monkeypatch, tmp_path):
+    clock = Clock()
+    monkeypatch.setattr(budget, "time", clock)
+
+    def run(tokens: int) -> None:
+        clock.now += 0.01 + 1e-6 * tokens if clock.now else 60.0
+
+    limit = Budget(GPU, tmp_path / "budgets.json", "a")
+    limit.probe(run, 4_096)
+    assert limit.tokens == 4_096
+
+
+def test_the_probe_ends_when_its_time_is_used_up(monkeypatch, tmp_path):
+    clock = Clock()
+    monkeypatch.setattr(budget, "time", clock)
+
+    def run(_: int) -> None:
+        clock.now += 0.2
+
+    limit = Budget(GPU, tmp_path / "budgets.json", "a")
+    limit.probe(run, 16_384)
+    assert limit.tokens == 1_024
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": "many"}', b'{"a": -1}', b"\xff"])

@@ -71,12 +71,34 @@ def test_where_memory_runs_out_passes_run_one_by_one():
     assert limit.tokens == before, "one alone fits"
 
 
-def test_another_failure_is_raised_at_once():
+def test_another_failure_is_raised_as_it_is():
     def compute(_):
         raise ValueError("not of memory")
 
     with pytest.raises(ValueError, match="not of memory"):
         Budget(torch.device("cpu")).run(of(5, 5), compute, TWO)
+
+
+def test_after_a_failure_no_lane_computes_any_more():
+    """What is tried next would share memory with it."""
+    begun, failed, computing = threading.Event(), threading.Event(), []
+
+    def compute(some):
+        if numbers(some) == [0]:
+            begun.wait(30)
+            failed.set()
+            raise MemoryError("for two at once")
+        computing.append(some)
+        begun.set()
+        failed.wait(30)
+        for _ in range(1_000):
+            torch.ones(64, 64) @ torch.ones(64, 64)
+        computing.clear()
+        return numbers(some)
+
+    with pytest.raises(MemoryError):
+        TWO.run([of(5), of(5, 5)[1:]], compute)
+    assert not computing
 
 
 def test_the_answers_of_lanes_are_those_of_one_thread(phi3_nano):
