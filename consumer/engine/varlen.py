@@ -81,15 +81,28 @@ def varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch has the kernel for this device and dtype, and it is correct; tried once, on two small prompts."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
+    return kernel_is_right(device, dtype)
+
+
+@torch.inference_mode()
+def kernel_is_right(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel agrees with attention in blocks: with shared heads and without, and with a window and without.
+
+    In each case two prompts share a past, and only their last tokens have queries. The blocks are computed in float32,
+    so that only the kernel's own rounding counts.
+    """
+    return all(_agrees(heads, window, device, dtype) for heads in (2, 4) for window in (6, 10))
+
+
+def _agrees(heads: int, window: int, device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(1)
-    query, key, value = (torch.randn(12, 2, 64, generator=generator).to(device, dtype) for _ in range(3))
-    past = key[:3], value[:3]
-    blocks = BlockAttention([range(3, 8), range(3, 10)], [5, 7], 6, dtype, device)
-    laid = blocks.queries(query), blocks.keys(key), blocks.values(value)
+    query, key, value = (torch.randn(12, count, 64, generator=generator).to(device, dtype) for count in (heads, 2, 2))
+    query, past = torch.cat([query[2:5], query[8:]]), (key[:3], value[:3])
     try:
-        with torch.no_grad():
-            given = VarlenAttention([5, 7], [5, 7], 3, 6, device).attend(query, key, value, past)
+        given = VarlenAttention([3, 4], [5, 7], 3, window, device).attend(query, key, value, past)
     except (ImportError, RuntimeError, TypeError):  # not built in, or not for this GPU
         return False
-    expected = blocks.attend(*laid, (blocks.keys(past[0]), blocks.values(past[1])))
+    blocks = BlockAttention([range(5, 8), range(6, 10)], [5, 7], window, torch.float32, device)
+    own, before = ((blocks.keys(each.float()), blocks.values(other.float())) for each, other in ((key, value), past))
+    expected = blocks.attend(blocks.queries(query.float()), *own, before)
     return bool((given - expected).abs().max() <= _TOLERANCE)

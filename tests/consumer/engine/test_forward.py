@@ -187,6 +187,20 @@ def test_a_row_of_one_call_is_padded_to_a_multiple_that_gpus_tile_products_by(re
     assert (len(states), seen) == (tokens, [len(encoder.prefix), padded])
 
 
+@pytest.mark.parametrize("flaw", ["none", "in all", "no window", "always a window", "with shared heads"])
+def test_in_one_call_a_kernel_that_errs_in_any_case_is_not_used(request, monkeypatch, flaw):
+    if "in blocks" in request.node.name:
+        pytest.skip("there is no kernel")
+
+    def kernel(query, key, *given, window_size, enable_gqa=False) -> torch.Tensor:
+        seen = {"no window": (-1, 0), "always a window": (5, 0)}.get(flaw, window_size)
+        right = packed_attention(query, key, *given, window_size=seen, enable_gqa=enable_gqa)
+        return 1.1 * right if flaw == "in all" or (flaw == "with shared heads" and enable_gqa) else right
+
+    monkeypatch.setattr(varlen, "kernel", lambda: kernel)
+    assert varlen.kernel_is_right(torch.device("cpu"), torch.bfloat16) == (flaw == "none")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_both_ways_give_the_same(monkeypatch, encoder, batch):
