@@ -77,6 +77,15 @@ def test_a_name_given_twice_is_refused_since_nobody_could_say_which_was_meant(na
         parse_submitted(again)
 
 
+@pytest.mark.parametrize("before_colon", ["", " ", "\n\t"], ids=["compact", "a space", "a line"])
+@pytest.mark.parametrize("name", ["id", "abstract"])
+def test_a_name_given_twice_is_noticed_among_known_names_alone(name, before_colon):
+    """Such events, the usual ones, are parsed strictly only because their names are more than were read."""
+    again = body().replace(f'"{name}":'.encode(), f'"{name}"{before_colon}: "0", "{name}":'.encode(), 1)
+    with pytest.raises(Malformed, match=f"'{name}' is given twice"):
+        parse_submitted(again)
+
+
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("where", ["envelope", "identifiers"])
 def test_a_number_that_is_none_is_refused_also_where_nobody_reads_it(token, where):
