@@ -24,6 +24,7 @@ from transformers import Phi3ForCausalLM
 from ..consumer.engine.forward import SlotClassifier, pack
 from ..consumer.engine.packing import pack_by
 from ..consumer.engine.products import keep_more_products
+from ..consumer.engine.shape import read_shape
 from ..consumer.engine.tokens import PromptEncoder
 from ..consumer.engine.weights import BaseFolder, read_base, untie
 from ..schemas import Abstract, AbstreamError, ModelUnusable, Prompt, Task
@@ -91,7 +92,7 @@ class Run:
         phi3 = read_base(base.path, self.dtype, in_4_bits=config.qlora)
         if not config.qlora:
             nn.Module.to(phi3, self.device)
-        limit = min(config.max_prompt_tokens, phi3.config.max_position_embeddings)
+        limit = min(config.max_prompt_tokens, read_shape(base.path).max_tokens)  # as serving cuts
         self.encoder = encoder = PromptEncoder(base.path, Prompt(splits.task), limit)
         phi3.name_or_path = base.ref.id  # PEFT saves it: the model's name, not its path on this machine
         untie(phi3)

@@ -63,7 +63,13 @@ def one_before(history: Sequence[Announced], served: Collection[str]) -> Announc
     Raises:
         AdapterRefused: there is none.
     """
-    known = [one for one in in_service(history) if one.update.digest in served]
+    announced = in_service(history)
+    if len(announced) == 1:
+        raise AdapterRefused(
+            "no other adapter was announced before this one: release the one that is to serve instead, such as "
+            "the included one, abstream/ops/models/phi3-nano-oncology"
+        )
+    known = [one for one in announced if one.update.digest in served]
     if len(known) < 2:
         raise AdapterRefused("no worker has served another adapter before this one: name one with --to")
     return known[-2]

@@ -8,10 +8,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ...schemas import ModelUnusable
 from .fused import Fused
 from .products import Plain, Product
 
 _LARGEST = float(torch.finfo(torch.float8_e4m3fn).max)
+_MULTIPLE = 16  # of both sides of a weight
 _TOLERANCE = 6e-2  # of the largest value: both operands have three bits of mantissa
 
 
@@ -19,6 +21,13 @@ class Scaled(Product):
     """Products of bfloat16 rows with an FP8 weight."""
 
     def __init__(self, weight: Tensor) -> None:
+        """
+        Raises:
+            ModelUnusable: the weight's sides are not multiples of 16, as these products need.
+        """
+        if any(side % _MULTIPLE for side in weight.shape):
+            sides = " by ".join(map(str, weight.shape))
+            raise ModelUnusable(f"a weight of {sides} has no fp8 products, only multiples of {_MULTIPLE}: use bfloat16")
         rows, scales = quantized(weight)
         self._weight, self._scales = rows.T, scales.T  # the products take the weight column-major
 

@@ -52,8 +52,7 @@ class VarlenAttention:
         if past:
             keys, values = (self._behind(old, new) for old, new in zip(past, (keys, values), strict=True))
         call = kernel()
-        known = signature(call).parameters
-        if queries.shape[1] != keys.shape[1] and "enable_gqa" not in known:
+        if queries.shape[1] != keys.shape[1] and not _shares_heads(call):
             keys, values = (each.repeat_interleave(queries.shape[1] // keys.shape[1], 1) for each in (keys, values))
         shared = {"enable_gqa": True} if queries.shape[1] != keys.shape[1] else {}
         seen = (self._look_back, 0)  # torch before 2.12 has no window, for which ``varlen_works`` is False
@@ -74,6 +73,12 @@ def kernel() -> Kernel:
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn
+
+
+@cache
+def _shares_heads(call: Kernel) -> bool:
+    """Whether the kernel knows grouped-query attention, as that of newer versions of torch does."""
+    return "enable_gqa" in signature(call).parameters
 
 
 @cache

@@ -1,5 +1,6 @@
 """A fine-tuning run repeats itself bit for bit, goes on after a kill as if nothing had been, and says when it fails."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_only_the_lora_weights_learn(new_run):
 def test_layers_that_the_base_does_not_have_are_named(new_run):
     with pytest.raises(ModelUnusable, match=r"phi3-tiny .*nope"):
         new_run(target_modules=("nope",))
+
+
+def test_prompts_are_cut_where_serving_cuts_them(tiny, tmp_path):
+    """With LongRoPE that is before the longest prompt, at which the frequencies change."""
+    folder = tmp_path / "long"
+    shutil.copytree(tiny.path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    (folder / "config.json").write_text(json.dumps(config | {"original_max_position_embeddings": 256}))
+    splits = Splits(TASK, frozenset({"trial", "arm"}), records_of(16), records_of(6))
+
+    run = Run(TrainConfig(data="unused", **ONE_CPU), splits, locate(str(folder)), tmp_path, lambda _: None)
+
+    assert run.encoder.max_tokens == 256
 
 
 def test_embeddings_learn_but_for_those_of_the_label_tokens(new_run):

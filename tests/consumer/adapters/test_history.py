@@ -73,6 +73,12 @@ def test_an_adapter_that_no_worker_would_serve_is_skipped(announce):
         one_before([a, b, c], {c.update.digest})
 
 
+def test_after_the_first_release_there_is_nothing_to_roll_back_to(announce):
+    [first] = announce("a")
+    with pytest.raises(AdapterRefused, match="no other adapter was announced before this one: release"):
+        one_before([first], {first.update.digest})
+
+
 def test_an_adapter_is_found_by_its_version_and_by_its_digest(announce):
     history = announce("a", "b")
     digest = history[0].update.digest

@@ -27,10 +27,16 @@ def test_each_row_has_a_scale_of_its_own():
     torch.testing.assert_close(eight.float() * scales, rows.float(), rtol=0.07, atol=1e-12)
 
 
-@pytest.mark.parametrize("call", ["__call__", "activated", "times", "plus"])
+@pytest.mark.parametrize("sides", [(48, 40), (40, 48)])
+def test_a_weight_whose_sides_are_no_multiples_of_16_is_refused(sides):
+    with pytest.raises(ModelUnusable, match="multiples of 16: use bfloat16"):
+        Scaled(random(*sides))
+
+
+@pytest.mark.parametrize("call", ["__call__", "gated", "plus"])
 def test_a_product_and_what_follows_it_are_close_to_those_of_bfloat16(call):
     weight, rows, other = random(48, 64), random(33, 64), random(33, 48)
-    others = [other] if call in ("times", "plus") else []
+    others = [other] if call == "plus" else []
 
     given, expected = (getattr(make(weight), call)(rows, *others).float() for make in (Scaled, Plain.of))
 
