@@ -46,6 +46,7 @@ async def test_a_reader_waits_while_a_batch_of_its_lane_is_ready(ready):
 
 async def test_ready_bulk_work_does_not_block_interactive_work(ready):
     bulk = asyncio.create_task(ready.put("bulk", [job("one"), job("two")]))
+    assert await is_waiting(bulk)
     await asyncio.wait_for(ready.put("interactive", [job("urgent")]), 1)
 
     assert await names(ready) == ["urgent", "one"], "room that costs nothing is used"
