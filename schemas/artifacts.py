@@ -32,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]*(?<![. ])")
 # The parts of an adapter, and texts about it. Anything else is code, a pickle, or never read.
 _SUFFIXES = frozenset({".safetensors", ".json", ".md", ".txt", ""})
 
-_SIGNATURE = re.compile(r"ed25519:(?P<key>[0-9a-f]{64}):(?P<value>[A-Za-z0-9+/=]+)")
+_SIGNATURE = re.compile(r"ed25519:(?P<key>[0-9a-f]{64}):(?P<value>[A-Za-z0-9+/]+={0,2})")
 
 ProbabilitiesByQuestion = dict[str, dict[str, Probability]]
 

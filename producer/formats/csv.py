@@ -151,7 +151,7 @@ class Writer:
 
     def write(self, record: Record, prediction: Mapping[str, Any]) -> None:
         """Store one row; the columns of questions that were not asked stay empty."""
-        row = columns_of(record)
+        row = {_cell(name): _cell(value) for name, value in columns_of(record).items()}
         column = label_column(row)
         if row.get(column) in (None, ""):  # an existing label is kept
             row[column] = included(prediction, self._questions)
@@ -167,7 +167,7 @@ class Writer:
         writer.writeheader()
         with self._rows as rows:
             rows.seek(0)
-            writer.writerows({name: _cell(value) for name, value in json.loads(row).items()} for row in rows)
+            writer.writerows(map(json.loads, rows))
         text.detach()  # the caller closes the file
 
 
@@ -178,6 +178,8 @@ class TsvWriter(Writer):
         super().__init__(file, questions, "\t")
 
 
-def _cell(value: object) -> object:
-    """Lists and objects of JSON lines are written as JSON."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+def _cell(value: Any) -> Any:
+    """What is written for a value: JSON for a list or object, and U+FFFD for NUL, which Python 3.10 cannot write."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value

@@ -72,6 +72,12 @@ def test_a_year_is_found_in_a_date_and_one_that_is_none_breaks_nothing(written, 
     assert record.abstract.year == year
 
 
+def test_a_nul_is_written_to_a_table_as_a_replacement_character():
+    [record] = records(b'{"id": "1", "text": "a\\u0000b", "c\\u0000": "d"}', "x.jsonl")
+    table = row_of(written([record], "x.csv"))
+    assert (table["text"], table["c\ufffd"]) == ("a\ufffdb", "d")
+
+
 def test_an_abstract_of_the_contract_is_read_whole():
     line = {
         "abstract": "Text.",
