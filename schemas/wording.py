@@ -9,7 +9,8 @@ from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidato
 _WORDS = {
     "missing": "is missing",
     "extra_forbidden": "is unknown: correct the name, or leave it out",
-    **dict.fromkeys(("string_type", "string_unicode", "string_sub_type"), "must be a string"),
+    **dict.fromkeys(("string_type", "string_sub_type"), "must be a string"),
+    "string_unicode": "must be valid Unicode",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match the pattern {pattern}",

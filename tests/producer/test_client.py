@@ -43,15 +43,15 @@ async def test_many_abstracts_keep_their_order(redis, streams, publisher):
     assert [one.id for one in published] == [str(number) for number in range(600)]
 
 
-@pytest.mark.parametrize(("id_", "why"), [("", "at least 1 character"), (7, "valid string"), ("\ud800", "unicode")])
+@pytest.mark.parametrize(("id_", "why"), [("", "not be empty"), (7, "be a string"), ("\ud800", "be valid Unicode")])
 async def test_an_id_that_is_none_is_told_and_nothing_is_sent(id_, why, redis, streams, publisher):
-    with pytest.raises(Malformed, match=f"^abstract {re.escape(repr(id_))}: id: .*{why}"):
+    with pytest.raises(Malformed, match=f"^abstract {re.escape(repr(id_))}: id: must {why}"):
         await publisher.publish_many([("sound", ABSTRACT), (id_, ABSTRACT)])
     assert not await redis.exists(streams.lane("interactive"))
 
 
 async def test_an_empty_id_is_none_of_a_single_abstract_either(redis, streams, publisher):
-    with pytest.raises(Malformed, match="at least 1 character"):
+    with pytest.raises(Malformed, match="must not be empty"):
         await publisher.publish(ABSTRACT, id="")
     assert not await redis.exists(streams.lane("interactive"))
 
