@@ -152,6 +152,8 @@ def _start(name: str, folder: Path) -> float:
 
 
 def _turn() -> Turn:
+    """The second of two steps, since in training a step follows another: the first finds its memory cold."""
+    _step()
     return _step()
 
 
