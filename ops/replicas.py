@@ -33,6 +33,8 @@ WELL_AFTER_SECONDS = 60.0  # of life: the next failure is a new one
 LOOK_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 HOPELESS = (2,)  # a usage error is one again
+# glibc then asks Linux for large pages: on CPUs an abstract takes a twentieth less (DECISIONS.md).
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 log = structlog.get_logger()
 
@@ -219,7 +221,7 @@ def this_command(count: int, device: str, threads: int | None) -> tuple[list[str
     if device != "cpu" and (gpus := _gpus()):
         return command, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     share = threads or max(1, (os.cpu_count() or 1) // count)
-    return [*command, f"--threads={share}"], [{}]
+    return [*command, f"--threads={share}"], [{} if os.environ.keys() & LARGE_PAGES else LARGE_PAGES]
 
 
 def _gpus() -> list[str]:

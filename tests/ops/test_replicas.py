@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from abstream import Abstract
-from abstream.ops.replicas import Replica, Supervisor, this_command
+from abstream.ops.replicas import LARGE_PAGES, Replica, Supervisor, this_command
 from abstream.training.release import release
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
@@ -185,7 +185,17 @@ async def test_a_stop_before_the_replica_handles_signals_ends_it_too():
 def test_on_cpus_each_replica_gets_its_share_of_the_threads(count, device, threads, given):
     command, environments = this_command(count, device, threads)
     assert command[-1] == given
-    assert environments == [{}]
+    assert environments == [LARGE_PAGES]
+
+
+def test_settings_of_the_allocator_that_an_operator_made_stay(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    assert this_command(2, "cpu", 1)[1] == [{}]
+
+
+def test_the_image_asks_for_large_pages_as_well():
+    image = (Path(__file__).parents[2] / "ops/docker/Dockerfile").read_text()
+    assert [f"{name}={value}" in image for name, value in LARGE_PAGES.items()] == [True]
 
 
 @pytest.mark.parametrize("says", ["No devices were found", "NVIDIA-SMI has failed\nMake sure that the driver is there"])
@@ -194,12 +204,12 @@ def test_nvidia_smi_without_a_gpu_counts_as_no_gpu(monkeypatch, tmp_path, says):
     (tmp_path / "nvidia-smi").chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert this_command(2, "auto", 1)[1] == [{}]
+    assert this_command(2, "auto", 1)[1] == [LARGE_PAGES]
 
 
 def test_hidden_gpus_count_as_no_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert this_command(2, "auto", 1)[1] == [{}]
+    assert this_command(2, "auto", 1)[1] == [LARGE_PAGES]
 
 
 def test_on_gpus_each_replica_sees_one_gpu(monkeypatch):
