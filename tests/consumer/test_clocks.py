@@ -77,6 +77,14 @@ async def test_a_resubmission_is_recognised_although_the_clock_jumped_over_midni
     assert await workers.pending() == 0
 
 
+async def test_identities_are_kept_until_the_window_after_theirs_has_ended(redis, streams, publisher, workers):
+    await publisher.publish_many(numbered(1))
+    await workers.burst()
+
+    [seen] = await redis.keys(streams.seen(time.time())[0].rpartition(":")[0] + ":*")
+    assert 0 <= 2 * DEDUPE_WINDOW_SECONDS - await redis.ttl(seen) < 60
+
+
 def test_a_clock_set_back_is_noticed_once_and_a_forward_jump_is_not_taken_for_one(monkeypatch):
     clock, now = ServerClock(), 5_000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -17,7 +17,7 @@ class Shards:
     async def commit(self, part: list[str]) -> None:
         if part[0].startswith("away"):
             await self.back.wait()
-        if part[0] == "refused":
+        if part[0].endswith("refused"):
             raise ValueError(part[0])
         self.published += part
 
@@ -54,4 +54,24 @@ async def test_an_error_that_retrying_cannot_mend_is_raised(shards):
     with pytest.raises(ValueError, match="refused"):
         await commits.make([["refused"]])
     await commits.end()
+    assert shards.published == []
+
+
+async def test_an_error_of_an_earlier_batch_is_raised_by_a_later_one(shards):
+    commits = Commits(shards.commit, shards=2)
+    await commits.make([["away-refused"]])
+    await commits.make([["here-1"]])
+    shards.back.set()
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    with pytest.raises(ValueError, match="away-refused"):
+        await commits.make([])
+
+
+async def test_at_the_end_what_still_waits_is_given_up(shards):
+    commits = Commits(shards.commit, shards=2)
+    await commits.make([["away-1"], ["away-2"]])
+    await commits.end()
+    shards.back.set()
+    with pytest.raises(asyncio.CancelledError):
+        await commits.rest()
     assert shards.published == []

@@ -197,6 +197,27 @@ async def test_release_hands_back_at_once_and_uncounts_the_delivery_unless_the_e
     assert taken.decode() == mine
 
 
+async def test_a_release_that_is_repeated_since_its_reply_was_lost_counts_no_fewer_than_no_deliveries(shard):
+    [entry] = await shard.add("a")
+    await shard.read("me")
+
+    for _ in range(2):
+        assert await shard.call("release", "me", 1, 1, entry) == 1
+
+    assert [held["times_delivered"] for held in await shard.pending()] == [0]
+
+
+async def test_all_leases_restart_however_many_there_are(shard):
+    entries = await shard.add(*map(str, range(201)))
+    await shard.read("dead", count=len(entries))
+    await shard.redis.xclaim(shard.lane, GROUP, "dead", 0, entries, idle=3_600_000, justid=True)
+
+    assert await shard.call("restart_leases") == len(entries)
+
+    held = await shard.redis.xpending_range(shard.lane, GROUP, "-", "+", len(entries))
+    assert max(one["time_since_delivered"] for one in held) < 1_800_000
+
+
 @pytest.mark.parametrize("call", [("extend", "me"), ("release", "me", 1, 1)])
 async def test_trimmed_entries_are_neither_renewed_nor_handed_back_so_that_they_are_reported(shard, call):
     [entry] = await shard.add("a")

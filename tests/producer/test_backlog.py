@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -15,6 +16,7 @@ from abstream.producer import shipping
 from abstream.producer.connection import connect
 from abstream.schemas import Streams
 from abstream.schemas.streams import GROUP, MAX_EVENT_BYTES
+from redis.asyncio.client import Pipeline
 
 from ..conftest import wait_until
 
@@ -140,6 +142,19 @@ async def test_a_publisher_may_wait_for_room_and_says_so_once(server, namespace,
     assert await redis.xlen(lane) == 1
 
 
+async def test_however_often_a_publisher_looks_for_room_it_says_so_once(
+    server, namespace, redis, streams, caplog, monkeypatch
+):
+    monkeypatch.setattr(shipping, "_LOOK_SECONDS", 0.001)
+    async with Publisher(server, namespace=namespace, max_backlog=1, wait_for_room_seconds=0.05) as publisher:
+        await publisher.publish(ABSTRACT)
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                with pytest.raises(BacklogFull):
+                    await publisher.publish(ABSTRACT)
+    assert caplog.text.count("waiting for room") == 1
+
+
 async def test_a_full_redis_refuses_as_a_full_backlog_does_and_takes_nothing(namespace, streams):
     with embedded_redis("--maxmemory", "20mb", "--maxmemory-policy", "noeviction") as url:
         async with Publisher(url, namespace=namespace) as publisher, connect(url) as redis:
@@ -186,6 +201,21 @@ async def test_what_no_replica_has_is_not_published_yet_and_may_be_sent_again(
     await workers.burst()
     results = [result async for _, result in subscriber.predictions(since="0", until_idle=0.05)]
     assert sorted(result.causationid for result in results) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("reached", "is_published"), [(1, False), (2, True), (3, True)])
+async def test_as_many_replicas_must_have_it_as_were_asked_for(server, namespace, monkeypatch, reached, is_published):
+    execute = Pipeline.execute
+
+    async def answered(self, raise_on_error):
+        entry, _ = await execute(self, raise_on_error)
+        return [entry, reached]
+
+    monkeypatch.setattr(shipping, "_REPLICA_SECONDS", 0.01)
+    monkeypatch.setattr(Pipeline, "execute", answered)
+    async with Publisher(server, namespace=namespace, wait_replicas=2) as careful:
+        with nullcontext() if is_published else pytest.raises(Unavailable, match="1 of 2 replicas"):
+            await careful.publish(ABSTRACT)
 
 
 async def test_where_a_replica_follows_it_is_published_when_the_replica_has_it():
