@@ -9,6 +9,7 @@ from abstream.consumer.drift import FEWEST, Drift, Recent, by_chance, stability
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.mesh import MeshAgreement, is_neoplasm
 from abstream.schemas.expected import Bins, Expected
+from abstream.training.expected import FEWEST as FEWEST_EXPECTED
 from abstream.training.expected import expected
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
@@ -25,6 +26,17 @@ def answers_to(abstracts: list[Abstract], engine: FakeEngine) -> Expected:
     """The expected distributions that a fine-tuning run would record from these answers."""
     tokens = [engine.encode(one) for one in abstracts]
     return expected(engine.model, engine.classify(tokens).logits, [len(one.ids) for one in tokens])
+
+
+def test_of_too_few_validation_abstracts_no_distribution_is_recorded():
+    engine, enough = FakeEngine(), texts(1, FEWEST_EXPECTED)
+    assert answers_to(enough[1:], engine) is None
+    assert sum(answers_to(enough, engine).labels["cancer"].values()) == FEWEST_EXPECTED
+
+
+def test_a_question_that_too_few_validation_abstracts_are_asked_is_left_out():
+    known = answers_to(texts(1, FEWEST_EXPECTED), FakeEngine())
+    assert set(known.labels) == set(known.confidence) == {"cancer"}
 
 
 def samples(collector: Collector, name: str) -> dict[tuple[str, str], float]:

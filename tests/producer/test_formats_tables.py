@@ -92,6 +92,13 @@ def test_an_abstract_of_the_contract_is_read_whole():
     assert record.abstract.metadata == {"batch": "3"}
 
 
+def test_a_list_that_is_given_as_text_stays_a_field_and_is_no_list_of_letters():
+    """As a CSV export gives it."""
+    [record] = records(b'{"text": "Text.", "mesh": "Humans; Mice"}', "x.jsonl")
+    assert record.abstract.mesh == ()
+    assert record.fields["mesh"] == "Humans; Mice"
+
+
 def test_a_record_without_an_id_has_the_id_of_its_text_wherever_it_stands():
     """With row numbers as ids, row 3 of two files would be one abstract."""
     line, other = b'{"text": "Text."}\n', b'{"text": "Other."}\n'
@@ -192,6 +199,12 @@ def test_a_stray_quote_costs_its_own_row_only(size):
     assert (found[0], found[2:]) == ("1", [row.partition(",")[0] for row in sound])
     assert found[1].startswith("line 3: is not CSV: ")
     assert found[1].endswith("a quote is not closed")
+
+
+def test_after_a_stray_quote_the_lines_are_still_counted():
+    rows = b'id,title,abstract\n1,a,b\n2,"stray,b\n3,a,b\n4,too,many,fields\n'
+    found = told(records(rows, "x.csv"))
+    assert [one.partition(":")[0] for one in found] == ["1", "line 3", "3", "line 5"]
 
 
 def test_a_table_without_abstracts_is_refused_once():

@@ -52,6 +52,14 @@ def test_the_loss_is_that_of_labels_mixed_with_what_it_says():
     assert loss.item() == pytest.approx(expected.item())
 
 
+def test_weights_of_labels_hold_for_what_it_says_too():
+    weights = [torch.tensor([1.0, 3.0]), torch.ones(3)]
+    loss = slot_loss(LOGITS, torch.tensor([[0, NOT_ASKED], [1, NOT_ASKED]]), weights, Taught(SAID, (1.0, 1.0)))
+
+    weighted = -weights[0] * SAID[0] * LOGITS[0].log_softmax(-1)
+    assert loss.item() == pytest.approx(weighted.sum(-1).mean().item())
+
+
 def test_of_a_question_that_is_not_asked_nothing_is_learned_from_it_either():
     logits = [rows.clone().requires_grad_() for rows in LOGITS]
     slot_loss(logits, torch.tensor([[0, NOT_ASKED], [1, NOT_ASKED]]), None, Taught(SAID, (0.5, 0.5))).backward()
