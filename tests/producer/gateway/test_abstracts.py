@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 from abstream import Abstract, Publisher
@@ -80,6 +81,55 @@ async def test_a_list_in_which_nothing_is_good_is_a_problem(client):
     answer = await client.post("/v1/abstracts", json=[{"abstract": ""}])
     assert answer.status_code == 422
     assert [one["position"] for one in answer.json()["problems"]] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"json": [TAMOXIFEN], "headers": {"Idempotency-Key": "k"}},
+        {"content": CSV, "headers": {"Idempotency-Key": "k", "Content-Type": "text/csv"}},
+        {"json": {**TAMOXIFEN, "id": "own"}, "headers": {"Idempotency-Key": "k"}},
+    ],
+    ids=["list", "file", "another id"],
+)
+async def test_an_idempotency_key_is_of_one_abstract_that_has_no_other_id(client, redis, streams, wrong):
+    answer = await client.post("/v1/abstracts", **wrong)
+    assert (answer.status_code, "`Idempotency-Key`" in answer.json()["detail"]) == (422, True)
+    assert await waiting(redis, streams) == []
+
+
+@pytest.mark.parametrize(("media_type", "code"), [("application/vnd.api+json", 202), ("text/plain", 415)])
+async def test_json_is_taken_under_any_of_its_names_and_nothing_else_as_json(client, media_type, code):
+    content, headers = json.dumps(TAMOXIFEN), {"Content-Type": media_type}
+    path = "/v1/abstracts" if code == 202 else "/v1/classify"
+    assert (await client.post(path, content=content, headers=headers)).status_code == code
+
+
+@pytest.mark.parametrize("blanks", [0, 2 << 20], ids=["small", "large"])
+async def test_a_number_that_json_does_not_know_is_a_problem(client, blanks):
+    content = '{"title": "T", "year": NaN}' + " " * blanks
+    answer = await client.post("/v1/abstracts", content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:abstream:problem:undecodable")
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+async def test_a_body_beyond_the_limit_is_refused_whether_its_size_is_declared_or_not(gateway, is_declared):
+    async def pieces(content: bytes) -> AsyncIterator[bytes]:
+        yield content[:10]
+        yield content[10:]
+
+    content = json.dumps(TAMOXIFEN).encode()
+    async with gateway(max_body_bytes=len(content)) as client:
+        answers = [
+            await client.post(
+                "/v1/abstracts",
+                content=body if is_declared else pieces(body),
+                headers={"Content-Type": "application/json"},
+            )
+            for body in (content, content + b" ")
+        ]
+    assert [answer.status_code for answer in answers] == [202, 413]
+    assert answers[1].json()["limit"] == len(content)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +294,12 @@ async def test_who_waits_in_vain_is_told_where_to_look_later(client, workers):
     await workers.burst()
     await wait_until(lambda: is_status(client, answer.json()["id"], "done"))
     assert (await client.get(answer.headers["location"])).json()["status"] == "done"
+
+
+async def test_nobody_waits_longer_than_the_gateway_allows(gateway):
+    async with gateway(max_wait_seconds=0.01) as client:
+        answer = await client.post("/v1/classify?wait_seconds=3600", json=TAMOXIFEN)
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
 
 
 async def test_who_waits_for_what_was_refused_before_gets_the_new_answer(client, workers):

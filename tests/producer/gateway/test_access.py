@@ -43,6 +43,14 @@ async def test_with_tokens_each_client_sees_its_own_abstracts(gateway, tmp_path)
         assert (await client.get("/healthz")).status_code == 200, "whoever watches over it has no token"
 
 
+async def test_where_one_clients_name_begins_anothers_they_see_nothing_of_each_other(gateway, tmp_path):
+    (tmp_path / "tokens").write_text(f"one {FIRST}\non {SECOND}\n")
+    one, on = ({"Authorization": f"Bearer {token}"} for token in (FIRST, SECOND))
+    async with gateway(tokens_file=tmp_path / "tokens") as client:
+        assert (await client.post("/v1/abstracts", headers=one, json={"id": "1", "title": "T"})).status_code == 202
+        assert (await client.get("/v1/abstracts/e1", headers=on)).status_code == 404
+
+
 def test_a_file_of_tokens_is_read_again_when_it_has_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "_LOOK_SECONDS", 0)
     file = tmp_path / "tokens"

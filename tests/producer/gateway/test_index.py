@@ -25,6 +25,16 @@ async def refused_writes(redis) -> int:
     return (await redis.info("commandstats"))["cmdstat_hset"]["rejected_calls"]
 
 
+async def test_what_others_sent_is_not_recorded(redis, streams):
+    others = prediction_event(causationid="1", causationsource=f"{SOURCE}-of-somebody-else")
+    clients = prediction_event(causationid="1", causationsource=f"{SOURCE}:client")
+    entries = [(b"%d-0" % number, {b"event": event}) for number, event in enumerate((others, clients), start=1)]
+
+    await IndexOfShard(Shard(redis, streams), SOURCE).note(read_entries("predictions", entries))
+
+    assert len(await redis.keys(f"{streams.standing('')}*")) == 1
+
+
 async def test_a_full_redis_is_asked_for_a_page_at_a_time_and_has_all_once_there_is_room(redis, streams):
     index = IndexOfShard(Shard(redis, streams), SOURCE)
     await redis.config_set("maxmemory", 1)

@@ -75,6 +75,19 @@ async def test_a_stream_goes_on_after_the_last_event_that_was_seen(listening, fo
     assert events.ids == before[5:] + live
 
 
+async def test_who_reconnects_goes_on_where_it_was_and_not_where_its_address_begins(
+    listening, following, publish_results
+):
+    """A browser asks for the same address again."""
+    entry_ids = await publish_results(3)
+    async with (
+        listening() as gateway,
+        following(gateway.client, entry_ids[1], "/v1/predictions/stream?after=0") as events,
+    ):
+        await wait_until(lambda: events.ids)
+    assert events.ids == entry_ids[2:]
+
+
 @pytest.mark.parametrize(
     ("taken", "sent"), [("br, GZIP;q=0.5", "gzip"), ("gzip;q=0", None), ("gzip; q=0.0, *", None), ("identity", None)]
 )

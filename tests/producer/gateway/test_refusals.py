@@ -103,5 +103,33 @@ async def test_what_was_announced_before_is_known_and_not_live(client, redis, st
     assert found["live"]["version"] == "2"
 
 
+async def test_a_candidate_in_the_shadow_is_known_and_not_live(client, redis, streams, make_adapter, tmp_path):
+    await release(redis, streams, make_adapter("1").path, tmp_path / "store")
+    await release(redis, streams, make_adapter("2").path, tmp_path / "store", action="shadow")
+
+    found = (await client.get("/v1/adapters")).json()
+
+    assert [one["version"] for one in found["known"]] == ["1", "2"]
+    assert found["live"]["version"] == "1"
+
+
+async def test_a_worker_that_rejected_an_adapter_serves_the_one_before(
+    client, workers, redis, streams, make_adapter, tmp_path
+):
+    """Beside an event of a later version, which is passed over."""
+    good, bad = make_adapter("1"), make_adapter("2", base_model={"id": "other", "revision": "7"})
+    worker = workers.new("worker-1")
+    registry = workers.registry(worker)
+    for adapter in (good, bad):
+        await release(redis, streams, adapter.path, tmp_path / "store")
+        await registry.catch_up()
+    for output in ("adapters", "fleet"):
+        await redis.xadd(streams.output(output), {"event": b'{"type": "abstream.adapter.updated.v9"}'})
+
+    [told] = (await client.get("/v1/adapters")).json()["workers"]
+    assert (told["result"], told["digest"], told["serves"]) == ("rejected", bad.digest, good.digest)
+    assert "was trained on other" in told["reason"]
+
+
 async def test_without_adapters_nothing_is_live(client):
     assert (await client.get("/v1/adapters")).json() == {"live": None, "known": [], "workers": []}
