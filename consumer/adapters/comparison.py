@@ -24,8 +24,8 @@ class Question:
         flips: dict[str, dict[str, int]] = defaultdict(dict)
         for (first, second), count in sorted(self.flips.items()):
             flips[first][second] = count
-        same, mean = self.n - sum(self.flips.values()), self.shift / self.n if self.n else 0.0
-        return ShadowAnswers(n=self.n, same=same, confidence_shift=mean, flips=dict(flips))
+        same = self.n - sum(self.flips.values())
+        return ShadowAnswers(n=self.n, same=same, confidence_shift=self.shift / self.n, flips=dict(flips))
 
 
 @dataclass

@@ -199,5 +199,8 @@ async def test_without_the_right_to_ask_only_these_metrics_are_missing(server, s
         "abstream_subscriber_behind_seconds", {"stream": "predictions", "group": "registry"}
     )
     assert behind == 0
+    await redis.acl_setuser("nosy", commands=["+info", "-xinfo"])
+    assert registry.get_sample_value("abstream_redis_memory_bytes", {"kind": "used"})
+    assert registry.get_sample_value("abstream_subscriber_behind_seconds", {"stream": "predictions"}) is None
     broker.close()
     await redis.acl_deluser("nosy")

@@ -19,6 +19,11 @@ from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.stages import Inferred, Job, Refused
 
 CONFIG = WorkerConfig(name="one")
+ANSWERED, FAILED = object(), Refused(None, b"", b"", "inference_error")
+
+
+def switched(guard: Guard, engine: FakeEngine, action: str) -> None:
+    guard.switched(SimpleNamespace(update=SimpleNamespace(action=action)), engine.model)
 
 
 def signals(abstracts: int, *, reviews: int = 0, first_labels: int = 0, errors: int = 0) -> Signals:
@@ -88,13 +93,58 @@ def test_shares_of_different_first_labels_are_not_compared():
 def test_a_trial_may_be_longer_than_what_is_remembered_after_it():
     engine, half = FakeEngine(), MOST_REMEMBERED
     guard = Guard(WorkerConfig(name="one", guard_abstracts=2 * half), engine.model)
-    guard.switched(SimpleNamespace(update=SimpleNamespace(action="activate")), engine.model)
+    switched(guard, engine, "activate")
     batch = Inferred([Job(None, None, None, engine)], None, 0, 0)
-    sound, failed = object(), Refused(None, b"", b"", "inference_error")
-    for one in [sound] * half + [failed] * half:
+    for one in [ANSWERED] * half + [FAILED] * half:
         guard.observe(batch, [one])
     [(_, reason)] = [guard.objections.get_nowait()]
     assert f"{half} of {2 * half} (50%) failed" in reason
+
+
+def test_long_after_its_trial_an_adapter_is_remembered_by_its_newer_answers():
+    """It failed on all abstracts once, which is no excuse for the next one."""
+    engine = FakeEngine()
+    guard, batch = Guard(CONFIG, engine.model), Inferred([Job(None, None, None, engine)], None, 0, 0)
+    for one in [FAILED] * 2 * MOST_REMEMBERED + [ANSWERED] * 20 * MOST_REMEMBERED:
+        guard.observe(batch, [one])
+    switched(guard, engine, "activate")
+    guard.observe(batch, [FAILED] * 40)
+    [(_, reason)] = [guard.objections.get_nowait()]
+    assert "40 of 40 (100%) failed, with the adapter before it" in reason
+    of_before = int(reason.rpartition(" of ")[2].partition(" ")[0])
+    assert "(0%)" in reason
+    assert MOST_REMEMBERED / 2 <= of_before <= MOST_REMEMBERED
+
+
+@pytest.mark.parametrize("abstracts", [8, 100], ids=["shorter than the first look", "longer"])
+def test_a_trial_ends_after_as_many_abstracts_as_are_configured(abstracts):
+    engine = FakeEngine()
+    batch = Inferred([Job(None, None, None, engine)], None, 0, 0)
+    for answers, objections in (([FAILED] * abstracts, 1), ([ANSWERED] * abstracts + [FAILED] * 1_000, 0)):
+        guard = Guard(WorkerConfig(name="one", guard_abstracts=abstracts), engine.model)
+        switched(guard, engine, "activate")
+        for one in answers:
+            guard.observe(batch, [one])
+        assert guard.objections.qsize() == objections
+
+
+@pytest.mark.parametrize(("action", "objections"), [("activate", 1), ("rollback", 0)])
+def test_an_adapter_that_was_rolled_back_to_is_not_watched(action, objections):
+    """Otherwise two adapters could take turns for ever."""
+    engine = FakeEngine()
+    guard = Guard(CONFIG, engine.model)
+    switched(guard, engine, action)
+    for _ in range(2):
+        guard.observe(Inferred([Job(None, None, None, engine)], None, 0, 0), [FAILED] * 40)
+    assert guard.objections.qsize() == objections
+
+
+def test_answers_that_the_adapter_before_gave_late_are_not_counted(make_adapter):
+    before, engine = FakeEngine(), FakeEngine(adapter=make_adapter())
+    guard = Guard(CONFIG, before.model)
+    switched(guard, engine, "activate")
+    guard.observe(Inferred([Job(None, None, None, before)], None, 0, 0), [FAILED] * 40)
+    assert guard.objections.empty()
 
 
 def test_an_adapter_like_the_previous_one_is_never_found_at_fault():
