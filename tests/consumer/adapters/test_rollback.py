@@ -7,11 +7,12 @@ from abstream import Abstract
 from abstream.consumer.engine import Classified
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.tasks import end
-from abstream.schemas import AdapterUpdated
+from abstream.schemas import AdapterRejected, AdapterUpdated
 from abstream.schemas.streams import from_fields
 from abstream.training.release import release
 
 from ...conftest import wait_until
+from .conftest import fleet_events
 
 
 class Steady(FakeEngine):
@@ -57,7 +58,9 @@ def serve(digest, *workers):
 
 
 async def test_workers_that_all_see_the_fault_roll_back_once(redis, streams, workers, make_adapter, tmp_path, flow):
+    """To the adapter that was live before, not to one that was announced in between and rejected."""
     good, bad = make_adapter("1", probes=()), make_adapter("2", probes=())
+    unfit = make_adapter("3", base_model={"id": "other", "revision": "7"})
     await release(redis, streams, good.path, tmp_path)
     async with (
         workers.following("one", load_engine=load_engine) as one,
@@ -68,6 +71,8 @@ async def test_workers_that_all_see_the_fault_roll_back_once(redis, streams, wor
         )
         seen = one.metrics.registry.get_sample_value
         await wait_until(lambda: (seen("abstream_confidence_count", {"question": "cancer"}) or 0) > 200)
+        await release(redis, streams, unfit.path, tmp_path)
+        await wait_until(lambda: _rejected_by_both(redis, streams), "two rejections")
         await release(redis, streams, bad.path, tmp_path)
         await wait_until(lambda: _rolled_back(redis, streams), "the rollback")
         await wait_until(serve(good.digest, one, two), "the good adapter")
@@ -75,9 +80,9 @@ async def test_workers_that_all_see_the_fault_roll_back_once(redis, streams, wor
         await wait_until(lambda: _grew(redis, streams, before + 500), "answers after the rollback")
 
     *_, rollback = events = await announced(redis, streams)
-    assert [event.data.action for event in events] == ["activate", "activate", "rollback"]
+    assert [event.data.action for event in events] == ["activate", "activate", "activate", "rollback"]
     assert rollback.data.digest == good.digest
-    assert rollback.causationid == events[1].id
+    assert rollback.causationid == events[2].id
     assert "were answered Cancer" in rollback.data.reason
     assert serve(good.digest, one, two)()
 
@@ -90,7 +95,11 @@ async def test_there_is_no_rollback_without_a_previous_adapter(redis, streams, w
 
 
 async def _rolled_back(redis, streams) -> bool:
-    return await redis.xlen(streams.output("adapters")) > 2
+    return await redis.xlen(streams.output("adapters")) > 3
+
+
+async def _rejected_by_both(redis, streams) -> bool:
+    return len(await fleet_events(redis, streams, AdapterRejected)) == 2
 
 
 async def _grew(redis, streams, count: int) -> bool:

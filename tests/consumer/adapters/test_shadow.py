@@ -1,14 +1,23 @@
 """A shadow candidate scores in idle time what the live adapter answered, and publishes only a summary."""
 
+import asyncio
+import random
 import threading
+from itertools import cycle
+from types import SimpleNamespace
 
+import pytest
 from abstream import Abstract
 from abstream.consumer.adapters.comparison import Comparison
-from abstream.consumer.adapters.shadow import MOST_AT_ONCE
+from abstream.consumer.adapters.shadow import MOST_AT_ONCE, MOST_WAITING, Shadow
 from abstream.consumer.engine.fake import FakeEngine
-from abstream.schemas import AdapterActivated, AdapterRejected, AdapterShadowed
+from abstream.consumer.engine.scoring import score
+from abstream.consumer.stages import Inferred, Job, Predicted
+from abstream.consumer.tasks import end
+from abstream.schemas import ONCOLOGY, AdapterActivated, AdapterRejected, AdapterShadowed
+from abstream.schemas.events import ShadowSummary
 from abstream.schemas.streams import from_fields
-from abstream.training.release import release
+from abstream.training.release import describe, release
 
 from ...conftest import numbered, wait_until
 from .conftest import fleet_events
@@ -81,8 +90,6 @@ def _counted(worker) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _compared(live, candidate) -> Comparison:
-    from abstream.consumer.engine.scoring import score
-
     seen, engines = Comparison(), (FakeEngine(adapter=live), FakeEngine(adapter=candidate))
     for number in range(100):
         abstract = Abstract(title=f"Abstract {number}", abstract="")
@@ -202,3 +209,111 @@ async def test_a_corrupt_candidate_is_rejected(redis, streams, workers, make_ada
     [rejected] = await fleet_events(redis, streams, AdapterRejected)
     assert "was trained on other" in rejected.data.reason
     assert worker.engine.model.receipt.adapter_version == "1"
+
+
+class Candidate(FakeEngine):
+    """Remembers which batches it was given and how often it was asked for tokens; it may fail on all of them."""
+
+    def __init__(self, *, fails: bool = False, **options) -> None:
+        super().__init__(**options)
+        self.fails = fails
+        self.batches = []
+        self.encoded = 0
+
+    def encode(self, abstract):
+        self.encoded += 1
+        return super().encode(abstract)
+
+    def classify(self, batch):
+        self.batches.append(batch)
+        if self.fails:
+            raise RuntimeError("no")
+        return super().classify(batch)
+
+
+class Beside:
+    """A candidate in the shadow of an idle worker. It takes the place of the fleet, and keeps what it is told."""
+
+    def __init__(self, worker, candidate: Candidate, update) -> None:
+        self.worker, self.summaries = worker, []
+        self.shadow = Shadow(worker, self, None)
+        self.shadow.begin(SimpleNamespace(update=update), candidate)
+
+    async def shadowed(self, _, summary: ShadowSummary) -> None:
+        self.summaries.append(summary)
+
+    def answer(self, *texts: str, engine: FakeEngine | None = None) -> None:
+        """Offer abstracts that the live engine, unless told otherwise, has just answered."""
+        engine = engine or self.worker.engine
+        events = [Abstract(abstract=text) for text in texts]
+        jobs = [Job(None, event, engine.encode(event), engine) for event in events]
+        rows = engine.classify([job.tokens for job in jobs]).logits
+        answers = [score(engine.model, row)[0] for row in rows]
+        self.shadow.observe(Inferred(jobs, None, 0, 0), [Predicted(None, b"", b"", one, None, 0, 0) for one in answers])
+
+    async def end(self, tried: int) -> ShadowSummary:
+        """The last summary, after so many abstracts were tried."""
+        idle = asyncio.create_task(self.worker.ready.next())
+        running = asyncio.create_task(self.shadow.run())
+        await wait_until(lambda: shadowed(self.worker) + shadowed(self.worker, "failed") >= tried, "the candidate")
+        await end([running, idle])
+        await self.shadow.end()
+        return self.summaries[-1]
+
+
+@pytest.fixture
+def beside(workers, make_adapter):
+    """A function that puts a candidate beside a worker with these knobs."""
+    update = describe(make_adapter(), None, "shadow")
+    return lambda candidate, **knobs: Beside(workers.new(**knobs), candidate, update)
+
+
+async def test_of_what_waits_for_a_candidate_the_oldest_is_dropped_and_counted(beside):
+    candidate = Candidate()
+    pair = beside(candidate)
+    pair.answer(*map(str, range(MOST_WAITING + 3)))
+
+    summary = await pair.end(MOST_WAITING)
+
+    assert (summary.abstracts, summary.dropped) == (MOST_WAITING, 3)
+    assert shadowed(pair.worker, "dropped") == 3
+    assert candidate.batches[0][0] == candidate.encode(Abstract(abstract="3"))
+
+
+async def test_a_candidate_scores_no_more_than_its_share(beside, monkeypatch):
+    monkeypatch.setattr(random, "random", cycle([0.2, 0.8]).__next__)
+    pair = beside(Candidate(), shadow_share=0.5)
+    pair.answer(*map(str, range(10)))
+    assert (await pair.end(5)).abstracts == 5
+
+
+async def test_a_candidate_is_not_compared_with_an_adapter_that_is_no_longer_live(beside):
+    pair = beside(Candidate())
+    pair.answer("late", engine=FakeEngine())
+    pair.answer("live")
+    assert (await pair.end(1)).abstracts == 1
+
+
+async def test_failures_of_a_candidate_are_in_its_summary(beside):
+    pair = beside(Candidate(fails=True))
+    pair.answer("one", "two")
+    summary = await pair.end(2)
+    assert (summary.abstracts, summary.failed) == (0, 2)
+
+
+async def test_long_abstracts_are_scored_in_smaller_batches(beside):
+    candidate = Candidate()
+    pair = beside(candidate)
+    pair.answer(*("word " * length for length in (400, 400, 400, 1_500)))
+    await pair.end(4)
+    assert [len(batch) for batch in candidate.batches] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+async def test_a_candidate_with_another_prompt_reads_its_own(beside, is_other):
+    questions = ONCOLOGY.questions[:1] if is_other else ONCOLOGY.questions
+    candidate = Candidate(task=ONCOLOGY.model_copy(update={"questions": questions}))
+    pair = beside(candidate)
+    pair.answer("one")
+    await pair.end(1)
+    assert candidate.encoded == is_other

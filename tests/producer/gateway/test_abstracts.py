@@ -101,8 +101,8 @@ async def test_an_idempotency_key_is_of_one_abstract_that_has_no_other_id(client
 @pytest.mark.parametrize(("media_type", "code"), [("application/vnd.api+json", 202), ("text/plain", 415)])
 async def test_json_is_taken_under_any_of_its_names_and_nothing_else_as_json(client, media_type, code):
     content, headers = json.dumps(TAMOXIFEN), {"Content-Type": media_type}
-    path = "/v1/abstracts" if code == 202 else "/v1/classify"
-    assert (await client.post(path, content=content, headers=headers)).status_code == code
+    answer = await client.post("/v1/classify?wait_seconds=0.01", content=content, headers=headers)
+    assert answer.status_code == code
 
 
 @pytest.mark.parametrize("blanks", [0, 2 << 20], ids=["small", "large"])
@@ -217,6 +217,14 @@ async def test_a_refused_abstract_has_its_reason_until_it_is_sent_again(client, 
     assert await status(client, "7") == "queued"
     await workers.burst()
     await wait_until(lambda: is_status(client, "7", "done"))
+
+
+async def test_an_abstract_that_is_sent_again_after_its_prediction_is_done(client, workers):
+    """Workers give it no second one."""
+    for _ in range(2):
+        await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+        await workers.burst()
+        await wait_until(lambda: is_status(client, "7", "done"))
 
 
 async def test_an_abstract_that_was_trimmed_unread_is_refused_too(client, redis, streams, workers):
