@@ -116,7 +116,7 @@ async def test_a_rollback_without_a_previous_adapter_is_refused(redis, streams, 
     with pytest.raises(AdapterRefused, match="no adapter has been announced yet"):
         await run("rollback")
     await release(redis, streams, make_adapter().path, tmp_path)
-    with pytest.raises(AdapterRefused, match="name one with --to"):
+    with pytest.raises(AdapterRefused, match="no other adapter was announced before this one"):
         await run("rollback")
 
 
