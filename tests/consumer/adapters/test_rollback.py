@@ -10,6 +10,7 @@ from abstream.consumer.tasks import end
 from abstream.schemas import AdapterRejected, AdapterUpdated
 from abstream.schemas.streams import from_fields
 from abstream.training.release import release
+from structlog.testing import capture_logs
 
 from ...conftest import wait_until
 from .conftest import fleet_events
@@ -92,6 +93,22 @@ async def test_there_is_no_rollback_without_a_previous_adapter(redis, streams, w
     async with workers.following("one", load_engine=load_engine):
         await wait_until(lambda: _grew(redis, streams, 600), "answers")
     assert len(await announced(redis, streams)) == 1
+
+
+async def test_the_first_adapter_stays_although_it_answers_unlike_the_base(
+    redis, streams, workers, make_adapter, tmp_path, flow
+):
+    """No announcement says how to go back to the base. The worker follows the next one as before."""
+    bad, good = make_adapter("2", probes=()), make_adapter("1", probes=())
+    async with workers.following("one", load_engine=load_engine) as one:
+        await wait_until(lambda: _grew(redis, streams, 300), "answers of the base")
+        with capture_logs() as logs:
+            await release(redis, streams, bad.path, tmp_path)
+            await wait_until(lambda: any(line["event"] == "adapter_misbehaves" for line in logs), "the objection")
+        await release(redis, streams, good.path, tmp_path)
+        await wait_until(serve(good.digest, one), "the next adapter")
+
+    assert [event.data.action for event in await announced(redis, streams)] == ["activate", "activate"]
 
 
 async def _rolled_back(redis, streams) -> bool:
