@@ -7,10 +7,9 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-# Python compiles what is imported; to compile all of it at once takes a quarter of the time that this takes.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: setup
