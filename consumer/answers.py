@@ -1,13 +1,13 @@
 """What is published for a delivery: a prediction, or a refusal with its whole original. Pure."""
 
 import time
-from dataclasses import replace
 from datetime import datetime, timezone
 from hashlib import blake2b, sha256
 from secrets import token_hex
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 from orjson import Fragment
 
 from ..schemas import AbstractClassified, AbstractRefused, Event, Malformed, Prompt, Submission

@@ -1,13 +1,15 @@
 """What an abstract becomes on its way through a worker: Delivery, Job, Batch, Inferred, Answered, Outcome.
 
-All of these are treated as immutable. Those that exist once for each abstract are not frozen, because a frozen
-dataclass takes four times as long to create; a named tuple is slower to create and to read, too.
+All of these are immutable. What exists once for each abstract is a struct of msgspec, which takes half the time of a
+dataclass with slots to create, and which the garbage collector need not visit: none of them is part of a cycle.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from ..schemas import Lane, Submission
 from ..schemas.errors import RefusalReason
@@ -18,8 +20,7 @@ from .engine.scoring import Scored
 _TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-")  # as the W3C defines it; senders may write anything
 
 
-@dataclass(slots=True, eq=False)
-class Delivery:
+class Delivery(Struct, frozen=True, eq=False, gc=False):
     """One stream entry in this worker's hands.
 
     Attributes:
@@ -52,8 +53,7 @@ def take(deliveries: list[Delivery], most_bytes: int) -> list[Delivery]:
     return taken
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(Struct, frozen=True, eq=False, gc=False):
     """A validated delivery, tokenized by the engine that will answer it."""
 
     delivery: Delivery
@@ -90,8 +90,7 @@ class Inferred:
     ended_ms: float
 
 
-@dataclass(slots=True, eq=False)
-class Predicted:
+class Predicted(Struct, frozen=True, eq=False, gc=False):
     """A delivery and its result.
 
     Attributes:
@@ -110,8 +109,7 @@ class Predicted:
     total_ms: float
 
 
-@dataclass(slots=True, eq=False)
-class Refused:
+class Refused(Struct, frozen=True, eq=False, gc=False):
     """A delivery and why it is set aside; not published if its ``identity``, if it has one, was answered before."""
 
     delivery: Delivery

@@ -55,10 +55,9 @@ class Payload(BaseModel):
 # --- payloads of abstracts -----------------------------------------------------------------------
 
 
-def check_text(title: str | None, abstract: str) -> None:
-    """Raises ValueError: there is nothing to read."""
-    if not abstract.strip() and not (title or "").strip():
-        raise ValueError("title and abstract are both empty: send at least one of them")
+def has_text(title: str | None, abstract: str) -> bool:
+    """Whether there is anything to read."""
+    return bool(abstract.strip() or (title and title.strip()))
 
 
 class Identifiers(Payload):
@@ -85,7 +84,8 @@ class Abstract(Payload):
 
     @model_validator(mode="after")
     def _has_text(self) -> "Abstract":
-        check_text(self.title, self.abstract)
+        if not has_text(self.title, self.abstract):
+            raise ValueError("title and abstract are both empty: send at least one of them")
         return self
 
     @classmethod

@@ -1,18 +1,27 @@
-"""A submitted abstract as a worker reads it: validated like ``AbstractSubmitted``, without building the models.
+"""A submitted abstract as a worker reads it: by the rules of ``AbstractSubmitted``, without building the models.
 
-pydantic builds dicts in about half the time of models. So typed dicts are derived from the fields of the models. An
-event that does not validate is left to the models, which say why.
+msgspec reads and checks an event in 40 % of the time that pydantic takes to do it without models. So an ordinary event,
+with the contract's names alone, is read by the typed dicts below. Any other is left to the models: they keep what is
+unknown, and say why an event is refused.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, Required, TypedDict
+from msgspec import DecodeError, Meta, Struct
+from msgspec.json import Decoder
+from typing_extensions import Required, TypedDict
 
-from .decoding import check_names
-from .events import CARRIED_OVER, REQUIRED, Abstract, AbstractSubmitted, Identifiers, check_text
+from .decoding import check_names, count_names
+from .events import (
+    CARRIED_OVER,
+    MAX_ABSTRACT_CHARACTERS,
+    MAX_METADATA,
+    MAX_TITLE_CHARACTERS,
+    AbstractSubmitted,
+    has_text,
+)
 from .parsing import received
 
 Said = Mapping[str, Any]
@@ -20,8 +29,7 @@ Said = Mapping[str, Any]
 _NONE: Said = {}
 
 
-@dataclass(slots=True)  # not frozen, which takes four times as long to create
-class Submission:
+class Submission(Struct, frozen=True, gc=False):
     """The parts of a submitted abstract that are needed to answer it.
 
     Attributes:
@@ -37,10 +45,10 @@ class Submission:
     source: str
     title: str | None
     abstract: str
-    identifiers: Said = field(default_factory=dict)
+    identifiers: Said = _NONE
     mesh: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    carried_over: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = _NONE
+    carried_over: Mapping[str, str] = _NONE
 
     @classmethod
     def of(cls, event: AbstractSubmitted) -> "Submission":
@@ -55,11 +63,15 @@ def parse_submitted(body: bytes) -> Submission:
         Malformed: not UTF-8, not JSON, another type, a field missing or wrong, or a name given twice.
     """
     try:
-        said, known = _SAID.validate_json(body), True
-    except ValidationError:
-        said, known = received(AbstractSubmitted, body).model_dump(exclude_unset=True), False
-    check_names(body, _names_known(said) if known else 0)
-    return _submission(said)
+        said: Said = _ORDINARY.decode(body)
+        data = said["data"]
+        if has_text(data.get("title"), data["abstract"]) and count_names(body) == _names_in(said):
+            return _submission(said)
+    except (DecodeError, RecursionError):
+        pass
+    submission = Submission.of(received(AbstractSubmitted, body))
+    check_names(body)
+    return submission
 
 
 def _submission(said: Said) -> Submission:
@@ -81,43 +93,54 @@ def _carried_over(said: Said) -> dict[str, str]:
     return {name: value for name in CARRIED_OVER if (value := said.get(name)) is not None}
 
 
-def _names_known(said: Said) -> int:
-    """The number of names in the JSON body that belong to the contract or to the metadata."""
+def _names_in(said: Said) -> int:
     data: Said = said["data"]
-    identifiers = data.get("identifiers", _NONE).keys() & _IDENTIFIERS
-    return len(said) + len(data) + len(identifiers) + len(data.get("metadata", _NONE))
+    return len(said) + len(data) + len(data.get("identifiers", _NONE)) + len(data.get("metadata", _NONE))
 
 
-def _as_dict(model: type[BaseModel], *required: str, extra: Literal["allow", "ignore"] = "ignore", **parts: Any) -> Any:
-    """A typed dict with the fields of a model and their constraints.
-
-    Args:
-        model: its own validators are not included.
-        required: required names, in addition to those of fields without a default.
-        extra: whether unknown names are kept.
-        parts: types for fields that are models themselves.
-    """
-    fields: dict[str, Any] = {}
-    for name, info in model.model_fields.items():
-        ruled = _ruled(parts.get(name, info.annotation), *info.metadata)
-        fields[name] = Required[ruled] if info.is_required() or name in required else NotRequired[ruled]
-    made = _typed_dict(model.__name__, fields)
-    made.__pydantic_config__ = ConfigDict(extra=extra)
-    return made
+NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
-def _ruled(kind: Any, *rules: Any) -> Any:
-    together = (kind, *rules)
-    return _annotated[together] if rules else kind
+class OrdinaryIdentifiers(TypedDict, total=False):
+    """As ``Identifiers``."""
+
+    pmid: str | None
+    pmcid: str | None
+    doi: str | None
 
 
-def _check_text(data: dict[str, Any]) -> dict[str, Any]:
-    check_text(data.get("title"), data["abstract"])
-    return data
+class OrdinaryAbstract(TypedDict, total=False):
+    """As ``Abstract``; whether there is any text is checked apart."""
+
+    title: Annotated[str, Meta(max_length=MAX_TITLE_CHARACTERS)] | None
+    abstract: Required[Annotated[str, Meta(max_length=MAX_ABSTRACT_CHARACTERS)]]
+    identifiers: OrdinaryIdentifiers
+    journal: str | None
+    year: int | None
+    language: str | None
+    publication_types: tuple[str, ...]
+    mesh: tuple[str, ...]
+    metadata: Annotated[dict[str, str], Meta(max_length=MAX_METADATA)]
 
 
-_typed_dict: Any = TypedDict  # a type checker cannot follow types that are built at runtime
-_annotated: Any = Annotated
-_IDENTIFIERS = Identifiers.model_fields.keys()
-_DATA = _ruled(_as_dict(Abstract, identifiers=_as_dict(Identifiers, extra="allow")), AfterValidator(_check_text))
-_SAID = TypeAdapter(_as_dict(AbstractSubmitted, *REQUIRED, data=_DATA)).validator
+class OrdinaryEvent(TypedDict, total=False):
+    """As ``AbstractSubmitted``. What msgspec does not know it leaves out, so that the names are too many."""
+
+    specversion: Required[Literal["1.0"]]
+    id: Required[NonEmpty]
+    source: Required[NonEmpty]
+    type: Required[Literal["abstream.abstract.submitted.v1"]]
+    subject: NonEmpty | None
+    time: Annotated[datetime, Meta(tz=True)] | None
+    datacontenttype: str | None
+    dataschema: NonEmpty | None
+    traceparent: str | None
+    tracestate: str | None
+    causationid: NonEmpty | None
+    causationsource: NonEmpty | None
+    correlationid: NonEmpty | None
+    sequence: NonEmpty | None
+    data: Required[OrdinaryAbstract]
+
+
+_ORDINARY = Decoder(OrdinaryEvent)
