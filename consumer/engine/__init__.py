@@ -35,13 +35,17 @@ class Tokens:
 
 
 class Rung(NamedTuple):
-    """One question as it is scored; ``asked_if`` is an earlier question and the answer to it that this one requires."""
+    """One question as it is scored.
+
+    Attributes:
+        asked_if: the earlier question that this one depends on, and the position of the label that it must have.
+    """
 
     question: str
     labels: tuple[str, ...]
     temperature: float
     threshold: float
-    asked_if: tuple[str, str] | None
+    asked_if: tuple[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,14 @@ class ServedModel:
     @cached_property
     def ladder(self) -> tuple[Rung, ...]:
         """The questions in order, each with its calibration and threshold; made once, not for every abstract."""
+        labels = {question.name: question.labels for question in self.task.questions}
         return tuple(
             Rung(
                 question.name,
                 question.labels,
                 self.calibration.get(question.name, 1.0),
                 self.thresholds.get(question.name, 0.0),
-                (when.question, when.label) if (when := question.asked_if) else None,
+                (when.question, labels[when.question].index(when.label)) if (when := question.asked_if) else None,
             )
             for question in self.task.questions
         )

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import TypedDict
 
 import numpy as np
@@ -53,21 +54,27 @@ def score_batch(model: ServedModel, logits: Sequence[LabelLogits]) -> list[Score
     answers: list[dict[str, Scored]] = [{} for _ in logits]
     unsure: dict[int, list[str]] = defaultdict(list)
     broken: set[int] = set()
+    chosen: dict[str, NDArray[np.intp]] = {}  # by question, the position of each abstract's label, or -1
     for position, (question, labels, temperature, threshold, asked_if) in enumerate(model.ladder):
-        asked = [at for at, earlier in enumerate(answers) if asked_if is None or _says(earlier, *asked_if)]
-        rows = np.array([logits[at][position] for at in asked], dtype=float).reshape(len(asked), len(labels))
+        asked = np.flatnonzero(chosen[asked_if[0]] == asked_if[1]) if asked_if else np.arange(len(logits))
+        values = chain.from_iterable([logits[at][position] for at in asked.tolist()])
+        rows = np.fromiter(values, float, len(asked) * len(labels)).reshape(len(asked), len(labels))
         sound = np.isfinite(rows).all(axis=1)
         rows[~sound] = 0.0
-        broken |= {asked[row] for row in np.flatnonzero(~sound)}
+        broken.update(asked[~sound].tolist())
         probabilities = _softmax(rows, temperature)
-        for at, best, row in zip(asked, probabilities.argmax(axis=1).tolist(), probabilities.tolist(), strict=True):
+        best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+        chosen[question] = np.full(len(logits), -1)
+        chosen[question][asked] = best
+        columns = (asked.tolist(), best.tolist(), confidence.tolist(), probabilities.tolist())
+        for at, label, sure, row in zip(*columns, strict=True):
             answers[at][question] = {
-                "label": labels[best],
-                "confidence": row[best],
-                "probabilities": dict(zip(labels, row, strict=True)),
+                "label": labels[label],
+                "confidence": sure,
+                "probabilities": dict(zip(labels, row)),  # noqa: B905 - ``strict`` takes half as long again
             }
-            if row[best] < threshold:
-                unsure[at].append(question)
+        for at in asked[confidence < threshold].tolist():
+            unsure[at].append(question)
     return [
         None if at in broken else (answered, _review(unsure[at]) if at in unsure else _NO_REVIEW)
         for at, answered in enumerate(answers)
@@ -92,10 +99,6 @@ def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.floa
     weights = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
     probabilities: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
     return probabilities
-
-
-def _says(answers: dict[str, Scored], question: str, label: str) -> bool:
-    return question in answers and answers[question]["label"] == label
 
 
 def _review(unsure: list[str]) -> Review:
