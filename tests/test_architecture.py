@@ -29,14 +29,24 @@ ARROWS = {
 }
 TORCH = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers"}
 OTHERS = {
-    "schemas": {"pydantic", "typing_extensions"},
+    "schemas": {"msgspec", "pydantic", "typing_extensions"},
     "producer": {"hiredis", "openpyxl", "opentelemetry", "redis", "rispy"},
     "producer.gateway": {
         *{"pydantic", "pydantic_core", "redis", "structlog", "prometheus_client"},
         *{"fastapi", "fastapi_offline", "starlette", "uvicorn"},
     },
     "consumer": {
-        *{"cryptography", "fsspec", "opentelemetry", "orjson", "prometheus_client", "pydantic", "redis", "structlog"}
+        *{
+            "cryptography",
+            "fsspec",
+            "msgspec",
+            "opentelemetry",
+            "orjson",
+            "prometheus_client",
+            "pydantic",
+            "redis",
+            "structlog",
+        }
     },
     "consumer.engine": {"numpy", "pydantic", "huggingface_hub", *TORCH},
     "training": {

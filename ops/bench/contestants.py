@@ -20,6 +20,7 @@ from ...consumer.answers import answer
 from ...consumer.config import WorkerConfig
 from ...consumer.engine import Classified, Engine, LabelLogits, ServedModel, Tokens
 from ...consumer.engine.fake import FakeEngine
+from ...consumer.memory import settle_memory
 from ...consumer.metrics import Metrics
 from ...consumer.scripts import script
 from ...consumer.service import serve
@@ -75,6 +76,7 @@ async def worker_with_fake_engine(url: str, streams: Streams, _entries: int) -> 
 
 async def work(url: str, streams: Streams, engine: Engine, *, burst: bool, max_batch_tokens: int = MOST_TOKENS) -> None:
     """A worker's life in this process; one that stays follows the adapters too."""
+    settle_memory()
     redis = connect(url)
     config = WorkerConfig(name="worker", burst=burst, read_count=BATCH, max_batch_tokens=max_batch_tokens)
     await serve(

@@ -4,7 +4,6 @@ import json
 from contextlib import suppress
 
 import pytest
-
 from abstream import Abstract, AbstractSubmitted, Malformed
 from abstream.schemas import Submission, submission
 from abstream.schemas.decoding import check_names
