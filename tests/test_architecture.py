@@ -48,7 +48,7 @@ OTHERS = {
             "structlog",
         }
     },
-    "consumer.engine": {"numpy", "pydantic", "huggingface_hub", *TORCH},
+    "consumer.engine": {"msgspec", "numpy", "pydantic", "huggingface_hub", *TORCH},
     "training": {
         *{"cryptography", "fsspec"},
         *{"pydantic", "redis", "structlog", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "huggingface_hub"},

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from ...schemas import Task, Text
 from ...schemas.events import ModelReceipt
 from ...schemas.expected import Expected
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Struct, frozen=True, gc=False):
     """One prompt as token ids.
 
     Attributes:
