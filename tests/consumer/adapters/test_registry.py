@@ -89,6 +89,17 @@ async def test_an_event_that_comes_twice_or_late_is_rejected_and_the_newest_stay
     assert all("older than one" in reason for reason in reasons[1::2])
 
 
+async def test_the_event_of_the_live_adapter_may_come_again(redis, streams, workers, make_adapter, store):
+    """Nobody is told that the adapter in service was rejected."""
+    released = await release(redis, streams, make_adapter().path, store)
+    registry = workers.registry(workers.new())
+    await registry.catch_up()
+    await redis.xadd(streams.output("adapters"), to_fields(released.event))
+    await registry.catch_up()
+
+    assert not await fleet_events(redis, streams, AdapterRejected)
+
+
 async def test_a_worker_that_joins_late_never_serves_what_was_rolled_back(redis, streams, workers, make_adapter, store):
     """Not even when the adapter to serve is gone."""
     first, bad = make_adapter("1"), make_adapter("2")

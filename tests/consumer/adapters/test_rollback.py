@@ -8,6 +8,7 @@ from abstream.consumer.engine import Classified
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.tasks import end
 from abstream.schemas import AdapterRejected, AdapterUpdated
+from abstream.schemas.announced import Announced
 from abstream.schemas.streams import from_fields
 from abstream.training.release import release
 from structlog.testing import capture_logs
@@ -109,6 +110,29 @@ async def test_the_first_adapter_stays_although_it_answers_unlike_the_base(
         await wait_until(serve(good.digest, one), "the next adapter")
 
     assert [event.data.action for event in await announced(redis, streams)] == ["activate", "activate"]
+
+
+async def test_an_objection_that_comes_after_the_next_adapter_rolls_nothing_back(
+    redis, streams, workers, make_adapter, store
+):
+    worker = workers.new()
+    registry = workers.registry(worker)
+    adapters = [make_adapter(version) for version in "1234"]
+    for adapter in adapters[:3]:
+        released = await release(redis, streams, adapter.path, store)
+        await registry.catch_up()
+        if adapter is adapters[1]:
+            replaced = Announced(released.entry_id, released.event)
+    registry.guard.objections.put_nowait((replaced, "too many reviews"))
+    following = asyncio.create_task(registry.follow())
+    try:
+        await wait_until(registry.guard.objections.empty, "the objection to be taken")
+        await release(redis, streams, adapters[3].path, store)
+        await wait_until(serve(adapters[3].digest, worker), "the next adapter")
+    finally:
+        await end([following])
+
+    assert [event.data.action for event in await announced(redis, streams)] == ["activate"] * 4
 
 
 async def _rolled_back(redis, streams) -> bool:
