@@ -93,11 +93,15 @@ def slot_loss(
     for question, rows in enumerate(logits):
         asked = answers[:, question] != NOT_ASKED
         if asked.any():
+            rows, labels = rows[asked], answers[asked, question]
             weight = weights[question] if weights else None
-            loss = functional.cross_entropy(rows[asked], answers[asked, question], weight)
+            loss = functional.cross_entropy(rows, labels, weight)
             if teacher:
                 said = teacher.probabilities[question][asked].to(rows.dtype)
-                loss = torch.lerp(loss, functional.cross_entropy(rows[asked], said, weight), teacher.shares[question])
+                learned = functional.cross_entropy(rows, said, weight)
+                if weight is not None:  # torch divides the loss above by the weights, and this by the examples
+                    learned = learned / weight[labels].mean()
+                loss = torch.lerp(loss, learned, teacher.shares[question])
             total = total + loss
     return total
 

@@ -57,7 +57,17 @@ def test_weights_of_labels_hold_for_what_it_says_too():
     loss = slot_loss(LOGITS, torch.tensor([[0, NOT_ASKED], [1, NOT_ASKED]]), weights, Taught(SAID, (1.0, 1.0)))
 
     weighted = -weights[0] * SAID[0] * LOGITS[0].log_softmax(-1)
-    assert loss.item() == pytest.approx(weighted.sum(-1).mean().item())
+    assert loss.item() == pytest.approx(weighted.sum().item() / (1 + 3))
+
+
+@pytest.mark.parametrize("weights", [None, [torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.0, 4.0])]])
+def test_saying_what_the_labels_say_it_changes_nothing(weights):
+    answers = torch.tensor([[1, 2], [1, 0]])
+    agreeing = Taught([torch.eye(2)[answers[:, 0]], torch.eye(3)[answers[:, 1]]], (0.5, 0.25))
+
+    assert slot_loss(LOGITS, answers, weights, agreeing).item() == pytest.approx(
+        slot_loss(LOGITS, answers, weights).item()
+    )
 
 
 def test_of_a_question_that_is_not_asked_nothing_is_learned_from_it_either():
