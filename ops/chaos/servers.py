@@ -6,13 +6,14 @@ import shutil
 import socket
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from redis.asyncio import Redis
 
-from ...producer.connection import connect
+from ...producer.connection import AWAY, connect
 from ..embedded import start_server, url_of
 
 _LOOK_SECONDS = 0.05
@@ -50,18 +51,27 @@ class Server:
         self._process = await asyncio.to_thread(start_server, self.folder, *self._options)
 
     async def watch_disk(self) -> None:
-        """Note how much is on disk, until cancelled."""
+        """Note how much is on disk, until cancelled.
+
+        Nothing is noted while Redis has answered and not yet written. With everysec it does so for up to two seconds,
+        when an earlier fsync is under way.
+        """
         while True:
-            self._on_disk.append((time.monotonic(), self._log().stat().st_size))
+            asked = time.monotonic()
+            with suppress(*AWAY):
+                persistence: Any = await self.redis.info("persistence")
+                if not persistence["aof_buffer_length"]:
+                    self._on_disk.append((asked, self._log().stat().st_size))
             await asyncio.sleep(_LOOK_SECONDS)
 
     def lose_power(self, seconds: float) -> float:
         """Kill it and discard what it wrote in the last seconds; returns the moment up to which data is left."""
         self.kill()
         now = time.monotonic()
-        when, size = max((noted for noted in self._on_disk if noted[0] <= now - seconds), default=self._on_disk[0])
+        left = max((noted for noted in self._on_disk if noted[0] <= now - seconds), default=self._on_disk[0])
+        when, size = left
         os.truncate(self._log(), size)
-        self._on_disk.clear()
+        self._on_disk = [left]
         return when
 
     def _log(self) -> Path:
