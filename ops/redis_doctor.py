@@ -123,7 +123,8 @@ def _persistence(redis: Any, info: dict[str, Any]) -> Finding:
     if sync == "always":
         return Finding(what, "ok", "append-only file, appendfsync always")
     if sync == "everysec":
-        return Finding(what, "ok", "append-only file, appendfsync everysec: a power cut may lose the last second")
+        found = "append-only file, appendfsync everysec: a power cut may lose the last second, or two of a busy disk"
+        return Finding(what, "ok", found)
     if sync == "no":
         remedy = "CONFIG SET appendfsync always, or everysec if a power cut may lose the last second"
         return Finding(

@@ -69,7 +69,7 @@ async def powerless(scene: Scene) -> str:
                 worker.thaw()
     found = await scene.found()
     gone = forgiven - len((found.predictions.keys() | found.refusals.keys()) - scene.ledger.accepted.keys())
-    return f"of {forgiven} accepted in the last second {gone} are gone; {unpublished} results seen, gone, given again"
+    return f"of {forgiven} accepted in that time {gone} are gone; {unpublished} results seen, gone, given again"
 
 
 async def flushed(scene: Scene) -> str:
@@ -174,7 +174,7 @@ ROWS = (
     Row("redis-away", "Redis away for {seconds} s", away, seconds=60, flags=LEASE, redis=AOF_ALWAYS),
     Row(
         "power-loss",
-        "{faults} × the machine of Redis loses power, AOF everysec; what was accepted in its last second may go",
+        "{faults} × the machine of Redis loses power, AOF everysec; its last second, and what it had not yet written, may go",
         powerless,
         faults=5,
         milliseconds=10,
