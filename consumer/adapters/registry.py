@@ -65,9 +65,7 @@ class Registry:
         sound = [announced for announced, objection in zip(news, objections, strict=True) if objection is None]
         if sound:
             await self.shadow.end()  # any news supersedes the candidate in the shadow
-            waiting = self._postponed.take()
-            only_shadows = all(announced.update.action == "shadow" for announced in sound)
-            await self._follow([*waiting, *sound] if only_shadows else sound)
+            await self._follow([*self._postponed.take(), *sound])
         for announced, objection in zip(news, objections, strict=True):
             if objection and not self._is_live(announced.update):
                 await self._reject(announced, objection)

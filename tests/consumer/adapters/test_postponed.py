@@ -83,6 +83,26 @@ async def test_a_superseded_adapter_is_not_tried_again(redis, streams, workers, 
     assert fetched == looks
 
 
+async def test_if_its_successor_is_rejected_it_is_served_as_by_a_worker_that_joins_later(
+    redis, streams, workers, make_adapter, tmp_path, monkeypatch
+):
+    impatient(monkeypatch)
+    gone, bad = make_adapter("1"), make_adapter("2", base_model={"id": "other", "revision": "7"})
+    hidden = gone.path.rename(tmp_path / "hidden")
+    event = AdapterUpdated(id="1", source="test", data=announced_of(hidden, gone))
+    worker, late_joiner = workers.new(), workers.new("late")
+    registry = workers.registry(worker)
+
+    await redis.xadd(streams.output("adapters"), to_fields(event))
+    await registry.catch_up()
+    hidden.rename(gone.path)
+    await release(redis, streams, bad.path, tmp_path / "store")
+    for one in (registry, workers.registry(late_joiner)):
+        await one.catch_up()
+
+    assert [one.engine.model.receipt.adapter_digest for one in (worker, late_joiner)] == [gone.digest] * 2
+
+
 async def test_a_shadow_candidate_does_not_stop_an_adapter_from_being_tried_again(
     redis, streams, workers, make_adapter, tmp_path, monkeypatch
 ):
