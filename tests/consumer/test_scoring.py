@@ -6,7 +6,7 @@ import pytest
 from abstream.consumer.engine import ServedModel
 from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.engine.scoring import answer, score, score_batch, softmax
-from abstream.schemas import ONCOLOGY
+from abstream.schemas import ONCOLOGY, Condition, Question, Task
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +28,7 @@ def test_probabilities_sum_to_one_and_follow_the_logits():
     probabilities = softmax([2.0, 1.0, -1000.0])
     assert math.isclose(sum(probabilities), 1)
     assert probabilities[0] / probabilities[1] == pytest.approx(math.e)
+    assert softmax([1_000.0, 0.0, -1_000.0]) == [1, 0, 0], "no exponential overflows"
 
 
 def test_a_temperature_above_one_lowers_confidence_and_changes_no_label():
@@ -45,11 +46,41 @@ def test_an_answer_below_its_threshold_goes_to_review():
     assert (unsure.required, unsure.reason) == (True, "low confidence: cancer")
 
 
+def test_every_answer_below_its_threshold_is_named_for_the_review():
+    model = served(thresholds={"cancer": 0.9, "cancer_type": 0.9})
+    _, review = answer(model, ((1.0, 0.0), TYPES))
+    assert review.reason == "low confidence: cancer, cancer_type"
+
+
 def test_a_question_that_is_not_asked_has_no_answer():
     answers, _ = answer(served(), ((0.0, 1.0), TYPES))
     assert list(answers) == ["cancer"]
     answers, _ = answer(served(), ((1.0, 0.0), TYPES))
     assert answers["cancer_type"].label == "other"
+
+
+def test_a_question_after_one_that_is_not_asked_is_not_asked_either():
+    """Even if its condition names the first label."""
+    asked = [("trial", None), ("drug", "trial"), ("dose", "drug")]
+    questions = [
+        Question(
+            name=name,
+            text=f"{name}?",
+            labels=("yes", "no"),
+            asked_if=Condition(question=before, label="yes") if before else None,
+        )
+        for name, before in asked
+    ]
+    model = ServedModel(receipt=FakeEngine().model.receipt, task=Task(name="trials", questions=tuple(questions)))
+    yes, no = (1.0, 0.0), (0.0, 1.0)
+
+    batch = [(yes, yes, yes), (no, yes, yes), (yes, no, yes)]
+
+    assert [list(answers) for answers, _ in score_batch(model, batch)] == [
+        ["trial", "drug", "dose"],
+        ["trial"],
+        ["trial", "drug"],
+    ]
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])

@@ -115,6 +115,13 @@ def test_however_much_is_wrong_the_message_is_short(data, said):
     assert refused.value.message == said
 
 
+def test_of_a_long_name_that_is_given_twice_only_the_beginning_is_repeated():
+    twice = body().replace(b'"id":', b'"%s": 0, "%s": 0, "id":' % (b"k" * 10_000, b"k" * 10_000))
+    with pytest.raises(Malformed) as refused:
+        parse_submitted(twice)
+    assert refused.value.message == f"{'k' * 40!r} is given twice in one object: send it once"
+
+
 def test_an_unknown_type_names_the_known_ones():
     with pytest.raises(Malformed, match=r"abstream\.abstract\.submitted\.v1"):
         parse_event(body(type="other"))

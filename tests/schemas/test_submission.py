@@ -72,6 +72,15 @@ def test_an_event_with_every_field_is_read_without_the_models(without_models):
     assert submission.parse_submitted(EVENT.to_json()) == Submission.of(EVENT)
 
 
+def test_a_submission_has_all_that_is_needed_for_its_answer():
+    read = submission.parse_submitted(event_with(("correlationid",), b"null"))
+
+    assert (read.id, read.source, read.title, read.abstract) == ("1", "urn:test", "A title", "Text: of a trial.")
+    assert read.identifiers == {"pmid": "1", "pmcid": "PMC1", "doi": "10.1/1"}
+    assert (read.mesh, read.metadata) == (("Neoplasms",), {"project": "p"})
+    assert read.carried_over == {"subject": "pmid:1", "traceparent": "00-1", "tracestate": "a=b"}
+
+
 @pytest.mark.parametrize(
     ("ordinary", "model"),
     [

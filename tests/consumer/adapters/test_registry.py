@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from abstream.consumer.adapters import registry as registry_module
 from abstream.consumer.adapters.background import Courtesy
@@ -180,6 +182,36 @@ async def test_loading_pauses_while_a_batch_is_computed(
         may_compute.set()
         await wait_until(lambda: redis.xlen(streams.output("fleet")))
     assert isinstance((await fleet_events(redis, streams))[0], AdapterActivated)
+
+
+async def test_the_workers_of_a_machine_load_in_turn_and_fetch_at_the_same_time(
+    redis, streams, workers, make_adapter, store, monkeypatch
+):
+    turns, steps = [], []
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        turns.append("taken")
+        yield
+        turns.clear()
+
+    class Probed(FakeEngine):
+        def classify(self, batch):
+            steps.append(("probe", *turns))
+            return super().classify(batch)
+
+    def load_engine(adapter):
+        steps.append(("load", *turns))
+        return Probed(adapter=adapter)
+
+    monkeypatch.setattr(registry_module, "in_turn", turn)
+    registry = workers.registry(workers.new(), load_engine)
+    fetch = registry.cache.fetch
+    monkeypatch.setattr(registry.cache, "fetch", lambda update: (steps.append(("fetch", *turns)), fetch(update))[1])
+    await release(redis, streams, make_adapter(probes=()).path, store)
+    await registry.catch_up()
+
+    assert steps == [("fetch",), ("load", "taken"), ("probe", "taken")]
 
 
 async def test_the_old_engine_serves_while_the_new_one_is_loaded(

@@ -98,6 +98,16 @@ async def test_an_idempotency_key_is_of_one_abstract_that_has_no_other_id(client
     assert await waiting(redis, streams) == []
 
 
+@pytest.mark.parametrize("dress", ["body", "key"])
+@pytest.mark.parametrize(("characters", "code"), [(0, 422), (1_000, 202), (1_001, 422)])
+async def test_an_id_has_one_to_a_thousand_characters(client, redis, streams, dress, characters, code):
+    own = "i" * characters
+    sent = {"json": {**TAMOXIFEN, "id": own}} if dress == "body" else {"headers": {"Idempotency-Key": own}}
+    answer = await client.post("/v1/abstracts", **{"json": TAMOXIFEN, **sent})
+    assert answer.status_code == code
+    assert [event.id for event in await waiting(redis, streams)] == [own] * (code == 202)
+
+
 @pytest.mark.parametrize(("media_type", "code"), [("application/vnd.api+json", 202), ("text/plain", 415)])
 async def test_json_is_taken_under_any_of_its_names_and_nothing_else_as_json(client, media_type, code):
     content, headers = json.dumps(TAMOXIFEN), {"Content-Type": media_type}
