@@ -77,8 +77,6 @@ async def _parts(found: Iterator[Record | Broken]) -> Many:
 
 
 def _listed(values: list[Any]) -> Iterator[Record | Broken]:
-    if not values:
-        raise Problem(422, "invalid", "The list is empty. Send at least one abstract.")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, dict):
             yield Broken(str(number), "is not a JSON object: send each abstract as one")

@@ -10,10 +10,11 @@ import torch
 from abstream.consumer.engine.reference import reference_logits
 from abstream.consumer.engine.weights import BaseFolder, locate
 from abstream.schemas import Abstract, ModelUnusable
+from abstream.training import recipe
 from abstream.training.config import TrainConfig
 from abstream.training.data import Labelled
-from abstream.training.objective import NOT_ASKED, Example
-from abstream.training.recipe import CHECKPOINT, Run, Splits, TrainingDiverged
+from abstream.training.objective import NOT_ASKED, Example, slot_loss
+from abstream.training.recipe import CHECKPOINT, Progress, Run, Splits, TrainingDiverged
 from peft import PeftModel
 from torch import Tensor
 from transformers import Phi3ForCausalLM
@@ -146,6 +147,44 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(new_run, steps):
     assert again.teacher == whole.teacher
 
 
+@pytest.mark.parametrize(("steps", "kept"), [(1, (0, 0)), (2, (0, 2)), (3, (1, 0))])
+def test_a_killed_run_goes_on_from_its_last_checkpoint(new_run, steps, kept):
+    """There is one after every second step, and one after the third, which ends the epoch."""
+    with pytest.raises(Killed):
+        new_run("killed", kill_after(steps), checkpoint_steps=2).train()
+    again = new_run("killed", checkpoint_steps=2)
+    again._resume()
+    assert (again.progress.epoch, again.progress.step) == kept
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_has_the_last_one(new_run, monkeypatch):
+    run = new_run()
+    run._save()
+
+    def write_half(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(Killed):
+        run.train()
+
+    again = new_run()
+    again._resume()
+    assert again.progress == Progress()
+
+
+def test_a_checkpoint_of_another_precision_is_not_gone_on_from(new_run, monkeypatch):
+    """As on a machine without bfloat16, if the config leaves the choice to the machine."""
+    for has_bfloat16 in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_bfloat16: has)
+        run = new_run(precision="auto", epochs=1)
+        run._resume()
+        assert run.dtype is (torch.bfloat16 if has_bfloat16 else torch.float32)
+        assert run.progress.epoch == 0
+        run.train()
+
+
 def test_a_checkpoint_of_other_data_or_another_config_is_not_gone_on_from(new_run):
     """Another text under the same file name, or another knob, is another run."""
     expected = trained(new_run("fresh", seed=9))
@@ -204,6 +243,48 @@ def gradients(run: Run, batches: list[list[Example]]) -> dict[str, Tensor]:
     run.optimizer.zero_grad = lambda: None
     run.step(batches, 0.5)
     return {name: weight.grad for name, weight in run.model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize(("done", "share"), [(0.0, 0.01), (0.05, 0.505), (0.1, 1.0), (0.55, 0.5), (1.0, 0.0)])
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing(new_run, done, share):
+    run = new_run(learning_rate=0.002, warmup=0.1)
+    run.step([whole_examples(run)[:1]], done)
+    [group] = run.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.002 * share, abs=2e-6)
+
+
+def test_a_steep_loss_moves_the_weights_no_further_than_others(new_run, monkeypatch):
+    monkeypatch.setattr(recipe, "slot_loss", lambda *args: 1_000 * slot_loss(*args))
+    run = new_run(dropout=0)
+    found = gradients(run, [whole_examples(run)])
+    assert torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in found.values()])) == pytest.approx(1)
+
+
+def test_a_step_forgets_the_gradients_of_the_last(new_run):
+    run = new_run()
+    run.step([whole_examples(run)[:1]], 0.5)
+    assert all(weight.grad is None for weight in run.model.parameters())
+
+
+def test_dropout_is_for_training_alone_and_in_every_epoch(new_run):
+    trains: list[bool] = []
+    run = new_run(show=lambda _: trains.append(run.classifier.training), dropout=0.5)
+    run.train()
+    assert trains
+    assert all(trains)
+    run.classifier.train()
+    assert run._validation_loss() == run._validation_loss()
+
+
+def test_in_the_validation_loss_every_answer_weighs_the_same(new_run, monkeypatch):
+    """There are six answers to the first question, and two to the second."""
+    monkeypatch.setattr(recipe, "calibrated_loss", lambda logits, _: {2: 1.0, 3: 5.0}[logits.shape[1]])
+    assert new_run()._validation_loss() == pytest.approx((6 * 1 + 2 * 5) / 8)
+
+
+@pytest.mark.parametrize("setting", [{"rank": 4}, {"alpha": 64}, {"dropout": 0.4}, {"weight_decay": 50.0}], ids=str)
+def test_other_settings_learn_other_weights(new_run, setting):
+    assert not same(trained(new_run("usual", epochs=1)), trained(new_run("other", epochs=1, **setting)))
 
 
 def test_two_accumulated_batches_of_equal_size_are_one_of_twice_the_size(new_run):

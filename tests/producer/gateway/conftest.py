@@ -13,9 +13,13 @@ from abstream.producer.gateway.app import build
 from abstream.producer.gateway.config import GatewayConfig
 from abstream.producer.gateway.door import Door
 from abstream.producer.gateway.serving import Server, settings
-from abstream.schemas import Shards
+from abstream.schemas import Event, Lane, Shards, Streams
+from abstream.schemas.streams import from_fields
+from redis.asyncio import Redis
 
 from ...conftest import PATIENCE_SECONDS, wait_until
+
+TAMOXIFEN = {"title": "Tamoxifen", "abstract": "We followed 300 women with breast cancer.", "year": 2023}
 
 Client = httpx2.AsyncClient
 Gateway = Callable[..., AbstractAsyncContextManager[Client]]
@@ -141,6 +145,11 @@ def publish_results(redis, streams):
         return [entry_id.decode() for entry_id in await pipeline.execute()]
 
     return publish
+
+
+async def waiting(redis: Redis, streams: Streams, lane: Lane = "interactive") -> list[Event]:
+    """The events in a lane."""
+    return [from_fields(fields) for _, fields in await redis.xrange(streams.lane(lane))]
 
 
 async def documented_conflict(client: Client, method: str, path: str) -> dict[str, object]:

@@ -1,9 +1,7 @@
 """Abstracts are submitted by HTTP, one, many or as a file, and the status of each can be looked up by its id."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from abstream import Abstract, Publisher
@@ -12,10 +10,8 @@ from abstream.schemas.streams import from_fields
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from ...conftest import wait_until
-
-TAMOXIFEN = {"title": "Tamoxifen", "abstract": "We followed 300 women with breast cancer.", "year": 2023}
-CSV = "id,title,abstract\n1,Tamoxifen,We followed.\n3,,\n2,Sleep,We asked.\n"
+from ...conftest import PATIENCE_SECONDS, wait_until
+from .conftest import TAMOXIFEN, prediction_event, waiting
 
 
 class Clumsy(FakeEngine):
@@ -25,11 +21,6 @@ class Clumsy(FakeEngine):
         if self.encode(Abstract(**TAMOXIFEN)) in batch:
             raise RuntimeError("out of order")
         return super().classify(batch)
-
-
-async def waiting(redis, streams, lane="interactive"):
-    """The events in a lane."""
-    return [from_fields(fields) for _, fields in await redis.xrange(streams.lane(lane))]
 
 
 async def status(client, id):
@@ -83,93 +74,6 @@ async def test_a_list_in_which_nothing_is_good_is_a_problem(client):
     assert [one["position"] for one in answer.json()["problems"]] == ["1"]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"json": [TAMOXIFEN], "headers": {"Idempotency-Key": "k"}},
-        {"content": CSV, "headers": {"Idempotency-Key": "k", "Content-Type": "text/csv"}},
-        {"json": {**TAMOXIFEN, "id": "own"}, "headers": {"Idempotency-Key": "k"}},
-    ],
-    ids=["list", "file", "another id"],
-)
-async def test_an_idempotency_key_is_of_one_abstract_that_has_no_other_id(client, redis, streams, wrong):
-    answer = await client.post("/v1/abstracts", **wrong)
-    assert (answer.status_code, "`Idempotency-Key`" in answer.json()["detail"]) == (422, True)
-    assert await waiting(redis, streams) == []
-
-
-@pytest.mark.parametrize("dress", ["body", "key"])
-@pytest.mark.parametrize(("characters", "code"), [(0, 422), (1_000, 202), (1_001, 422)])
-async def test_an_id_has_one_to_a_thousand_characters(client, redis, streams, dress, characters, code):
-    own = "i" * characters
-    sent = {"json": {**TAMOXIFEN, "id": own}} if dress == "body" else {"headers": {"Idempotency-Key": own}}
-    answer = await client.post("/v1/abstracts", **{"json": TAMOXIFEN, **sent})
-    assert answer.status_code == code
-    assert [event.id for event in await waiting(redis, streams)] == [own] * (code == 202)
-
-
-@pytest.mark.parametrize(("media_type", "code"), [("application/vnd.api+json", 202), ("text/plain", 415)])
-async def test_json_is_taken_under_any_of_its_names_and_nothing_else_as_json(client, media_type, code):
-    content, headers = json.dumps(TAMOXIFEN), {"Content-Type": media_type}
-    answer = await client.post("/v1/classify?wait_seconds=0.01", content=content, headers=headers)
-    assert answer.status_code == code
-
-
-@pytest.mark.parametrize("blanks", [0, 2 << 20], ids=["small", "large"])
-async def test_a_number_that_json_does_not_know_is_a_problem(client, blanks):
-    content = '{"title": "T", "year": NaN}' + " " * blanks
-    answer = await client.post("/v1/abstracts", content=content, headers={"Content-Type": "application/json"})
-    assert (answer.status_code, answer.json()["type"]) == (422, "urn:abstream:problem:undecodable")
-
-
-@pytest.mark.parametrize("is_declared", [True, False])
-async def test_a_body_beyond_the_limit_is_refused_whether_its_size_is_declared_or_not(gateway, is_declared):
-    async def pieces(content: bytes) -> AsyncIterator[bytes]:
-        yield content[:10]
-        yield content[10:]
-
-    content = json.dumps(TAMOXIFEN).encode()
-    async with gateway(max_body_bytes=len(content)) as client:
-        answers = [
-            await client.post(
-                "/v1/abstracts",
-                content=body if is_declared else pieces(body),
-                headers={"Content-Type": "application/json"},
-            )
-            for body in (content, content + b" ")
-        ]
-    assert [answer.status_code for answer in answers] == [202, 413]
-    assert answers[1].json()["limit"] == len(content)
-
-
-@pytest.mark.parametrize(
-    "upload",
-    [
-        {"files": {"file": ("export.csv", CSV)}},
-        {"content": CSV, "headers": {"Content-Type": "text/csv"}},
-        {"content": CSV, "headers": {"Content-Type": "application/octet-stream"}, "params": {"format": "csv"}},
-    ],
-    ids=["form", "media type", "told"],
-)
-async def test_a_file_is_taken_in_any_dress(client, redis, streams, upload):
-    answer = await client.post("/v1/abstracts", **upload)
-    assert answer.status_code == 202
-    assert [one["id"] for one in answer.json()["accepted"]] == ["1", "2"]
-    assert [one["position"] for one in answer.json()["problems"]] == ["line 3"]
-    assert [event.data.title for event in await waiting(redis, streams)] == ["Tamoxifen", "Sleep"]
-
-
-@pytest.mark.parametrize(
-    ("media_type", "position"), [("application/x-ndjson", "line 2"), ("application/json", "2")], ids=["file", "list"]
-)
-async def test_what_is_larger_than_workers_accept_is_told_by_its_place_and_the_rest_taken(client, media_type, position):
-    several = [json.dumps(one) for one in ({"id": "a", "title": "T"}, {"title": "T", "mesh": ["x" * 1_100_000]})]
-    content = "\n".join(several) if "ndjson" in media_type else f"[{','.join(several)}]"
-    body = (await client.post("/v1/abstracts", content=content, headers={"Content-Type": media_type})).json()
-    assert [one["id"] for one in body["accepted"]] == ["a"]
-    assert [one["position"] for one in body["problems"]] == [position]
-
-
 async def test_a_full_backlog_says_when_to_come_again_and_what_was_taken(gateway, redis, streams):
     async with gateway(max_backlog=256) as client:
         answer = await client.post("/v1/abstracts", json=[{**TAMOXIFEN, "id": str(number)} for number in range(300)])
@@ -204,7 +108,8 @@ async def test_if_it_is_unsure_whether_one_was_taken_its_id_is_told_so_that_it_c
 
 
 async def test_how_an_abstract_stands_follows_it(client, workers):
-    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "10.1000/x"})
+    taken = await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "10.1000/x"})
+    assert taken.headers["location"] == "/v1/abstracts/10.1000%2Fx"
     assert await status(client, "10.1000/x") == "queued"
     await workers.burst()
     await wait_until(lambda: is_status(client, "10.1000/x", "done"))
@@ -295,7 +200,7 @@ async def test_to_classify_is_to_submit_and_wait(client, workers):
         assert answer.status_code == 200
         assert answer.json()["prediction"]["causationid"] == "7"
         again = await client.post("/v1/classify", json={**TAMOXIFEN, "id": "7"})
-    assert again.json()["prediction"] == answer.json()["prediction"]
+    assert again.json() == answer.json()
 
 
 async def test_many_wait_at_once_and_each_has_its_own(client, workers):
@@ -307,7 +212,8 @@ async def test_many_wait_at_once_and_each_has_its_own(client, workers):
 
 
 async def test_who_waits_in_vain_is_told_where_to_look_later(client, workers):
-    answer = await client.post("/v1/classify?wait_seconds=0.01", json=TAMOXIFEN)
+    asking = client.post("/v1/classify?wait_seconds=0.01", json=TAMOXIFEN)
+    answer = await asyncio.wait_for(asking, PATIENCE_SECONDS)
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
     await workers.burst()
     await wait_until(lambda: is_status(client, answer.json()["id"], "done"))
@@ -326,6 +232,19 @@ async def test_who_waits_for_what_was_refused_before_gets_the_new_answer(client,
     async with workers.running():
         answer = await client.post("/v1/classify", json={**TAMOXIFEN, "id": "7"})
     assert answer.json()["status"] == "done"
+
+
+async def test_another_ones_prediction_with_the_entry_id_of_a_refusal_is_not_taken_for_its_result(
+    client, redis, streams, workers
+):
+    await client.post("/v1/abstracts", json={**TAMOXIFEN, "id": "7"})
+    await workers.burst(engine=Clumsy())
+    await wait_until(lambda: is_status(client, "7", "refused"))
+    [(entry_id, _)] = await redis.xrange(streams.refusals)
+    others = prediction_event(causationid="8", causationsource="elsewhere")
+    await redis.xadd(streams.predictions, {"event": others}, id=entry_id)
+    answer = await client.post("/v1/classify?wait_seconds=0.01", json={**TAMOXIFEN, "id": "7"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
 
 
 async def test_a_refusal_ends_the_wait_as_well(client, workers):
