@@ -71,6 +71,7 @@ async def test_of_a_list_the_good_ones_are_taken_and_the_others_told_by_position
 async def test_a_list_in_which_nothing_is_good_is_a_problem(client):
     answer = await client.post("/v1/abstracts", json=[{"abstract": ""}])
     assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("None of the abstracts is valid.")
     assert [one["position"] for one in answer.json()["problems"]] == ["1"]
 
 
@@ -86,12 +87,14 @@ async def test_a_full_backlog_says_when_to_come_again_and_what_was_taken(gateway
     assert body["unsure"] == [str(number) for number in range(256, 300)]
 
 
-async def test_a_gateway_that_shuts_down_takes_nothing_and_does_not_blame_redis(listening):
+@pytest.mark.parametrize("path", ["/v1/abstracts", "/v1/classify"])
+async def test_a_gateway_that_shuts_down_takes_nothing_and_does_not_blame_redis(listening, redis, streams, path):
     async with listening() as gateway:
         gateway.door.end()
-        answer = await gateway.client.post("/v1/abstracts", json=TAMOXIFEN)
+        answer = await gateway.client.post(path, json=TAMOXIFEN)
     assert answer.status_code == 503
     assert answer.json()["detail"].startswith("The gateway is shutting down.")
+    assert await waiting(redis, streams) == []
 
 
 @pytest.mark.parametrize("path", ["/v1/abstracts", "/v1/classify"])
