@@ -15,6 +15,7 @@ from abstream.consumer.engine.fake import FakeEngine
 from abstream.consumer.metrics import Metrics
 from abstream.consumer.service import serve
 from abstream.consumer.shards import Shard
+from abstream.consumer.upkeep import Upkeep
 from abstream.consumer.worker import PROBE, Stuck
 from abstream.schemas import Text
 from abstream.training.release import release
@@ -32,14 +33,16 @@ def serving(redis, streams):
 
     async def run(**options: object) -> None:
         follow, make = options.pop("follow", True), options.pop("engine", FakeEngine)
+        metrics, observers = options.pop("metrics", None) or Metrics("test"), options.pop("observers", ())
         config = WorkerConfig(name="worker", **{"burst": True, **options})
         work = serve(
             Shard(redis, streams),
             [Shard(redis, streams)],
             config,
             lambda adapter: make(adapter=adapter),
-            Metrics("test"),
+            metrics,
             follow=follow,
+            observers=observers,
         )
         await asyncio.wait_for(work, PATIENCE_SECONDS)
 
@@ -59,6 +62,48 @@ async def test_the_first_abstract_is_answered_by_the_newest_adapter_or_the_one_t
     [(_, result)] = [entry async for entry in subscriber.predictions(since="0", until_idle=0.1)]
     assert result.data.model.adapter_digest == (adapter.digest if follow else None)
     assert await redis.xlen(streams.output("fleet")) == follow
+
+
+class Broken(FakeEngine):
+    """Loads, and answers nothing."""
+
+    def classify(self, batch: Sequence[Tokens]) -> Classified:
+        raise RuntimeError("out of order")
+
+
+async def test_an_engine_that_answers_nothing_ends_the_worker_before_it_reads_anything(
+    serving, redis, streams, publisher, workers
+):
+    """Or the delivery would count against the abstract."""
+    await publisher.publish(PROBE)
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        await serving(engine=Broken)
+
+    assert (await workers.pending(), await redis.xlen(streams.refusals)) == (0, 0)
+
+
+async def test_from_the_start_the_metrics_say_what_is_served_and_observers_see_every_batch(
+    serving, publisher, make_adapter
+):
+    """Its own observers compare the answers with the headings that came along."""
+    served, metrics, seen = make_adapter("7"), Metrics("test"), []
+    await publisher.publish(PROBE.model_copy(update={"mesh": ("Breast Neoplasms",)}))
+
+    observers = [lambda *batch: seen.append(batch)]
+    await serving(engine=lambda **_: FakeEngine(adapter=served), metrics=metrics, observers=observers)
+
+    value = metrics.registry.get_sample_value
+    assert value("abstream_adapter_info", {"name": "oncology", "version": "7", "digest": served.digest}) == 1
+    compared = [one for one in metrics.registry.collect() if one.name == "abstream_mesh_answers"]
+    assert sum(sample.value for one in compared for sample in one.samples if sample.name.endswith("_total")) == 1
+    assert len(seen) == 1
+
+
+async def test_a_worker_that_has_left_leaves_signals_as_they_were(serving):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    await serving()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 async def test_while_the_adapter_stream_cannot_be_read_the_worker_serves_on_and_follows_once_it_can(
@@ -98,6 +143,24 @@ class Puzzled(FakeEngine):
         if abstract.title == ENDLESS.title:
             over.wait()
         return super().encode(abstract)
+
+
+async def test_if_upkeep_fails_the_batch_at_work_is_finished_and_its_error_ends_the_worker(
+    serving, redis, streams, publisher, workers, monkeypatch
+):
+    async def fail(_: object) -> None:
+        await wait_until(workers.pending, "the batch")
+        asyncio.get_running_loop().call_soon(over.set)
+        raise RuntimeError("upkeep failed")
+
+    over.clear()
+    monkeypatch.setattr(Upkeep, "run", fail)
+    await publisher.publish(ENDLESS)
+
+    with pytest.raises(RuntimeError, match="upkeep failed"):
+        await serving(engine=Hanging, burst=False)
+
+    assert (await redis.xlen(streams.predictions), await workers.pending()) == (1, 0)
 
 
 @pytest.mark.parametrize("engine", [Hanging, Puzzled])
