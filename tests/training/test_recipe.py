@@ -80,6 +80,12 @@ def test_embeddings_learn_but_for_those_of_the_label_tokens(new_run):
     assert not learned[:, labels].any()
 
 
+def test_embeddings_begin_with_an_eighth_of_what_peft_begins_with(new_run):
+    """It begins with a standard deviation of one, by which each step would move an embedding too far."""
+    [start] = [weight for name, weight in new_run().model.named_parameters() if "lora_embedding_B" in name]
+    assert start.std().item() == pytest.approx(recipe.EMBEDDINGS_START, rel=0.3)
+
+
 @pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`")
 def test_plain_peft_merges_it_into_a_base_whose_embeddings_are_tied(tiny, tmp_path):
     """It adds what the embeddings learned to the output as well: the answers must not notice."""
