@@ -35,7 +35,7 @@ def examine_redis(url: str, shards: Shards) -> Iterator[Finding]:
                 info = _info(redis)
                 if (server := info.get("run_id")) not in servers:
                     servers.add(server)
-                    yield from _server(redis, info)
+                    yield from _server(info)
                     policy = info.get("maxmemory_policy") or _setting(redis, "maxmemory-policy")
                     yield _memory(policy, info.get("maxmemory"))
                     yield _persistence(redis, info)
@@ -90,9 +90,8 @@ def _setting(redis: Any, name: str) -> str | None:
         return None
 
 
-def _server(redis: Any, info: dict[str, Any]) -> Iterator[Finding]:
+def _server(info: dict[str, Any]) -> Iterator[Finding]:
     if not info:
-        redis.ping()  # or it is out of reach
         remedy = "ACL SETUSER … +info, or ask the administrator for the version, which must be 6.2 or newer"
         yield Finding("Redis", "warning", "answers, but INFO is not allowed for this user", remedy)
         return

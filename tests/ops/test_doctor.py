@@ -1,14 +1,17 @@
 """The doctor on a sound set-up and on broken ones: it finds each fault and no other, and shows no password."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from abstream.consumer.engine.phi3 import Phi3Engine
 from abstream.ops import doctor
 from abstream.ops.embedded import embedded_redis
-from abstream.schemas import Shards
+from abstream.schemas import ModelUnusable, Shards
 from redis import Redis
 
 SECRET = "pa55word"
@@ -139,11 +142,34 @@ def test_an_absent_redis_is_reported_as_out_of_reach(set_up, out, url):
     assert set_up.examine_at(url, out) == (5, {"Redis": "out of reach"})
 
 
+def test_what_has_to_be_mended_here_goes_before_a_redis_that_is_out_of_reach(set_up, out):
+    there_is_no_model(set_up)
+    assert set_up.examine_at("redis://127.0.0.1:1", out) == (1, {"Redis": "out of reach", MODEL: "error"})
+
+
+def test_a_library_that_is_not_installed_is_found(set_up, out, monkeypatch):
+    def version(name: str) -> str:
+        if name == "peft":
+            raise metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    assert set_up.examine(out) == (1, {"peft": "error"})
+
+
+def test_a_model_that_loads_and_does_not_answer_is_found(set_up, out, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ModelUnusable("no answer")
+
+    monkeypatch.setattr(Phi3Engine, "classify", fail)
+    assert set_up.examine(out) == (1, {MODEL: "error"})
+
+
 def test_a_url_that_cannot_be_read_is_an_error(set_up, out):
     """The client library takes the text before the slash for a port, and would show it."""
     assert set_up.examine_at(f"redis://doctor:{SECRET}/x@127.0.0.1", out) == (1, {"Redis": "error"})
 
 
 def test_a_read_only_cache_is_found(set_up, out, monkeypatch):
-    monkeypatch.setattr(doctor.os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(doctor.os, "access", lambda _, mode: not mode & os.W_OK)  # root may write anywhere
     assert set_up.examine(out) == (1, {"adapter cache": "error"})

@@ -7,7 +7,7 @@ from abstream.ops.redis_doctor import _server, examine_redis
 from abstream.schemas import Shards
 from redis import Redis
 
-DENIED = ("-info", "-config", "-xreadgroup", "-sadd")
+DENIED = ("-info", "-config", "-ping", "-exists", "-xreadgroup", "-sadd")
 
 
 def findings(url: str, streams) -> dict[str, Finding]:
@@ -57,7 +57,7 @@ def test_the_finding_says_what_a_power_cut_would_lose(doctored, options, verdict
 
 
 def test_a_server_that_is_too_old_is_an_error():
-    [finding] = _server(None, {"redis_version": "6.0.16"})
+    [finding] = _server({"redis_version": "6.0.16"})
     assert (finding.verdict, "6.2" in finding.remedy) == ("error", True)
 
 
@@ -65,10 +65,11 @@ def test_missing_rights_of_a_user_are_reported(doctored):
     found = doctored(commands=(f"ACL SETUSER few on >secret ~* +@all {' '.join(DENIED)}",), user="few:secret@")
     assert found["Redis"].verdict == found["Redis maxmemory-policy"].verdict == "warning"
     assert found["Redis persistence"].verdict == "warning"
+    assert "the sync policy is unknown" in found["Redis persistence"].found
     assert all(found[what].remedy for what in ("Redis", "Redis maxmemory-policy", "Redis persistence"))
     permissions = found["Redis permissions"]
-    assert (permissions.verdict, permissions.found) == ("error", "not allowed: SADD, XREADGROUP")
-    assert permissions.remedy.endswith("+sadd +xreadgroup")
+    assert (permissions.verdict, permissions.found) == ("error", "not allowed: EXISTS, SADD, XREADGROUP")
+    assert permissions.remedy.endswith("+exists +sadd +xreadgroup")
 
 
 def test_a_user_with_other_keys_is_told_which_it_needs(doctored, streams):
@@ -86,10 +87,25 @@ def test_a_wrong_password_is_not_reported_as_a_missing_server(doctored):
 async def test_a_key_of_the_wrong_type_is_named(server, redis, streams):
     await redis.set(streams.predictions, "somebody else's")
     await redis.rpush(streams.lane("bulk"), "a list")
+    await redis.set(streams.replayed, "a text")
     keys = findings(server, streams)["Redis keys"]
     assert keys.verdict == "error"
     assert f"{streams.predictions} is a string, not a stream" in keys.found
     assert f"{streams.lane('bulk')} is a list, not a stream" in keys.found
+    assert f"{streams.replayed} is a string, not a hash" in keys.found
+
+
+async def test_a_server_is_examined_once_and_the_keys_of_all_its_shards(server, redis, namespace):
+    shards = Shards(namespace, 3)
+    wrong = [shards.control.output("adapters"), shards.all[0].predictions, shards.all[2].predictions]
+    for key in wrong:
+        await redis.set(key, "somebody else's")
+
+    found = list(examine_redis(server, shards))
+
+    assert [finding.what for finding in found].count("Redis permissions") == 1
+    keys = [finding.found for finding in found if finding.what == "Redis keys"]
+    assert keys == [f"{key} is a string, not a stream" for key in wrong]
 
 
 async def test_the_examination_leaves_nothing_behind(server, redis, streams):
