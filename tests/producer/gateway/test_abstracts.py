@@ -94,6 +94,7 @@ async def test_a_gateway_that_shuts_down_takes_nothing_and_does_not_blame_redis(
         answer = await gateway.client.post(path, json=TAMOXIFEN)
     assert answer.status_code == 503
     assert answer.json()["detail"].startswith("The gateway is shutting down.")
+    assert int(answer.headers["retry-after"]) > 0
     assert await waiting(redis, streams) == []
 
 

@@ -99,6 +99,7 @@ async def test_a_body_beyond_the_limit_is_refused_whether_its_size_is_declared_o
         ]
     assert [answer.status_code for answer in answers] == [202, 413]
     assert answers[1].json()["limit"] == len(content)
+    assert answers[1].json()["title"] == "Content Too Large"
     assert answers[1].headers["connection"] == "close", "the rest of the body is not waited for"
 
 

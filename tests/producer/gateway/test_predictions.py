@@ -188,6 +188,32 @@ def test_a_tail_tells_what_it_no_longer_holds():
     assert write(tail.newest) == "4-0"
 
 
+def test_what_was_joined_for_one_place_is_not_sent_at_another_once_the_oldest_are_dropped():
+    tail = Tail(max_bytes=2 * len(as_sent("1-0", entry(1))))
+    tail.begin(((0, 0),))
+    tail.append([entry(1), entry(2)])
+    assert tail.after(((0, 0),)) == (as_sent("1-0", entry(1)) + as_sent("2-0", entry(2)), ((2, 0),))
+    tail.append([entry(3)])
+    assert tail.after(((1, 0),)) == (as_sent("2-0", entry(2)) + as_sent("3-0", entry(3)), ((3, 0),))
+
+
+def test_a_tail_holds_the_newest_prediction_however_large_it_is():
+    tail = Tail(max_bytes=1)
+    tail.begin(((0, 0),))
+    tail.append([entry(1), entry(2)])
+    assert tail.after(((1, 0),)) == (as_sent("2-0", entry(2)), ((2, 0),))
+
+
+def test_a_tail_of_several_shards_knows_only_places_where_it_has_been():
+    """At another gateway the shards came in another order: what is missing there cannot be told from here."""
+    tail = Tail()
+    tail.begin(((0, 0), (0, 0)))
+    tail.append([entry(1)], shard=0)
+    tail.append([entry(1)], shard=1)
+    assert tail.after(((0, 0), (1, 0))) is None
+    assert tail.after(((1, 0), (0, 0)))[1] == ((1, 0), (1, 0))
+
+
 def test_whatever_parts_one_is_sent_are_one_gzip_stream():
     tail = Tail()
     tail.begin(((0, 0),))
