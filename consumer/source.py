@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
@@ -60,21 +60,33 @@ class Source:
         """Read from these shards only. Entries held of other shards stay held until they are settled."""
         self._served = frozenset(shards)
 
-    async def new(self, inlet: Inlet) -> AsyncIterator[list[Delivery]]:
-        """Yield new entries until ``stop`` or, with ``burst``, until there are none."""
-        while not self._stopping.is_set():
-            self._metrics.health.beat(inlet.name, {inlet.shard})
-            if inlet.shard not in self._served:
-                await self._until_stopping(IDLE_SECONDS)
-            elif deliveries := await self._read(inlet):
-                handed_over = time.monotonic()
-                yield deliveries
-                if time.monotonic() - handed_over > QUICK_SECONDS:
-                    self._count[inlet] = min(self._count[inlet], USUAL_READ)  # the rest is for other workers
-            elif self._config.burst:
-                return
+    async def new(self, inlet: Inlet) -> AsyncGenerator[list[Delivery], None]:
+        """Yield new entries until ``stop`` or, with ``burst``, until there are none.
 
-    async def expired(self) -> AsyncIterator[list[Delivery]]:
+        Where the engine is quick and the entries are small, the next are read while the last are admitted.
+        """
+        ahead: asyncio.Task[list[Delivery]] | None = None
+        try:
+            while ahead or not self._stopping.is_set():
+                self._metrics.health.beat(inlet.name, {inlet.shard})
+                if not ahead and inlet.shard not in self._served:
+                    await self._until_stopping(IDLE_SECONDS)
+                    continue
+                deliveries = await (ahead or self._read(inlet))
+                ahead = None
+                if deliveries:
+                    if self._count[inlet] > USUAL_READ and not self._stopping.is_set():
+                        ahead = asyncio.create_task(self._read(inlet))
+                    handed_over = time.monotonic()
+                    yield deliveries
+                    if time.monotonic() - handed_over > QUICK_SECONDS:
+                        self._count[inlet] = min(self._count[inlet], USUAL_READ)  # the rest is for other workers
+                elif self._config.burst:
+                    return
+        finally:
+            await end([ahead] if ahead else [])
+
+    async def expired(self) -> AsyncGenerator[list[Delivery], None]:
         """Yield entries whose lease expired, until ``stop`` or, with ``burst``, until there are none.
 
         The oldest comes first, so that none waits for ever behind later ones. An entry may have killed the worker that

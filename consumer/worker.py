@@ -7,8 +7,9 @@ computes a batch, about one more is ready and one is being committed. The rest s
 import asyncio
 import time
 from asyncio import Future, Queue
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import TypeVar
 
 import structlog
@@ -97,13 +98,14 @@ class Worker:
             await end(readers)
         self.ready.close()
 
-    async def read(self, source: AsyncIterator[list[Delivery]]) -> None:
+    async def read(self, source: AsyncGenerator[list[Delivery], None]) -> None:
         """Admit the deliveries of one source, as long as there is room for them."""
-        async for deliveries in source:
-            while deliveries:
-                # A part gets no name here: the name would keep it in memory until the next part, and it may be large.
-                lane = deliveries[0].lane
-                await self.ready.put(lane, await self.accepted(take(deliveries, PART_BYTES)))
+        async with aclosing(source):
+            async for deliveries in source:
+                while deliveries:
+                    # A part gets no name here: the name would keep it in memory until the next, and it may be large.
+                    lane = deliveries[0].lane
+                    await self.ready.put(lane, await self.accepted(take(deliveries, PART_BYTES)))
 
     async def accepted(self, part: list[Delivery]) -> list[Job]:
         """The jobs among these deliveries; what cannot be answered is refused."""

@@ -174,7 +174,7 @@ ROWS = (
     Row("redis-away", "Redis away for {seconds} s", away, seconds=60, flags=LEASE, redis=AOF_ALWAYS),
     Row(
         "power-loss",
-        "{faults} × the machine of Redis loses power, AOF everysec; its last second, and what it had not yet written, may go",
+        "{faults} × the machine of Redis loses power, AOF everysec; its last second and what it did not write may go",
         powerless,
         faults=5,
         milliseconds=10,

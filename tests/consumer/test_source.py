@@ -1,6 +1,7 @@
 """How much a worker reads at once, and which leases it keeps."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 from abstream.consumer.config import WorkerConfig
@@ -42,6 +43,34 @@ async def test_reads_grow_as_long_as_there_is_room_again_soon(
     await add(redis, streams.lane("interactive"), 520)
 
     assert await reads(source) == expected
+
+
+async def test_the_next_entries_are_read_ahead_where_the_engine_is_quick(redis, streams, source, monkeypatch):
+    await add(redis, streams.lane("interactive"), 700)
+    [inlet, _] = source.inlets
+
+    async with aclosing(source.new(inlet)) as new:
+        for read in (FIRST_READ, 16, 32, 64, 128):
+            assert len(await anext(new)) == read
+        await wait_until(lambda: len(inlet.held) == 8 + 16 + 32 + 64 + 128 + 256, "the next read")
+        monkeypatch.setattr("abstream.consumer.source.QUICK_SECONDS", -1)
+        assert len(await anext(new)) == 256
+        assert len(await anext(new)) == USUAL_READ
+    assert len(inlet.held) == 8 + 16 + 32 + 64 + 128 + 256 + USUAL_READ
+
+
+async def test_what_was_read_ahead_when_the_worker_stops_is_not_lost(redis, streams, source):
+    await add(redis, streams.lane("interactive"), 700)
+    [inlet, _] = source.inlets
+    taken = 0
+
+    async with aclosing(source.new(inlet)) as new:
+        async for deliveries in new:
+            taken += len(deliveries)
+            if len(deliveries) == 128:
+                source.stop()
+
+    assert taken == len(inlet.held) == 8 + 16 + 32 + 64 + 128 + 256
 
 
 async def test_large_entries_are_read_a_few_at_a_time(redis, streams, source):
