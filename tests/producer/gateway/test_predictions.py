@@ -24,6 +24,13 @@ async def test_pages_follow_each_other_and_end(client, publish_results):
     assert after == entry_ids[-1]
 
 
+async def test_a_page_of_several_reads_has_no_more_predictions_than_were_asked_for(client, publish_results):
+    entry_ids = await publish_results(300)
+    page = (await client.get("/v1/predictions?limit=200")).json()
+    assert [one["entry_id"] for one in page["predictions"]] == entry_ids[:200]
+    assert page["next"] == entry_ids[199]
+
+
 async def test_a_page_of_large_predictions_ends_early_and_the_next_goes_on(client, redis, streams):
     body = prediction_event(subject="x" * 1_000_000)
     entry_ids = [(await redis.xadd(streams.predictions, {"event": body})).decode() for _ in range(140)]
@@ -160,6 +167,14 @@ async def test_at_the_end_streams_and_waits_end_cleanly(listening, following):
         gateway.server.should_exit = True
         assert (await waiting).status_code == 202
         await wait_until(lambda: events.ended)
+
+
+async def test_a_gateway_that_shuts_down_begins_no_stream(listening):
+    """Nothing would end it."""
+    async with listening() as gateway:
+        gateway.door.end()
+        refused = await gateway.client.get("/v1/predictions/stream")
+    assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
 
 
 @pytest.mark.parametrize("seen", ["x", "-1", "1-", "99999999999999999999"])

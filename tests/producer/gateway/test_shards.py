@@ -125,6 +125,17 @@ async def test_a_stream_goes_on_at_any_gateway_after_the_last_event_that_was_see
         assert first + seen(more) == Counter(before + live)
 
 
+async def test_a_stream_goes_past_what_was_trimmed(listening, following, publish_results, redis, names):
+    numbers = await publish_results(9)
+    async with listening() as gateway:
+        await redis.xtrim(names.all[1].predictions, maxlen=0, approximate=False)
+        async with following(gateway.client, last="0") as events:
+            await wait_until(lambda: len(events.data) >= 6)
+            live = await publish_results(6)
+            await wait_until(lambda: len(events.data) >= 12)
+    assert seen(events) == Counter([number for number in numbers if int(number) % SHARDS != 1] + live)
+
+
 async def test_a_refusal_is_known_by_its_entry_and_its_shard_and_is_replayed_there(client, redis, names, workers):
     await workers.new().source.create_groups()
     for streams in names.all:
