@@ -64,6 +64,11 @@ class Server:
                     self._on_disk.append((asked, self._log().stat().st_size))
             await asyncio.sleep(_LOOK_SECONDS)
 
+    def crash(self) -> float:
+        """Kill it; returns the moment up to which it has written all that it answered."""
+        self.kill()
+        return self._on_disk[-1][0]
+
     def lose_power(self, seconds: float) -> float:
         """Kill it and discard what it wrote in the last seconds; returns the moment up to which data is left."""
         self.kill()
