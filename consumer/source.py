@@ -75,7 +75,7 @@ class Source:
                 deliveries = await (ahead or self._read(inlet))
                 ahead = None
                 if deliveries:
-                    if self._count[inlet] > USUAL_READ and not self._stopping.is_set():
+                    if self._count[inlet] > USUAL_READ and inlet.shard in self._served and not self._stopping.is_set():
                         ahead = asyncio.create_task(self._read(inlet))
                     handed_over = time.monotonic()
                     yield deliveries

@@ -73,6 +73,20 @@ async def test_what_was_read_ahead_when_the_worker_stops_is_not_lost(redis, stre
     assert taken == len(inlet.held) == 8 + 16 + 32 + 64 + 128 + 256
 
 
+async def test_a_shard_that_is_served_no_more_is_not_read_ahead(redis, streams, source):
+    await add(redis, streams.lane("interactive"), 700)
+    [inlet, _] = source.inlets
+
+    async with aclosing(source.new(inlet)) as new:
+        while len(await anext(new)) < 128:
+            pass
+        source.serve(())
+        assert len(await anext(new)) == 256  # had been read ahead
+        source.stop()
+        assert [deliveries async for deliveries in new] == []
+    assert len(inlet.held) == 8 + 16 + 32 + 64 + 128 + 256
+
+
 async def test_large_entries_are_read_a_few_at_a_time(redis, streams, source):
     await add(redis, streams.lane("interactive"), 8)
     await add(redis, streams.lane("interactive"), 40, READ_BYTES // 4)
