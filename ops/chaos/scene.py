@@ -232,7 +232,7 @@ class Scene:
         """Forget having seen results that are gone, as after a power loss; returns how many."""
 
         async def standing() -> set[str]:
-            return {event.id for output in _RESULTS for event in await self._events(output)}
+            return {event.id for output in _RESULTS async for event in self._events(output)}
 
         return await self.watch.unsee(standing)
 
@@ -253,16 +253,19 @@ class Scene:
             return False
 
     async def _results(self, output: Output) -> Counter[str]:
-        return Counter(map(submission_of, await self._events(output)))
+        results: Counter[str] = Counter()
+        async for event in self._events(output):
+            results[submission_of(event)] += 1
+        return results
 
-    async def _events(self, output: Output) -> list[Event]:
-        events: list[Event] = []
+    async def _events(self, output: Output) -> AsyncIterator[Event]:
+        """One by one: a million at once would keep the garbage collector busy for longer than a reply may take."""
         for redis, streams in self.shards:
             start = "-"
             while page := await _page(redis, streams.output(output), start):
-                events += [from_fields(fields) for _, fields in page]
+                for _, fields in page:
+                    yield from_fields(fields)
                 start = f"({page[-1][0].decode()}"
-        return events
 
     async def _pending(self) -> Counter[str]:
         """Entries taken and not answered, by worker."""
