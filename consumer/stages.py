@@ -1,6 +1,6 @@
 """What an abstract becomes on its way through a worker: Delivery, Job, Batch, Inferred, Answered, Outcome.
 
-All of these are immutable. What exists once for each abstract is a struct of msgspec, which takes half the time of a
+All of these are frozen. What exists once for each abstract is a struct of msgspec, which takes half the time of a
 dataclass with slots to create, and which the garbage collector need not visit: none of them is part of a cycle.
 """
 

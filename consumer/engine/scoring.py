@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
 from typing import TypedDict
 
 import numpy as np
@@ -57,8 +56,7 @@ def score_batch(model: ServedModel, logits: Sequence[LabelLogits]) -> list[Score
     chosen: dict[str, NDArray[np.intp]] = {}  # by question, the position of each abstract's label, or -1
     for position, (question, labels, temperature, threshold, asked_if) in enumerate(model.ladder):
         asked = np.flatnonzero(chosen[asked_if[0]] == asked_if[1]) if asked_if else np.arange(len(logits))
-        values = chain.from_iterable([logits[at][position] for at in asked.tolist()])
-        rows = np.fromiter(values, float, len(asked) * len(labels)).reshape(len(asked), len(labels))
+        rows = np.array([logits[at][position] for at in asked.tolist()], dtype=float).reshape(len(asked), len(labels))
         sound = np.isfinite(rows).all(axis=1)
         rows[~sound] = 0.0
         broken.update(asked[~sound].tolist())

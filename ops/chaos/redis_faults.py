@@ -91,7 +91,7 @@ async def _forgetting(scene: Scene, stop: Callable[[], float], after_seconds: fl
     found = await scene.found()
     gone = forgiven - len((found.predictions.keys() | found.refusals.keys()) - scene.ledger.accepted.keys())
     return (
-        f"of {forgiven} that it need not keep {gone} are gone; {unpublished} results seen, gone, given again; "
+        f"of {forgiven} that it need not keep, {gone} are gone; {unpublished} results seen, gone, given again; "
         f"first result at most {slowest:.1f} s after it was back"
     )
 

@@ -91,6 +91,13 @@ def test_a_logit_that_is_not_finite_is_an_error(broken):
         score(served(), ((1.0, broken), TYPES))
 
 
+@pytest.mark.parametrize("batch", [[(3, 20)], [(1, 20)], [(3, 20), (1, 20)], [(2, 21)]])
+def test_logits_that_do_not_fit_the_labels_are_an_error(batch):
+    """They are never cut, nor shared out among the abstracts of a batch."""
+    with pytest.raises(ValueError, match="shape"):
+        score_batch(served(), [tuple((1.0,) + (0.0,) * (length - 1) for length in lengths) for lengths in batch])
+
+
 @given(logits())
 def test_a_score_does_not_depend_on_the_other_abstracts_of_its_batch(batch):
     """The scores are equal to the last bit, and where one abstract has a non-finite logit, it alone has no answer."""
